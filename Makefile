@@ -1,0 +1,49 @@
+# The SeMi study. `make` alone lists the targets. GNU make 3.81 and a POSIX shell are enough.
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+STARTED := $(VENV)/.installing
+NOTEBOOKS := build/nbval
+
+.PHONY: help quickstart test lab clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' Makefile
+	@echo "The first of quickstart, test and lab also installs what they need into $(VENV) (Linux: about 6 GB, a few minutes)."
+	@echo "Another Python than python3: make PYTHON=python3.12 quickstart"
+
+quickstart: $(STAMP) ## run notebooks/00_quickstart.ipynb from start to end, with live progress
+	$(VENV)/bin/python -m semilib quickstart
+
+test: $(STAMP) ## lint, run the tests, then run every notebook with small parameters
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python -m pytest tests
+	rm -rf $(NOTEBOOKS)
+	$(VENV)/bin/python -m semilib smoke-notebooks $(NOTEBOOKS)
+	$(VENV)/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	$(VENV)/bin/jupyter lab notebooks
+
+clean: ## delete caches and build/ (keeps .venv, data, runs and results)
+	rm -rf build .pytest_cache .ruff_cache *.egg-info
+	find semilib tests notebooks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+# The mark STARTED becomes STAMP when all is installed. A STARTED left behind is an interrupted installation: begin again.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "There is no \"$(PYTHON)\" here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; \"$(PYTHON)\" is $$("$(PYTHON)" --version 2>&1)." >&2; \
+	  echo "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "\"$(PYTHON)\" cannot make virtual environments (its modules venv and ensurepip are missing)." >&2; \
+	  echo "On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	@if [ -e $(STARTED) ]; then echo "An earlier installation did not finish: beginning again."; rm -rf $(VENV); fi
+	@echo "Installing torch, JupyterLab and the rest into $(VENV), once. It takes a few minutes and, on Linux, where torch"
+	@echo "brings its CUDA libraries, about 6 GB of disk and a download of half that. To undo it: rm -rf $(VENV)"
+	@mkdir -p $(VENV) && rm -f $(STAMP) && touch $(STARTED)
+	"$(PYTHON)" -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@mv $(STARTED) $(STAMP)

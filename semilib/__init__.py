@@ -1,0 +1,21 @@
+"""Class-imbalanced semi-supervised learning in one engine: the SeMi study.
+
+    from semilib import Run, train
+    folder = train(Run.of("cifar10", "semi", n1=1500, m1=3000, gamma_l=100))
+
+Importing this package is cheap; the names below are loaded when they are first used.
+"""
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+_HOMES = {"Run": "config", "train": "engine", "Trainer": "engine", "METHODS": "methods", "Method": "methods.base",
+          "BadInput": "errors"}
+__all__ = ["METHODS", "BadInput", "Method", "Run", "Trainer", "train"]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"semilib.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'semilib' has no attribute {name!r}")

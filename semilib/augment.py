@@ -1,0 +1,312 @@
+"""Image views as whole-batch tensor arithmetic: the weak view, the strong view, and the step from bytes to network input.
+
+weak   = random horizontal flip, then a random crop after reflect padding by 1/8 of the side.
+strong = an own weak view, then RandAugment, then a painted rectangle (cut-out). Two published variants, called pools:
+  A (FixMatch port): 2 slots, integer levels 1..9, each slot applied with probability 1/2, 16 px cut-out in grey;
+  B (CPE):           3 slots, continuous magnitudes, always applied, cut-out side uniform in [0, W/2), near-mean colour.
+Both draw with replacement from the same 14 operations, which agree with Pillow's.
+
+Random numbers come from `rng` alone. Shapes never depend on data and nothing is read back from the device, so a CUDA graph can
+capture every function here once the small constant tables are cached (the first call fills them). Arithmetic is in integers,
+or in floating point through single multiplications, additions and tensor divisions, which round alike on every device.
+"""
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from . import rng
+from .errors import check_name
+
+OPS = ("AutoContrast", "Brightness", "Color", "Contrast", "Equalize", "Identity", "Posterize", "Rotate", "Sharpness",
+       "ShearX", "ShearY", "Solarize", "TranslateX", "TranslateY")
+BLENDS = ("Brightness", "Color", "Contrast", "Sharpness")
+SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+SLOTS = {"A": 2, "B": 3}
+CUTOUT_COLOUR = {"A": (127, 127, 127), "B": (125, 123, 114)}
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A small constant tensor, copied to the device once: later calls find it there, as a captured graph must."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+# ---------------------------------------------------------------------------------------------------------------- weak view
+
+def weak(x: Tensor, seed: int, stream: str, step: int | Tensor, flip: bool) -> Tensor:
+    """The weak view of a batch, uint8 [B, 3, H, W] to the same; row i depends on (seed, stream, step, i) and image i alone.
+
+    flip: whether images may be mirrored (not for digits). step: an integer or a 0-dim int64 tensor on x's device.
+    """
+    return _flip_and_crop(x, rng.words(seed, stream, step, len(x), 3, x.device), flip)
+
+
+def _flip_and_crop(x: Tensor, w: Tensor, flip: bool) -> Tensor:
+    """Flip, then crop, as one gather; w: int64 [B, 3] words for flip, row offset and column offset."""
+    height, width = x.shape[2:]
+    row, column = _crop_source(w[:, 1:2], height), _crop_source(w[:, 2:3], width)                          # [B, H], [B, W]
+    if flip:
+        column = torch.where(rng.integers(w[:, :1], 2) == 1, width - 1 - column, column)
+    return _gather_pixels(x, row.unsqueeze(2) * width + column.unsqueeze(1))
+
+
+def _crop_source(w: Tensor, side: int) -> Tensor:
+    """Source coordinate of each output coordinate, int64 [B, side], for a crop offset drawn from {-p, ..., p}, p = side // 8.
+
+    Reflect padding mirrors about the edge pixels' centres: j becomes |j| on the left, 2(side - 1) - j on the right.
+    """
+    padding, last = side // 8, side - 1
+    j = torch.arange(side, device=w.device) + rng.integers(w, 2 * padding + 1) - padding
+    return last - (last - j.abs()).abs()
+
+
+def _gather_pixels(x: Tensor, source: Tensor) -> Tensor:
+    """x [B, 3, H, W] at flat pixel numbers `source`, int64 [B, H, W], the same for all channels of an image."""
+    batch, channels = x.shape[:2]
+    index = source.view(batch, 1, -1).expand(batch, channels, -1)
+    return x.reshape(batch, channels, -1).gather(2, index).view(x.shape)
+
+
+# -------------------------------------------------------------------------------------------------------------- strong view
+
+def strong(x: Tensor, seed: int, stream: str, step: int | Tensor, flip: bool, pool: str = "A") -> Tensor:
+    """The strong view of RAW images (it makes its own weak view first), uint8 [B, 3, H, W] to the same; see `weak`.
+
+    The order weak, operations, cut-out is that of the FixMatch port and of CPE. (CPE crops before it flips; offsets are
+    symmetric, so the distribution of views is the same.)
+    """
+    check_name("pool", pool, SLOTS)
+    w = rng.words(seed, stream, step, len(x), 3 + 4 * SLOTS[pool] + 3, x.device)
+    x = _flip_and_crop(x, w[:, :3], flip)
+    x = rand_augment(x, w[:, 3:-3], pool)
+    return _random_cutout(x, w[:, -3:], pool)
+
+
+def rand_augment(x: Tensor, w: Tensor, pool: str) -> Tensor:
+    """One random operation per image and slot, slot after slot; w: int64 [B, 4 * slots] words."""
+    for slot in w.split(4, dim=1):
+        op, value = draw_ops(slot, pool, *x.shape[2:])
+        x = apply_ops(x, op, value)
+    return x
+
+
+def draw_ops(w: Tensor, pool: str, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Operation (index into OPS, int64 [B]) and value (float64 [B], see `apply_ops`) from words, int64 [B, 4]."""
+    op = rng.integers(w[:, 0], len(OPS))
+    if pool == "B":
+        low, high = _constant(_ranges(height, width), torch.float64, w.device)[op].unbind(1)
+        return op, low + rng.uniform(w[:, 1]).double() * (high - low)
+    value = _constant(_levels(height, width), torch.float64, w.device)[op, rng.integers(w[:, 2], 2), rng.integers(w[:, 1], 9)]
+    applied = rng.integers(w[:, 3], 2) == 1
+    return torch.where(applied, op, OPS.index("Identity")), value
+
+
+@functools.lru_cache(maxsize=16)
+def _levels(height: int, width: int) -> tuple:
+    """Pool A's values as nested tuples [14][2][9]: operation, sign (0 plus, 1 minus; unsigned operations repeat), level - 1.
+
+    Source: the FixMatch port's randaugment.py, `_float_parameter` and `_int_parameter` with maximum level 10; 10 itself is
+    never drawn there.
+    """
+    def value(name: str, level: int) -> float:
+        if name in BLENDS:
+            return level * 0.9 / 10 + 0.05
+        if name.startswith("Translate"):
+            return int(level * 0.3 / 10 * (width if name == "TranslateX" else height))
+        return {"Posterize": int(level * 4 / 10) + 4, "Rotate": int(level * 30 / 10), "ShearX": level * 0.3 / 10,
+                "ShearY": level * 0.3 / 10, "Solarize": 256 - int(level * 256 / 10)}.get(name, 0)
+
+    plus = {name: tuple(value(name, level) for level in range(1, 10)) for name in OPS}
+    return tuple((plus[name], tuple(-v for v in plus[name]) if name in SIGNED else plus[name]) for name in OPS)
+
+
+@functools.lru_cache(maxsize=16)
+def _ranges(height: int, width: int) -> tuple:
+    """Pool B's [low, high) per operation as nested tuples [14][2]. Source: CPE's randaugment.py, `augment_pool`."""
+    ends = {"Posterize": (4, 8), "Rotate": (-30, 30), "ShearX": (-0.3, 0.3), "ShearY": (-0.3, 0.3), "Solarize": (0, 256),
+            "TranslateX": (-0.3 * width, 0.3 * width), "TranslateY": (-0.3 * height, 0.3 * height)}
+    return tuple((0.05, 0.95) if name in BLENDS else ends.get(name, (0, 0)) for name in OPS)
+
+
+def _random_cutout(x: Tensor, w: Tensor, pool: str) -> Tensor:
+    """Cut-out at a uniform centre; w: int64 [B, 3] words for centre column, centre row and side."""
+    height, width = x.shape[2:]
+    u = rng.uniform(w).double()
+    side = u[:, 2] * (0.5 * width) if pool == "B" else torch.full_like(u[:, 2], 16)
+    return cutout(x, u[:, 0] * width, u[:, 1] * height, side, CUTOUT_COLOUR[pool])
+
+
+def cutout(x: Tensor, cx: Tensor, cy: Tensor, side: Tensor, colour: tuple[int, int, int]) -> Tensor:
+    """Paint one rectangle per image: centres cx, cy and side in pixels, floating point [B].
+
+    Like the published code, it moves the rectangle inwards at the left and top border, clips it at the right and bottom one,
+    and paints both end pixels, so that side 16 covers 17 x 17. A side of 0 paints nothing.
+    """
+    def covered(centre: Tensor, size: int) -> Tensor:                                                      # [B, size]
+        first = (centre - side * 0.5).clamp(min=0).floor()
+        last = (first + side).clamp(max=size).floor()
+        pixel = torch.arange(size, device=x.device)
+        return (pixel >= first.unsqueeze(1)) & (pixel <= last.unsqueeze(1)) & (side > 0).unsqueeze(1)
+
+    inside = covered(cy, x.shape[2]).unsqueeze(2) & covered(cx, x.shape[3]).unsqueeze(1)                   # [B, H, W]
+    return torch.where(inside.unsqueeze(1), _constant(colour, torch.uint8, x.device).view(1, 3, 1, 1), x)
+
+
+# --------------------------------------------------------------------------------------------------------------- operations
+
+def apply_ops(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
+    """Apply operation OPS[op[i]] with magnitude value[i] to image i: x uint8 [B, 3, H, W], op int64 [B], value float [B].
+
+    Values: Brightness, Color, Contrast and Sharpness a factor in [0, 1], of which 1 leaves the image alone; Posterize the bits
+    to keep, truncated, 1..8; Rotate degrees within +-90, counter-clockwise; Shear the matrix entry; Solarize the threshold;
+    Translate pixels, of which positive ones move the content to the left or upwards.
+
+    The operations fall into three families, each one pass over the whole batch. A pass computes every row, and rows whose
+    operation belongs elsewhere get the parameters at which it is the identity. So the cost is three passes instead of fourteen,
+    and the order of the passes is immaterial.
+    """
+    value = value.double()
+    return _blend(_look_up(_affine(x, op, value), op, value), op, value)
+
+
+def _only(op: Tensor, names: tuple[str, ...] | str, value: Tensor, otherwise: float) -> Tensor:
+    """`value` in the rows whose operation is among `names`, else `otherwise`, as [B, 1, 1] to spread over an image."""
+    chosen = functools.reduce(torch.logical_or, [op == OPS.index(n) for n in ((names,) if isinstance(names, str) else names)])
+    return torch.where(chosen, value, otherwise).view(-1, 1, 1)
+
+
+def _affine(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
+    """Rotate, Shear, Translate: the output at (c, r) is the source pixel under (a0 c + a1 r + a2, a3 c + a4 r + a5).
+
+    Pillow's `Image.transform(AFFINE)` with nearest neighbour and black outside: 16.16 fixed point (enough in 32 bits up to
+    a side of 8192), pixel centres at 1/2.
+    """
+    height, width = x.shape[2:]
+    cos, sin = _cos_sin(_only(op, "Rotate", value, 0) * (-math.pi / 180))
+    a0, a1, a3, a4 = cos, sin + _only(op, "ShearX", value, 0), _only(op, "ShearY", value, 0) - sin, cos
+    # A shift is rounded to whole pixels beforehand: Pillow runs pure shifts in floating point, not in 16.16.
+    a2 = width / 2 - cos * (width / 2) - sin * (height / 2) + (_only(op, "TranslateX", value, 0) + 0.5).floor()
+    a5 = height / 2 + sin * (width / 2) - cos * (height / 2) + (_only(op, "TranslateY", value, 0) + 0.5).floor()
+
+    def fixed(a: Tensor) -> Tensor:
+        return (a * 65536 + 0.5).floor().int()
+
+    column = torch.arange(width, device=x.device, dtype=torch.int32)
+    row = torch.arange(height, device=x.device, dtype=torch.int32).unsqueeze(1)
+    source_column = (fixed(a2 + a0 * 0.5 + a1 * 0.5) + fixed(a1) * row + fixed(a0) * column) >> 16         # [B, H, W]
+    source_row = (fixed(a5 + a3 * 0.5 + a4 * 0.5) + fixed(a4) * row + fixed(a3) * column) >> 16
+    inside = (source_column >= 0) & (source_column < width) & (source_row >= 0) & (source_row < height)
+    source = torch.where(inside, source_row * width + source_column, 0)
+    return _gather_pixels(x, source.long()) * inside.unsqueeze(1)
+
+
+def _cos_sin(angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of float64 radians within +-pi/2 by their power series, since library functions differ between devices.
+
+    The first omitted terms are below 1e-16.
+    """
+    square = angle * angle
+    cos, sin = torch.zeros_like(angle), torch.zeros_like(angle)
+    for k in range(20, -1, -2):
+        sign = -1.0 if k % 4 else 1.0
+        cos = cos * square + sign / math.factorial(k)
+        sin = sin * square + sign / math.factorial(k + 1)
+    return cos, sin * angle
+
+
+def _look_up(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
+    """The maps of one grey level to another: a table [B, 3, 256] per image and channel, and one gather through it.
+
+    The table starts as the identity and passes through each map in turn, at most one of which moves it.
+    """
+    table = torch.arange(256, device=x.device, dtype=torch.int32)
+    dropped_bits = 8 - _only(op, "Posterize", value, 8).int()
+    table = (table >> dropped_bits) << dropped_bits                                                        # [B, 1, 256]
+    table = torch.where(table < _only(op, "Solarize", value, 256), table, 255 - table)
+    table = _mix(_only(op, "Contrast", _mean_grey(x), 0).float(), table.float(),
+                 _only(op, ("Brightness", "Contrast"), value, 1).float())
+    pixels = x.reshape(len(x), 3, -1)
+    low, high = pixels.amin(2, keepdim=True), pixels.amax(2, keepdim=True)                                 # [B, 3, 1]
+    index = pixels.long()
+    table = _auto_contrast(table, low.int(), high.int(), op)
+    table = _equalize(table, index, high.long(), op)
+    return table.gather(2, index).view(x.shape)
+
+
+def _auto_contrast(table: Tensor, low: Tensor, high: Tensor, op: Tensor) -> Tensor:
+    """Stretch [low, high] to [0, 255] by Pillow's double-precision formula, truncated; flat channels stay. [B, 3, 256]."""
+    chosen = (op == OPS.index("AutoContrast")).view(-1, 1, 1) & (high > low)
+    span = (high - low).clamp(min=1).double()
+    scale = torch.where(chosen, torch.full_like(span, 255) / span, 1)      # a number / tensor would multiply by the reciprocal
+    offset = torch.where(chosen, -low * scale, 0)
+    return (table * scale + offset).clamp(0, 255).to(torch.uint8)
+
+
+def _equalize(table: Tensor, index: Tensor, high: Tensor, op: Tensor) -> Tensor:
+    """Flatten the histogram by Pillow's integer formula: level i becomes (step // 2 + pixels below i) // step, at most 255.
+
+    step is the number of pixels below the brightest level, // 255; where it is 0 the channel stays. uint8 [B, 3, 256].
+    index: the pixels as int64 [B, 3, H * W].
+    """
+    ones = torch.ones((1, 1, 1), dtype=torch.int32, device=index.device).expand_as(index)
+    histogram = torch.zeros_like(table, dtype=torch.int32).scatter_add_(2, index, ones)
+    below = histogram.cumsum(2, dtype=torch.int32) - histogram
+    step = below.gather(2, high) // 255
+    chosen = (op == OPS.index("Equalize")).view(-1, 1, 1) & (step > 0)
+    return torch.where(chosen, ((step // 2 + below) // step.clamp(min=1)).clamp(max=255).to(torch.uint8), table)
+
+
+def _blend(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
+    """Color and Sharpness: mix the image with its grey or its smoothed version; a factor of 1 returns the image exactly."""
+    image = x.float()
+    colour = (op == OPS.index("Color")).view(-1, 1, 1, 1)
+    degenerate = torch.where(colour, _grey(image), _smooth(image))
+    return _mix(degenerate, image, _only(op, ("Color", "Sharpness"), value, 1).float().unsqueeze(1))
+
+
+def _mix(a: Tensor, b: Tensor, factor: Tensor) -> Tensor:
+    """Pillow's `Image.blend` for factors in [0, 1]: a + factor (b - a) in single precision, truncated to uint8."""
+    return (b - a).mul_(factor).add_(a).to(torch.uint8)
+
+
+def _grey(image: Tensor) -> Tensor:
+    """Luma by Pillow's 16-bit weights, float32 [B, 3, H, W] to [B, 1, H, W]. All sums are whole numbers below 2^24: exact."""
+    red, green, blue = image.split(1, dim=1)
+    return ((red * 19595 + green * 38470 + blue * 7471 + 32768) * 2.0 ** -16).floor()
+
+
+def _mean_grey(x: Tensor) -> Tensor:
+    """Mean luma rounded half up, int64 [B], with an integer sum, whose result no order of summation can change."""
+    total = _grey(x.float()).long().sum((1, 2, 3))
+    count = x.shape[2] * x.shape[3]
+    return (2 * total + count) // (2 * count)
+
+
+def _smooth(image: Tensor) -> Tensor:
+    """Pillow's SMOOTH filter, weights 1 around 5 over 13, rounded, border pixels copied; float32 [B, 3, H, W].
+
+    sum / 13 + 1/2 is never closer than 1/26 to a whole number, so single precision always truncates to the right one.
+    """
+    rows = image[..., :-2, :] + image[..., 1:-1, :] + image[..., 2:, :]
+    box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    out = image.clone()
+    out[..., 1:-1, 1:-1] = ((box + 4 * image[..., 1:-1, 1:-1]) * (1 / 13) + 0.5).floor()
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------------- normalising
+
+def normalise(x: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float],
+              dtype: torch.dtype = torch.float32) -> Tensor:
+    """(x / 255 - mean) / std as x * scale + shift: uint8 [B, 3, H, W] to `dtype`, in channels-last memory for convolutions.
+
+    Half-precision results are computed in single precision and rounded once.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    scale = _constant(tuple(1 / (255 * s) for s in std), wide, x.device).view(1, 3, 1, 1)
+    shift = _constant(tuple(-m / s for m, s in zip(mean, std)), wide, x.device).view(1, 3, 1, 1)
+    return x.to(wide, memory_format=torch.channels_last).mul_(scale).add_(shift).to(dtype)

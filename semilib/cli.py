@@ -1,0 +1,172 @@
+"""The command line: `semilib VERB ...` or `python -m semilib VERB ...`."""
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from semilib.errors import BadInput
+
+
+def value(text: str) -> Any:
+    """A command-line value as the literal it spells (12, 0.5, None, True, {"a": 1}), else as the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def assignments(pairs: list[str]) -> dict[str, Any]:
+    """NAME=VALUE words as a dictionary. Raises BadInput for a word without "="."""
+    out = {}
+    for pair in pairs:
+        name, found, text = pair.partition("=")
+        if not found:
+            raise BadInput("argument", pair, "NAME=VALUE, such as method=fixmatch")
+        out[name] = value(text)
+    return out
+
+
+def given_run(words: list[str]):
+    """A Run from NAME=VALUE words; a name with a dot is an option of the method: `semi.alpha=0.2` or `options.alpha=0.2`."""
+    from semilib.config import Run
+    given = assignments(words)
+    options = dict(given.pop("options", {}))
+    for name in [n for n in given if "." in n]:
+        options[name.split(".", 1)[1]] = given.pop(name)
+    return Run.of(**given, options=options)
+
+
+def run(args) -> None:
+    from semilib import engine, progress, record, study, tables
+    wanted = given_run(args.field)
+    path = engine.train(wanted, study.place(args.runs), args.folder, progress.Terminal())
+    print(tables.table(tables.load_all([path]), wanted.cell)[1])
+    print(f"record: {study.shown(path)} ({record.read(path)['status']})")
+
+
+def status(args) -> None:
+    from semilib import record, study
+    for path in sorted(study.place(args.runs).rglob("run.json")):
+        found = record.read(path.parent)
+        state = found["status"]
+        if state == "running" and not record.is_busy(path.parent):
+            state = "interrupted"
+        if state == "done" and record.METHODS.get(found["config"]["method"]) and \
+                found["code"] != record.code_fingerprint(found["config"]["method"]):
+            state = "stale"
+        score = f"{found['result']['mean_last']:.1%}" if "result" in found else "-"
+        print(f"{state:12} {score:>7}  {found['name']}  {found['config']['profile']} {found['config']['steps']} steps  "
+              f"{found['key']}-{found['code']}")
+
+
+def describe(args) -> None:
+    """Every parameter of a run, and the options of a method."""
+    from semilib.config import Run
+    from semilib.methods import get
+    for title, kind in (("run", Run), (f"options of {args.method}", get(args.method).Config)):
+        print(f"\n{title}:")
+        for f in dataclasses.fields(kind):
+            default = f.default if f.default is not dataclasses.MISSING else {}
+            print(f"  {f.name:24} {default!r:22} {f.metadata['doc']}")
+
+
+def execute(args) -> None:
+    from semilib import notebooks, study
+    output = args.output or study.place("runs") / "notebooks" / Path(args.notebook).name
+    print(study.shown(notebooks.execute(args.notebook, output, assignments(args.parameter))))
+
+
+def quickstart(args) -> None:
+    import papermill.exceptions
+
+    from semilib import notebooks, study
+    home = study.home()
+    output = study.place("runs") / "quickstart" / "00_quickstart.ipynb"
+    print("Supervised, FixMatch and SeMi on a long-tailed set of 32x32 pictures: about 3 minutes on two cores, no download.")
+    try:
+        notebooks.execute(home / "notebooks" / "00_quickstart.ipynb", output, assignments(args.parameter))
+    except papermill.exceptions.PapermillExecutionError as error:
+        sys.exit(f"{error.ename}: {error.evalue}\nthe notebook up to the error: "
+                 f"{study.shown(output.with_name(output.stem + '.failed.ipynb'))}")
+    folder = output.parent
+    print((folder / "table.txt").read_text(encoding="utf-8"))
+    print(f"notebook  {study.shown(output)}")
+    for path in sorted(folder.glob("*.png")):
+        print(f"figure    {study.shown(path)}")
+    for line in (folder / "records.txt").read_text(encoding="utf-8").splitlines():
+        print(f"record    {line}")
+
+
+def smoke_notebooks(args) -> None:
+    from semilib import notebooks, study
+    for path in notebooks.smoke_copies(args.folder, study.home() / "notebooks"):
+        print(study.shown(path))
+
+
+def publish(args) -> None:
+    from semilib import record, study
+    for path in args.run:
+        print(study.shown(record.publish(path, args.results)))
+
+
+def report(args) -> None:
+    from semilib import study
+    print(study.report(args.results, args.figures, args.title))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="semilib", description="Class-imbalanced semi-supervised learning: the SeMi study.")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(function, text: str, name: str | None = None) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name or function.__name__, help=text, description=text)
+        sub.set_defaults(function=function)
+        return sub
+
+    sub = verb(quickstart, "execute the quickstart notebook and print its table")
+    sub.add_argument("parameter", nargs="*", metavar="NAME=VALUE", help="the notebook's parameters")
+
+    sub = verb(run, "do one run, or the rest of it, or nothing if it is done")
+    sub.add_argument("field", nargs="*", metavar="NAME=VALUE",
+                     help="fields of the run, such as dataset=cifar10 method=semi seed=1 semi.alpha=0.2; see `describe`")
+    sub.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
+    sub.add_argument("--folder", default=None, help="keep this run here instead")
+
+    sub = verb(describe, "list every field of a run and every option of a method")
+    sub.add_argument("method", nargs="?", default="semi")
+
+    sub = verb(status, "list the runs and their state")
+    sub.add_argument("--runs", default="runs")
+
+    sub = verb(execute, "execute a notebook by papermill, parameters checked, progress shown")
+    sub.add_argument("notebook")
+    sub.add_argument("parameter", nargs="*", metavar="NAME=VALUE")
+    sub.add_argument("--output", default=None)
+
+    sub = verb(publish, "copy finished runs' records (no weights) into a folder of results/")
+    sub.add_argument("run", nargs="+", help="folders of runs")
+    sub.add_argument("results", help="such as results/quickstart")
+
+    sub = verb(report, "table and figures of a folder of records")
+    sub.add_argument("results", help="folder of records")
+    sub.add_argument("figures", help="folder for the figures")
+    sub.add_argument("title")
+
+    sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds, for the tests", "smoke-notebooks")
+    sub.add_argument("folder")
+    return top
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    from semilib.record import RunBusy
+    try:
+        args.function(args)
+    except (BadInput, RunBusy) as error:
+        sys.exit(f"semilib {args.verb}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command goes on from the last checkpoint")

@@ -1,0 +1,230 @@
+"""A run is one frozen value: data, network, schedule, method and its options. It is checked where it is made, before any work.
+
+`Run.of(dataset, method, ...)` starts from the data set's profile and applies what is given; unknown and mistyped fields are refused
+with the nearest valid name. A run's name is its protocol in a word (`cifar10-lt.n1500.m3000.g100-100.s0/semi`), its key a hash of
+every field that can move a number.
+"""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from typing import Any
+
+from semilib.errors import BadInput, check_name
+from semilib.models import parse_network
+from semilib.splits import ORDERS
+
+PAPER_STEPS = 250_000
+Duration = float | int          # a float in (0, 1) is a share of the run, an int a number of steps
+
+
+def span(steps: int, of: int = PAPER_STEPS) -> float:
+    """A duration of the paper's schedule as a share of it: span(3000) = 3,000 of 250,000 steps."""
+    return steps / of
+
+
+def steps_of(duration: Duration, total: int) -> int:
+    """A duration in steps of a run of `total` steps: a share is rounded, but never to nothing; an int is taken as it is."""
+    return duration if isinstance(duration, int) else max(1, round(duration * total))
+
+
+def option(default: Any, doc: str, low: float | None = None, high: float | None = None, choices: tuple = (),
+           numbers: bool = True) -> Any:
+    """A field with its sentence and its valid range. numbers=False: the field cannot move a number and stays out of the key."""
+    metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "numbers": numbers}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """A method's options. Subclasses add fields made by `option`; `presets` names sets of values."""
+
+    def __post_init__(self):
+        check_fields(self)
+
+    @classmethod
+    def presets(cls, run: Run) -> dict[str, dict[str, Any]]:
+        """Named sets of values, chosen by options={"preset": name}; the first is the default. May depend on the run's cell."""
+        return {}
+
+    @classmethod
+    def of(cls, given: dict[str, Any], run: Run) -> Options:
+        """The options of a run: the preset's values, then what is given. Raises BadInput for unknown names and bad values."""
+        given, presets = dict(given), cls.presets(run)
+        values: dict[str, Any] = {}
+        if presets:
+            preset = given.setdefault("preset", next(iter(presets)))
+            check_name("preset", preset, presets)
+            values = presets[preset]
+        for name in given:
+            check_name(f"option of {run.method}", name, [f.name for f in dataclasses.fields(cls)])
+        return cls(**{**values, **given})
+
+
+def check_fields(obj: Any) -> None:
+    """Type, range and choice of every field, as declared by `option`. Integers are accepted (and stored) where a float is meant."""
+    hints = typing.get_type_hints(type(obj))
+    for f in dataclasses.fields(obj):
+        value, kinds = getattr(obj, f.name), _kinds(hints[f.name])
+        if type(value) is int and float in kinds and int not in kinds:
+            value = float(value)
+            object.__setattr__(obj, f.name, value)
+        if type(value) not in kinds:
+            raise BadInput(f.name, value, f"{' or '.join(k.__name__ for k in kinds)}: {f.metadata['doc']}")
+        low, high, choices = f.metadata["low"], f.metadata["high"], f.metadata["choices"]
+        if choices:
+            check_name(f.name, value, choices)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+                bounds = [f"at least {low}" if low is not None else "", f"at most {high}" if high is not None else ""]
+                raise BadInput(f.name, value, f"{' and '.join(b for b in bounds if b) or 'finite'}: {f.metadata['doc']}")
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    args = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(typing.get_origin(a) or a for a in args)
+
+
+# ---- what a data set and a schedule bring along ------------------------------------------------------------------------------------
+
+CELLS: dict[str, dict[str, Any]] = {           # the default cell of each data set
+    "mnistm5k": dict(n1=40, m1=360, gamma_l=20.0, gamma_u=20.0, profile="quickstart"),
+    "cifar10": dict(n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, profile="paper"),
+    "cifar100": dict(n1=150, m1=300, gamma_l=10.0, gamma_u=10.0, profile="paper"),
+    "imagefolder": dict(n1=None, m1=None, gamma_l=1.0, gamma_u=1.0, profile="quickstart"),
+}
+
+PROFILES: dict[str, dict[str, Any]] = {
+    # SeMi's recipe (semi.md 8): every method of a table runs under it.
+    "paper": dict(steps=PAPER_STEPS, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.001, ema=0.999, eval_every=span(500)),
+    # A tenth of the schedule. Average and batch-norm statistics keep their horizon as a share of the run: 0.999^10, 10 x 0.001.
+    "short": dict(steps=25_000, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.01, ema=0.99, eval_every=250),
+    # The paper's network and batch for as long as a CPU has patience: shows that everything runs, not how good it gets.
+    "glance": dict(steps=120, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.1, ema=0.95, eval_every=24),
+    # The embedded data in minutes on two cores.
+    "quickstart": dict(steps=1200, batch=32, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.99, eval_every=60),
+    # Seconds, for tests of the machinery.
+    "smoke": dict(steps=24, batch=16, lr=0.05, network="wrn-10-0.25", bn_momentum=0.1, ema=0.9, eval_every=6),
+}
+
+
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run, complete. Make it with `Run.of`."""
+
+    dataset: str = option("mnistm5k", "data set", choices=tuple(CELLS))
+    method: str = option("semi", "method")
+    options: dict = option({}, "the method's own options, by name")
+    seed: int = option(0, "seed of weights, order and views (not of the split: split_seed)", low=0)
+
+    n1: int | None = option(40, "N1, labelled images of the first class; None = all that are labelled", low=1)
+    m1: int | None = option(360, "M1, unlabelled images of the first class; None = all the rest", low=1)
+    gamma_l: float = option(20.0, "imbalance of the labelled set, first class over last", low=1)
+    gamma_u: float = option(20.0, "imbalance of the unlabelled set, largest class over smallest", low=1)
+    order: str = option("consistent", "which classes are large in the unlabelled set", choices=ORDERS)
+    labelled_in_unlabelled: bool = option(True, "the unlabelled pool holds the labelled images too (SeMi, ACR, DARP)")
+    split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn", low=0)
+    side: int = option(32, "side of the images in pixels (imagefolder)", low=8, high=512)
+    root: str = option("data", "folder that holds, or will hold, the data sets", numbers=False)
+
+    profile: str = option("quickstart", "the schedule that this run starts from", choices=tuple(PROFILES))
+    steps: int = option(1200, "T, training steps", low=2)
+    batch: int = option(32, "B, labelled images a step", low=2)
+    mu: int = option(1, "unlabelled images a step, over B", low=1, high=16)
+    lr: float = option(0.1, "learning rate at step 0", low=0)
+    rate: str = option("cosine", "cosine: lr cos(7 pi t / 16 T); constant", choices=("cosine", "constant"))
+    optimiser: str = option("sgd", "sgd (Nesterov, momentum 0.9) or adam", choices=("sgd", "adam"))
+    weight_decay: float = option(5e-4, "L2 of the decayed parameters", low=0)
+    decay: str = option("weights", "weights: not biases and norms; ndim: not tensors of one dimension; norms: all but norms; all",
+                        choices=("weights", "ndim", "norms", "all"))
+    ema: float = option(0.99, "decay of the averaged network that is evaluated", low=0, high=1)
+    ema_rule: str = option("parameters", "parameters: buffers copied; warmup: DASO's, buffers averaged; decaying: DARP's",
+                           choices=("parameters", "warmup", "decaying"))
+    eval_every: Duration = option(60, "steps between evaluations, or their share of the run", low=0)
+    network: str = option("wrn-10-0.5", "wrn-DEPTH-WIDTH or resnet50")
+    variant: str = option("V1", "what the first blocks of the WRN read", choices=("V1", "V2", "V3"))
+    bn_momentum: float = option(0.1, "batch-norm momentum in PyTorch's convention", low=0, high=1)
+    strong_pool: str = option("A", "A: FixMatch's RandAugment; B: USB's", choices=("A", "B"))
+
+    device: str = option("auto", "auto, cpu, cuda")
+    precision: str = option("auto", "auto: bf16 on CUDA, else fp32", choices=("auto", "fp32", "bf16", "fp64"))
+    capture: str = option("auto", "auto: torch.compile and one CUDA graph a phase on CUDA; off: eager", choices=("auto", "off"))
+    deterministic: bool = option(False, "deterministic CUDA kernels, slower")
+    data_on: str = option("auto", "where the images stay", choices=("auto", "device", "host"), numbers=False)
+    keep_seconds: float = option(60.0, "seconds between checkpoints", low=0, numbers=False)
+
+    # ---- making one ------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def of(cls, dataset: str = "mnistm5k", method: str = "semi", **given: Any) -> Run:
+        """A run of the data set's default cell and profile, changed by what is given. Raises BadInput naming field and value."""
+        check_name("dataset", dataset, CELLS)
+        for name in given:
+            check_name("parameter", name, [f.name for f in dataclasses.fields(cls)])
+        profile = given.get("profile", CELLS[dataset]["profile"])
+        check_name("profile", profile, PROFILES)
+        if "gamma_l" in given and "gamma_u" not in given:
+            given["gamma_u"] = given["gamma_l"]
+        return cls(**{**CELLS[dataset], **PROFILES[profile], **given, "dataset": dataset, "method": method, "profile": profile})
+
+    def with_(self, **changes: Any) -> Run:
+        """This run with some fields changed; the profile's values are not applied again."""
+        for name in changes:
+            check_name("parameter", name, [f.name for f in dataclasses.fields(self)])
+        return dataclasses.replace(self, **changes)
+
+    def __post_init__(self):
+        check_fields(self)
+        if isinstance(self.eval_every, float) and not 0 < self.eval_every <= 1:
+            raise BadInput("eval_every", self.eval_every, "steps (an int) or a share of the run in (0, 1]")
+        if not 1 <= self.eval_steps <= self.steps:
+            raise BadInput("eval_every", self.eval_every, f"at least 1 and at most steps={self.steps}")
+        if self.order == "uniform" and self.gamma_u != 1:
+            object.__setattr__(self, "gamma_u", 1.0)
+        if not (self.device in ("auto", "cpu") or self.device.split(":")[0] == "cuda"):
+            raise BadInput("device", self.device, "auto, cpu, cuda or cuda:N")
+        parse_network(self.network)
+        object.__setattr__(self, "options", dataclasses.asdict(self.method_options()))
+
+    def method_options(self) -> Options:
+        """The method's options, complete and checked."""
+        from semilib.methods import get
+        return get(self.method).Config.of(self.options, self)
+
+    # ---- names -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def eval_steps(self) -> int:
+        return steps_of(self.eval_every, self.steps)
+
+    @property
+    def cell(self) -> str:
+        """The protocol in a word, such as cifar10-lt.n1500.m3000.g100-100."""
+        parts = [self.dataset + ("-lt" if max(self.gamma_l, self.gamma_u) > 1 else "")]
+        parts += [f"n{self.n1 or 'all'}", f"m{self.m1 or 'rest'}", f"g{self.gamma_l:g}-{self.gamma_u:g}"]
+        parts += [self.order] if self.order not in ("consistent", "uniform") else []
+        parts += [] if self.labelled_in_unlabelled else ["disjoint"]
+        parts += [] if self.split_seed is None else [f"split{self.split_seed}"]
+        return ".".join(parts)
+
+    @property
+    def name(self) -> str:
+        """Cell, seed and method: cifar10-lt.n1500.m3000.g100-100.s0/semi. Schedule and options are in `key`."""
+        return f"{self.cell}.s{self.seed}/{self.method}"
+
+    def numbers(self) -> dict[str, Any]:
+        """Every field that can move a number, as plain values."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["numbers"]}
+
+    @property
+    def key(self) -> str:
+        """Eight hex digits of the hash of `numbers`: equal for equal configurations, however they were written."""
+        return hashlib.sha256(json.dumps(self.numbers(), sort_keys=True).encode()).hexdigest()[:8]

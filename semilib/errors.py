@@ -1,0 +1,21 @@
+"""The errors that a user can cause, each naming the field, its value and what would be right."""
+from __future__ import annotations
+
+import difflib
+
+
+class BadInput(ValueError):
+    """A value that cannot be used: `BadInput("gamma_l", 0.5, "a number >= 1")` reads "gamma_l=0.5: a number >= 1"."""
+
+    def __init__(self, field: str, value: object, wanted: str):
+        super().__init__(f"{field}={value!r}: {wanted}")
+        self.field, self.value, self.wanted = field, value, wanted
+
+
+def check_name(kind: str, name: str, valid) -> None:
+    """Raise `BadInput` unless `name` is one of `valid`; the message offers the nearest valid name."""
+    valid = list(valid)
+    if name not in valid:
+        near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise BadInput(kind, name, f"unknown; {hint}valid: {', '.join(sorted(valid))}")

@@ -1,0 +1,53 @@
+"""Loss pieces as pure functions of tensors, one value a row; the engine reduces them.
+
+B rows, C classes, D features. A `Term` is a row loss with its weight, its denominator and its scale, so that an add-on can change
+one of them without knowing the method it wraps.
+"""
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Term(NamedTuple):
+    """One named part of a loss: scale * sum(rows * weight) / denominator.
+
+    rows: [n] per-sample loss. weight: [n] or None (= 1), without gradient. denominator: "rows" = n, masked rows included
+    (FixMatch and nearly all others), "weight" = sum of the weights + 1e-12 (CPE), or a number. scale: a number or a 0-dim tensor.
+    """
+    rows: Tensor
+    weight: Tensor | None = None
+    denominator: str | float = "rows"
+    scale: float | Tensor = 1.0
+
+
+def reduce(term: Term) -> Tensor:
+    """A term as one number, 0-dim."""
+    total = term.rows.sum() if term.weight is None else (term.rows * term.weight).sum()
+    if term.denominator == "rows":
+        total = total / term.rows.shape[0]
+    elif term.denominator == "weight":
+        total = total / (term.weight.sum() + 1e-12)
+    else:
+        total = total / term.denominator
+    return total * term.scale
+
+
+def ce(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy a row, [B]: logits [B, C]; target [B] class indices or [B, C] probabilities."""
+    return F.cross_entropy(logits, target, reduction="none")
+
+
+def log_prior(prior: Tensor, tau: float) -> Tensor:
+    """log(prior^tau + 1e-12), [C]: the offset of a logit-adjusted loss (Menon et al., ICLR 2021; floor as in ACR and SeMi)."""
+    return torch.log(prior**tau + 1e-12)
+
+
+def normalised_entropy(prob: Tensor) -> Tensor:
+    """Entropy of each row over log C, [B] in about [0, 1]; probabilities are clamped to [1e-8, 1 - 1e-8] (SeMi)."""
+    p = prob.clamp(1e-8, 1 - 1e-8)
+    return -(p * p.log()).sum(-1) / math.log(prob.shape[-1])

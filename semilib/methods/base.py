@@ -1,0 +1,212 @@
+"""What a method may define. `FixMatch` holds the default of every function, so a method's file holds only what its paper changes.
+
+The engine runs a step as: draw `plan().views` -> `forward` -> `pseudo` -> `terms` -> reduce, one backward -> optimisers -> average
+-> `end_step`; between steps, on the host, `end_epoch` every `every()` steps and `enter` at the start of each of `stages()`.
+
+B labelled images, mu * B unlabelled images, S strong views, C classes, D features. Inside a step everything is a tensor: time is a
+device scalar (`Time`), there is no Python branch on it, nothing is read back, and no shape depends on values. So the same code runs
+eagerly on a CPU and as one captured CUDA graph. State is kept in buffers, which checkpoints then hold without being asked.
+"""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from semilib.config import Options
+from semilib.losses import Term
+from semilib.models import Net, View, Views, linear
+
+if TYPE_CHECKING:
+    from semilib.data import Data
+
+
+class Pseudo(SimpleNamespace):
+    """Pseudo-labels of the unlabelled batch, none with a gradient: `prob` [mu B, C], `label` [mu B] int64, `mask` [mu B] float in
+    [0, 1] (the share of each row's loss that counts). A method with more than one head adds fields of its own."""
+
+    prob: Tensor
+    label: Tensor
+    mask: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Where a batch comes from. of: "labelled" | "unlabelled" | "union" (both, without repeats), or the name of another stream's
+    set. sampler: "shuffled" (without replacement, drop last, restarted) or "balanced" (a uniform class, then an image of it).
+    size: images a step; None = the run's batch (times mu for the unlabelled set)."""
+
+    of: str
+    sampler: str = "shuffled"
+    size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The images of a step. views: name -> (stream, kind), kind "weak" | "strong" | "sim" | "none"; views of one stream show the
+    same images. The order of views is the order inside the joint batch. policy: see `Net.views`. Extra streams by name."""
+
+    views: dict[str, tuple[str, str]]
+    policy: str = "joint"
+    streams: dict[str, Stream] = dataclasses.field(default_factory=dict)
+
+    @property
+    def strong(self) -> list[str]:
+        """The strong views of the unlabelled batch, in order."""
+        return [name for name, (stream, kind) in self.views.items() if stream == "unlabelled" and kind == "strong"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a method may know before training. counts: labelled images a class, int64 [C]; `n_unlabelled` images in the pool;
+    `first_pass`: labels of the labelled images of one drop-last pass (what a release's loader would have counted)."""
+
+    classes: int
+    features: int
+    counts: Tensor
+    n_labelled: int
+    n_unlabelled: int
+    batch: int
+    mu: int
+    steps: int
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+    first_pass: Tensor
+    run: Any
+
+    def prior(self) -> Tensor:
+        """Labelled class prior N_k / N, [C]."""
+        return (self.counts.double() / self.counts.sum()).to(self.device, self.dtype)
+
+
+class Time:
+    """Now, as device scalars: `step` int64 0-based; `progress` = step / steps; `phase` (a Python string) names the stage."""
+
+    def __init__(self, step: Tensor, total: int, dtype: torch.dtype, phase: str = "main"):
+        self.step, self.total, self.dtype, self.phase = step, total, dtype, phase
+
+    @property
+    def progress(self) -> Tensor:
+        return (self.step / self.total).to(self.dtype)
+
+    def since(self, n: int) -> Tensor:
+        """1.0 from step n on, else 0.0."""
+        return (self.step >= n).to(self.dtype)
+
+    def ends(self, period: int) -> Tensor:
+        """True in the last step of each period (bool, 0-dim)."""
+        return (self.step + 1) % period == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of the schedule from `start` (a step) to the next stage's start. `restart_rate`: the rate schedule begins anew and runs
+    over this stage; `fresh`: the network, its average and the optimisers start anew (CReST's generations)."""
+
+    name: str
+    start: int = 0
+    restart_rate: bool = False
+    fresh: bool = False
+
+
+@dataclasses.dataclass
+class Context:
+    """What the host side of a method sees between steps: the live network, its average, the data, the time, and a scan.
+
+    `scan(stream, view="none", net=None)` runs a whole set through a network in eval mode, in the set's order, and returns
+    (View of all rows, labels [n] with -1 where unknown to the method, indices [n])."""
+
+    net: Net
+    ema: Net
+    data: Data
+    step: int
+    phase: str
+    scan: Callable[..., tuple[View, Tensor, Tensor]]
+    restart: Callable[[], None]
+
+
+class Method(nn.Module):
+    """A method of the engine; `FixMatch` gives every function its default, and a new method usually starts from that class."""
+
+    Config: type[Options] = Options
+    components: tuple[str, ...] = ()
+
+    def __init__(self, cfg: Options, info: Info):
+        super().__init__()
+        self.cfg, self.info = cfg, info
+
+    # ---- before training -------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        raise NotImplementedError
+
+    def heads(self) -> dict[str, nn.Module]:
+        """The network's heads by name; "head" is the one that `pseudo`, `terms` and `predict` read by default."""
+        return {"head": linear(self.info.features, self.info.classes)}
+
+    def build(self) -> None:
+        """Register buffers."""
+
+    def durations(self) -> dict[str, int]:
+        """The method's durations in steps of this run, by name; they go into the record and must lie inside the run."""
+        return {}
+
+    def stages(self) -> list[Stage]:
+        return [Stage("main")]
+
+    def optimisers(self, net: Net, make: Callable[..., torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+        """`make(modules, **changes)` builds the run's optimiser over some modules, with its decay groups; default: one for all."""
+        return [make([net])]
+
+    # ---- one step: tensors only ------------------------------------------------------------------------------------------------
+
+    def forward(self, net: Net, images: dict[str, Tensor], batch: SimpleNamespace, t: Time, teacher: Net) -> Views:
+        """images: view name -> normalised float [n, 3, H, W]."""
+        plan = self.plan()
+        return net.views(images, plan.strong, plan.policy, teacher)
+
+    def pseudo(self, v: Views, batch: SimpleNamespace, t: Time) -> Pseudo | None:
+        """Pseudo-labels; called without gradient on detached views. batch: `y` [B] labels; `index_l`, `index_u` positions in the
+        labelled and the unlabelled set; `known_u` [mu B] bool, whether an unlabelled image is also a labelled one."""
+        raise NotImplementedError
+
+    def terms(self, v: Views, batch: SimpleNamespace, p: Pseudo | None, t: Time) -> dict[str, Term]:
+        """The loss, unreduced, by name; the engine reduces and sums it and owns the only backward pass."""
+        raise NotImplementedError
+
+    def end_step(self, v: Views, batch: SimpleNamespace, p: Pseudo, t: Time) -> None:
+        """Move the state, after the optimisers; without gradient, on detached views."""
+
+    def activity(self, v: Views, batch: SimpleNamespace, p: Pseudo | None, t: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
+        """Which of `components` acted in this step, as 0-dim bools. A component that never did in a whole run is an error."""
+        return {}
+
+    # ---- host side -------------------------------------------------------------------------------------------------------------
+
+    def every(self) -> int:
+        """Steps between two calls of `end_epoch`; 0 = never."""
+        return 0
+
+    def end_epoch(self, ctx: Context) -> None:
+        """Host-side work between steps; may scan the data. Must leave its results in buffers."""
+
+    def enter(self, stage: Stage, ctx: Context) -> None:
+        """Called once at the start of each stage after the first."""
+
+    # ---- at test time ----------------------------------------------------------------------------------------------------------
+
+    def predict(self, net: Net, x: Tensor) -> Tensor:
+        """Logits [n, C] of normalised images, by the (averaged) network in eval mode."""
+        return net(x)["head"]
+
+    # ---- helpers ---------------------------------------------------------------------------------------------------------------
+
+    def per_view(self, rows: Tensor) -> Tensor:
+        """[mu B, ...] repeated once for each strong view, in the order of `v.s`."""
+        n = len(self.plan().strong)
+        return rows if n == 1 else torch.cat([rows] * n)

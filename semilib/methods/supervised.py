@@ -1,0 +1,30 @@
+"""Supervised: the labelled images alone, the lower bound of every table.
+
+Follows: cross-entropy on the weak view of the labelled batch; the shared recipe's optimiser, schedule and average.
+Differs: nothing. Its steps see B images where a semi-supervised method sees 4 B, so equal steps are not equal compute.
+Numbers: cross-entropy of the toy logits [[2, .5, -1], [0, 1, 0]], labels [0, 2]: 0.896378.
+"""
+from __future__ import annotations
+
+import dataclasses
+
+from semilib.config import Options
+from semilib.losses import Term, ce
+from semilib.methods.base import Method, Plan
+
+
+class Supervised(Method):
+    @dataclasses.dataclass(frozen=True)
+    class Config(Options):
+        pass
+
+    components = ()
+
+    def plan(self) -> Plan:
+        return Plan({"l": ("labelled", "weak")})
+
+    def pseudo(self, v, batch, t) -> None:
+        return None
+
+    def terms(self, v, batch, p, t) -> dict[str, Term]:
+        return {"x": Term(ce(v.l["head"], batch.y))}

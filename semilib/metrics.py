@@ -1,0 +1,76 @@
+"""What is measured at an evaluation, and the rules that turn many evaluations into the number that a table reports.
+
+C classes; confusion [C, C]: rows are true classes, columns predictions. Everything is a share in [0, 1].
+"""
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import numpy as np
+
+REPORTED = "mean of the last 20 evaluations"
+
+
+def class_groups(classes: int) -> dict[str, slice]:
+    """Head, medium and tail: the first, middle and last classes by labelled count, C // 3 at either end (DARP)."""
+    third = max(1, classes // 3)
+    return {"head": slice(0, third), "medium": slice(third, classes - third), "tail": slice(classes - third, classes)}
+
+
+def by_size(counts: list[int]) -> list[int]:
+    """Classes from the largest labelled one to the smallest; ties in class order."""
+    return [int(k) for k in np.argsort(-np.asarray(counts), kind="stable")]
+
+
+def scores(confusion: np.ndarray, labelled_counts: list[int]) -> dict[str, Any]:
+    """Accuracy, balanced accuracy (mean per-class recall), geometric mean (zero recalls replaced by 1 / (100 C), as in DARP),
+    recall a class, and the mean recall of head, medium and tail classes by labelled count."""
+    confusion = np.asarray(confusion, dtype=np.int64)
+    classes = len(confusion)
+    total = confusion.sum(1)
+    recall = confusion.diagonal() / np.maximum(total, 1)
+    seen = total > 0
+    floor = np.where(recall > 0, recall, 1 / (100 * classes))
+    order = by_size(labelled_counts)
+    groups = {}
+    for name, part in class_groups(classes).items():
+        members = [k for k in order[part] if seen[k]]
+        groups[name] = float(recall[members].mean()) if members else None
+    return {
+        "accuracy": float(confusion.diagonal().sum() / max(1, total.sum())),
+        "balanced_accuracy": float(recall[seen].mean()),
+        "geometric_mean": float(np.exp(np.log(floor[seen]).mean())),
+        **groups,
+        "recall": [float(r) if s else None for r, s in zip(recall, seen, strict=True)],
+        "confusion": confusion.tolist(),
+    }
+
+
+def pseudo_label_scores(used: np.ndarray, seen: np.ndarray, predicted: np.ndarray, shown: int) -> dict[str, Any]:
+    """Quality of the pseudo-labels since the last evaluation.
+
+    used [C, C]: true class x pseudo-label, images that counted. seen [C]: unlabelled images shown, by true class. predicted [C]:
+    images that counted, by pseudo-label, those of unknown class included. shown: unlabelled images shown.
+    share: of the images shown, those that counted. precision[k]: of those that counted as k, the share that is k (None: none did,
+    or the truth is unknown). recall[k]: of the images of class k shown, the share that counted as k. counted[k]: how many did.
+    """
+    used, predicted = np.asarray(used, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
+    correct, as_k, shown_k = used.diagonal(), used.sum(0), np.asarray(seen, dtype=np.int64)
+    return {
+        "share": float(predicted.sum() / max(1, shown)),
+        "counted": predicted.tolist(),
+        "correct": float(correct.sum() / as_k.sum()) if as_k.sum() else None,
+        "precision": [float(c / n) if n else None for c, n in zip(correct, as_k, strict=True)],
+        "recall": [float(c / n) if n else None for c, n in zip(correct, shown_k, strict=True)],
+    }
+
+
+def summary(evaluations: list[dict[str, Any]], metric: str = "balanced_accuracy", last: int = 20) -> dict[str, Any]:
+    """The run's reported numbers: mean and median of the last 20 evaluations (all, if there are fewer) and the last one.
+    `best_on_test` picks by the test set: it is stored for comparison with papers that report it, and is never a headline."""
+    values = [e[metric] for e in evaluations]
+    tail = values[-last:]
+    return {"metric": metric, "rule": REPORTED if len(tail) == last else f"mean of all {len(tail)} evaluations",
+            "mean_last": statistics.fmean(tail), "median_last": statistics.median(tail), "evaluations_averaged": len(tail),
+            "last": values[-1], "best_on_test": max(values), "evaluations": len(values)}

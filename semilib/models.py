@@ -1,0 +1,279 @@
+"""Backbones: images to features. A `Net` joins one of them with named heads and is the only place where a batch is sliced.
+
+B images, H x W pixels, D features, C classes.
+"""
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semilib import rng
+from semilib.errors import BadInput, check_name
+
+VARIANTS = ("V1", "V2", "V3")
+POLICIES = ("joint", "weak_first", "separate", "ema_eval", "frozen", "interleave")
+
+
+class Block(nn.Module):
+    """Pre-activation residual block. `first` blocks change the width or the stride; there the three published variants differ."""
+
+    def __init__(self, width_in: int, width: int, stride: int, variant: str, group: int, norm):
+        super().__init__()
+        self.first = width_in != width or stride != 1
+        # What the two paths of a first block read: V1 raw input on both in groups 2 and 3 (its bn1 there is computed for nothing
+        # in the releases, and not at all here), V2 raw input on the shortcut, V3 the activated input on both.
+        activated_both = group == 0 or variant == "V3"
+        self.residual_raw = self.first and variant == "V1" and not activated_both
+        self.shortcut_raw = self.first and not activated_both
+        self.bn1 = norm(width_in)
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.bn2 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        if self.first:
+            self.shortcut = nn.Conv2d(width_in, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = x if self.residual_raw else F.leaky_relu(self.bn1(x), 0.1, inplace=True)
+        skip = self.shortcut(x if self.shortcut_raw else a) if self.first else x
+        r = F.leaky_relu(self.bn2(self.conv1(a)), 0.1, inplace=True)
+        return self.conv2(r) + skip
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-width for small images (Zagoruyko and Komodakis, BMVC 2016), in the variants of the field's repositories.
+
+    Input [B, 3, H, W]; output: a map [B, D, H/4, W/4] after the last norm and LeakyReLU(0.1), D = 64 * width. depth = 6 n + 4.
+    variant: "V1" (FixMatch-pytorch, ACR, SimPro, CPE, SeMi), "V2" (DASO, SEVAL, CDMAD), "V3" (RDA); see `Block`.
+    bn_momentum in PyTorch's convention; stem_bias and last_eps are what USB, CPE and CPG change.
+    """
+
+    def __init__(self, depth: int = 28, width: float = 2, variant: str = "V1", bn_momentum: float = 0.001,
+                 stem_bias: bool = False, last_eps: float = 1e-5):
+        super().__init__()
+        stem = max(4, int(16 * min(1, width)))
+        widths = [stem] + [int(base * width) for base in (16, 32, 64)]
+
+        def norm(channels: int, eps: float = 1e-5) -> nn.BatchNorm2d:
+            return nn.BatchNorm2d(channels, momentum=bn_momentum, eps=eps)
+
+        self.stem = nn.Conv2d(3, stem, 3, 1, 1, bias=stem_bias)
+        blocks = []
+        for group, stride in enumerate((1, 2, 2)):
+            for i in range((depth - 4) // 6):
+                width_in = widths[group] if i == 0 else widths[group + 1]
+                blocks.append(Block(width_in, widths[group + 1], stride if i == 0 else 1, variant, group, norm))
+        self.blocks = nn.Sequential(*blocks)
+        self.bn = norm(widths[3], last_eps)
+        if variant == "V3":
+            self.bn3 = norm(widths[1])            # declared and never used in RDA's network; kept so that parameter counts agree
+        self.features = widths[3]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.bn(self.blocks(self.stem(x))), 0.1, inplace=True)
+
+
+class ResNet50(nn.Module):
+    """torchvision's ResNet-50 with a 3x3 stride-1 stem and no max-pool, for ImageNet-127 at 32 and 64 px.
+
+    Input [B, 3, H, W]; output: a map [B, 2048, H/8, W/8]. BN momentum 0.1, ReLU, Kaiming fan-out.
+    """
+
+    def __init__(self, bn_momentum: float = 0.1):
+        super().__init__()
+        from torchvision.models import resnet50
+        net = resnet50(weights=None)
+        net.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        self.trunk = nn.Sequential(net.conv1, net.bn1, net.relu, net.layer1, net.layer2, net.layer3, net.layer4)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = bn_momentum
+        self.features = 2048
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.trunk(x)
+
+
+def parse_network(network: str) -> tuple[int, float] | None:
+    """(depth, width) of "wrn-DEPTH-WIDTH", None for "resnet50". Raises BadInput for any other name."""
+    if network == "resnet50":
+        return None
+    wrn = re.fullmatch(r"wrn-(\d+)-(\d+(?:\.\d+)?)", network)
+    if not wrn:
+        raise BadInput("network", network, "wrn-DEPTH-WIDTH (such as wrn-28-2) or resnet50")
+    depth, width = int(wrn[1]), float(wrn[2])
+    if depth < 10 or depth % 6 != 4 or not 0.25 <= width <= 16:
+        raise BadInput("network", network, "wrn-DEPTH-WIDTH with DEPTH = 10, 16, 22, 28, ... and WIDTH from 0.25 to 16")
+    return depth, width
+
+
+def make_backbone(network: str, variant: str = "V1", bn_momentum: float = 0.001) -> nn.Module:
+    """A backbone by name, such as wrn-28-2, wrn-10-0.5 or resnet50."""
+    check_name("variant", variant, VARIANTS)
+    wrn = parse_network(network)
+    return ResNet50(bn_momentum) if wrn is None else WideResNet(*wrn, variant, bn_momentum)
+
+
+def linear(features: int, outputs: int) -> nn.Linear:
+    """A classifier head; its values are set by `initialise`."""
+    return nn.Linear(features, outputs)
+
+
+@torch.no_grad()
+def initialise(net: nn.Module, seed: int) -> None:
+    """Initial values, each drawn for its parameter's name alone, so that one more head moves no other parameter.
+
+    Convolutions: normal, Kaiming fan-out, gain sqrt(2). Linear layers: Xavier normal, bias 0. Norms: 1 and 0.
+    """
+    for prefix, module in net.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.affine:
+            module.weight.fill_(1)
+            module.bias.zero_()
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        weight = module.weight
+        if isinstance(module, nn.Conv2d):
+            std = math.sqrt(2 / (weight.shape[0] * weight.shape[2] * weight.shape[3]))
+        else:
+            std = math.sqrt(2 / (weight.shape[0] + weight.shape[1]))
+        draw = torch.randn(weight.shape, generator=rng.generator(seed, f"init/{prefix}.weight"), dtype=torch.float64)
+        weight.copy_(draw * std)
+        if module.bias is not None:
+            module.bias.zero_()
+
+
+class View(dict):
+    """What the network says of one view: head name -> that head's output [B, ...]; `.f` features [B, D]; `.map` [B, D, h, w]."""
+
+    def __init__(self, outputs: dict[str, Tensor], f: Tensor, map: Tensor | None = None):
+        super().__init__(outputs)
+        self.f, self.map = f, map
+
+    def detach(self) -> View:
+        return View({k: v.detach() for k, v in self.items()}, self.f.detach(), None if self.map is None else self.map.detach())
+
+    def split(self, sizes: list[int]) -> list[View]:
+        parts = {k: v.split(sizes) for k, v in self.items()}
+        maps = [None] * len(sizes) if self.map is None else self.map.split(sizes)
+        return [View({k: p[i] for k, p in parts.items()}, f, m)
+                for i, (f, m) in enumerate(zip(self.f.split(sizes), maps, strict=True))]
+
+    @staticmethod
+    def cat(views: list[View]) -> View:
+        if len(views) == 1:
+            return views[0]
+        maps = None if views[0].map is None else torch.cat([v.map for v in views])
+        return View({k: torch.cat([v[k] for v in views]) for k in views[0]}, torch.cat([v.f for v in views]), maps)
+
+
+class Views(dict):
+    """The views of one step by name (`v.l` labelled, `v.w` weak, `v.s1`, `v.s2` strong, ...) and `v.s`: all strong ones, joined."""
+
+    def __init__(self, views: dict[str, View], strong: list[str]):
+        super().__init__(views)
+        self.strong = strong
+        if strong:
+            self["s"] = View.cat([views[name] for name in strong])
+
+    def __getattr__(self, name: str) -> View:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"this step has no view {name!r}; it has {sorted(self)}") from None
+
+    def detach(self) -> Views:
+        out = Views({k: v.detach() for k, v in self.items() if k != "s"}, [])
+        if "s" in self:
+            out["s"] = self["s"].detach()
+        return out
+
+
+class Net(nn.Module):
+    """A backbone and its named heads. A head reads the pooled features [B, D]; one with `reads = "map"` reads the map before
+    pooling, and one with `reads = None` is not applied here (a method calls it itself, such as a projector of class weights)."""
+
+    def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module]):
+        super().__init__()
+        self.backbone, self.heads = backbone, nn.ModuleDict(heads)
+        self.compute = lambda x: backbone(x)            # replaced by a compiled or autocast version on a GPU
+
+    def forward(self, x: Tensor) -> View:
+        """One pass: x float [B, 3, H, W] -> View. Pooling and heads run in the heads' own precision, whatever the backbone's."""
+        fmap = self.compute(x)
+        f = fmap.mean((2, 3), dtype=next(self.heads.parameters()).dtype)
+        out = {}
+        for name, head in self.heads.items():
+            reads = getattr(head, "reads", "features")
+            if reads is not None:
+                out[name] = head(f if reads == "features" else fmap)
+        needs_map = any(getattr(head, "reads", "features") == "map" for head in self.heads.values())
+        return View(out, f, fmap if needs_map else None)
+
+    def views(self, images: dict[str, Tensor], strong: list[str] = (), policy: str = "joint", teacher: Net | None = None) -> Views:
+        """All views of a step, by name, under a forward policy (it decides which images share batch-norm statistics).
+
+        images: name -> float [n, 3, H, W]. policy:
+          joint       one pass over everything: one joint batch of statistics (FixMatch, USB, SeMi).
+          weak_first  the weak unlabelled view alone, without gradient, then the rest jointly (DARP family, SAW).
+          separate    a pass a view; the weak unlabelled one without gradient (ABC, TRAS).
+          ema_eval    the weak unlabelled view from `teacher` in eval mode, the rest jointly (CoSSL, phase 2).
+          frozen      a pass a view, of which only the first moves the running statistics (ReMixMatch in USB).
+          interleave  as many passes as views, each holding an equal share of every view (MixMatch's habit).
+        """
+        names = list(images)
+        if policy == "joint":
+            return Views(dict(zip(names, self._joint([images[k] for k in names]), strict=True)), list(strong))
+        if policy in ("weak_first", "ema_eval"):
+            rest = [k for k in names if k != "w"]
+            with torch.no_grad():
+                weak = self(images["w"]) if policy == "weak_first" else teacher(images["w"])
+            parts = dict(zip(rest, self._joint([images[k] for k in rest]), strict=True))
+            return Views({k: weak if k == "w" else parts[k] for k in names}, list(strong))
+        if policy == "separate":
+            out = {}
+            for k in sorted(names, key=lambda k: k != "w"):
+                with torch.set_grad_enabled(torch.is_grad_enabled() and k != "w"):
+                    out[k] = self(images[k])
+            return Views({k: out[k] for k in names}, list(strong))
+        if policy == "frozen":
+            out = {names[0]: self(images[names[0]])}
+            with running_statistics_kept(self):
+                out.update({k: self(images[k]) for k in names[1:]})
+            return Views(out, list(strong))
+        if policy == "interleave":
+            return Views(dict(zip(names, self._interleaved([images[k] for k in names]), strict=True)), list(strong))
+        raise BadInput("policy", policy, f"one of {', '.join(POLICIES)}")
+
+    def _joint(self, images: list[Tensor]) -> list[View]:
+        return self(torch.cat(images)).split([len(x) for x in images])
+
+    def _interleaved(self, images: list[Tensor]) -> list[View]:
+        """Chunk i holds rows i, i + n, i + 2n, ... of every view; the outputs go back to their own rows."""
+        n = len(images)
+        sizes = [len(x) for x in images]
+        own = torch.arange(sum(sizes), device=images[0].device).split(sizes)
+        rows = [torch.cat([r[i::n] for r in own]) for i in range(n)]
+        joined = torch.cat(images)
+        out = View.cat([self(joined[r]) for r in rows])
+        back = torch.argsort(torch.cat(rows))
+        whole = View({k: v[back] for k, v in out.items()}, out.f[back], None if out.map is None else out.map[back])
+        return whole.split(sizes)
+
+
+class running_statistics_kept:
+    """Inside, batch norms normalise by their batch as in training, but their running statistics do not move."""
+
+    def __init__(self, net: nn.Module):
+        self.norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+
+    def __enter__(self):
+        self.momenta = [m.momentum for m in self.norms]
+        for m in self.norms:
+            m.momentum = 0.0
+
+    def __exit__(self, *error):
+        for m, momentum in zip(self.norms, self.momenta, strict=True):
+            m.momentum = momentum

@@ -1,0 +1,158 @@
+"""Running notebooks by papermill, with what papermill itself lets pass: unknown parameters and wrong types.
+
+papermill only logs a warning for a parameter that a notebook does not have, and injects any type. So parameters are checked twice:
+by `execute` before a kernel starts, and by `check_parameters` in the notebook, for whoever calls papermill directly.
+"""
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+import types
+from pathlib import Path
+from typing import Any
+
+from semilib import progress
+from semilib.errors import BadInput, check_name
+
+SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each notebook a matter of seconds
+    "00_quickstart.ipynb": {"profile": "smoke", "options": {"fixmatch": {"threshold": 0.1}, "semi": {"threshold": 0.1}}},
+    "10_run.ipynb": {"profile": "smoke", "method": "fixmatch", "options": {"threshold": 0.1}},
+}
+
+
+def check_parameters(given: dict[str, Any], **expected: Any) -> None:
+    """Refuse unknown or mistyped parameters of a notebook, in its first cell after the parameters.
+
+    given: globals(). expected: the notebook's parameters by name, each with its type or a tuple of types. Raises BadInput with the
+    nearest valid name, or with the type that would be right.
+    """
+    hidden = {"In", "Out", "get_ipython", "exit", "quit", "open"}
+    for name, value in given.items():
+        if name.startswith("_") or name in hidden or isinstance(value, types.ModuleType) or callable(value):
+            continue
+        check_name("parameter", name, expected)
+    for name, kinds in expected.items():
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        if type(given[name]) not in kinds:
+            raise BadInput(name, given[name], " or ".join(kind.__name__ for kind in kinds))
+
+
+def parameters(notebook: str | Path) -> dict[str, Any]:
+    """The parameters of a notebook with their default values, read from its cell tagged `parameters` (literals only)."""
+    import ast
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise BadInput("notebook", str(notebook), f"a notebook with one cell tagged `parameters`; it has {len(tagged)}")
+    return {node.targets[0].id: ast.literal_eval(node.value)
+            for node in ast.parse("".join(tagged[0]["source"])).body if isinstance(node, ast.Assign)}
+
+
+def check_given(notebook: str | Path, given: dict[str, Any]) -> None:
+    """Refuse parameters that the notebook does not have, or whose type is not the default's (None and anything may be exchanged)."""
+    known = parameters(notebook)
+    for name, value in given.items():
+        check_name("parameter", name, known)
+        default = known[name]
+        same = type(value) is type(default) or (type(value) is int and type(default) is float)
+        if not (same or default is None or value is None):
+            raise BadInput(name, value, f"{type(default).__name__}, as in {Path(notebook).name} ({name} = {default!r})")
+
+
+def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], show: bool = True) -> Path:
+    """Execute a notebook by papermill into `output`: checked first, written under a temporary name, renamed when all cells ran.
+
+    While it runs, the progress of its runs is followed in the terminal. A failed notebook is kept as OUTPUT.failed.ipynb, with the
+    error in it, and the error is raised again.
+    """
+    import papermill
+    from traitlets.config import Config
+    notebook, output = Path(notebook), Path(output)
+    check_given(notebook, given)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.stem}.{os.getpid()}.part.ipynb")
+    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    config = Config({"KernelManager": {"transport": "ipc"}}) if os.name == "posix" else Config()
+    with followed(show):
+        try:
+            papermill.execute_notebook(str(notebook), str(part), parameters=given, progress_bar=False, config=config,
+                                       kernel_name="python3", cwd=str(notebook.parent))
+        except BaseException:
+            if part.exists():
+                os.replace(part, failed)
+            raise
+    clean(part)
+    os.replace(part, output)
+    failed.unlink(missing_ok=True)
+    return output
+
+
+class followed:
+    """Inside, the progress that a notebook's runs leave in a file is shown in this terminal."""
+
+    def __init__(self, show: bool):
+        self.show = show
+
+    def __enter__(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.file = Path(self.folder.name) / "progress.json"
+        self.before = os.environ.get(progress.FILE)
+        os.environ[progress.FILE] = str(self.file)
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._follow, daemon=True)
+        if self.show:
+            self.thread.start()
+
+    def _follow(self) -> None:
+        terminal, last, said = progress.Terminal(), None, 0.0
+        import time
+        while not self.stop.wait(0.3):
+            if self.file.exists():
+                lines = json.loads(self.file.read_text(encoding="utf-8"))
+                changed = len(lines["finished"]) > terminal.printed
+                if changed or (lines != last and time.monotonic() - said >= terminal.period):
+                    terminal.print_lines(lines["finished"], lines["now"])
+                    last, said = lines, time.monotonic()
+
+    def __exit__(self, *error):
+        self.stop.set()
+        if self.show:
+            self.thread.join()
+        if self.before is None:
+            os.environ.pop(progress.FILE, None)
+        else:
+            os.environ[progress.FILE] = self.before
+        self.folder.cleanup()
+
+
+def clean(notebook: str | Path) -> None:
+    """Take out what a reader and a diff do not need: execution times, papermill's and the kernel's own metadata."""
+    notebook = Path(notebook)
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    content["metadata"] = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+                           "language_info": {"name": "python"}}
+    for cell in content["cells"]:
+        tags = [t for t in cell["metadata"].get("tags", []) if t != "injected-parameters"]
+        cell["metadata"] = {"tags": tags} if tags else {}
+        for out in cell.get("outputs", []):
+            if "metadata" in out:
+                out["metadata"] = {}
+    from semilib.checkpoint import write_text
+    write_text(notebook, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def smoke_copies(folder: str | Path, notebooks: str | Path) -> list[Path]:
+    """Copies of all notebooks with the parameters of `SMOKE` injected, not executed: what nbval runs in the tests."""
+    import papermill
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    out = []
+    for notebook in sorted(Path(notebooks).glob("*.ipynb")):
+        given = {**SMOKE.get(notebook.name, {}), "runs": str((folder / "runs").resolve())}
+        check_given(notebook, given)
+        papermill.execute_notebook(str(notebook), str(folder / notebook.name), parameters=given, prepare_only=True,
+                                   progress_bar=False)
+        out.append(folder / notebook.name)
+    return out

@@ -1,0 +1,228 @@
+"""A run's folder: what was run, by which code, on what, and what came out.
+
+    runs/CELL.sSEED/METHOD-KEY-CODE/    run.json     configuration, provenance, state and result
+                                        log.jsonl    a line an evaluation
+                                        checkpoint.npz, lock
+
+KEY is the hash of the configuration, CODE a fingerprint of the code that a run of this method executes. So a changed configuration or a
+changed step gets a folder of its own, nothing finished is overwritten, and a run made by other code shows as stale.
+`results/` holds committed copies of records (`publish`); it is evidence, never a cache.
+"""
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from semilib.checkpoint import write_text
+from semilib.config import Run
+from semilib.errors import BadInput
+from semilib.methods import METHODS
+
+PACKAGE = Path(__file__).parent
+VERSIONS = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "mlxtend")
+
+
+class RunBusy(RuntimeError):
+    """Another process is training this run."""
+
+
+# ---- which code ----------------------------------------------------------------------------------------------------------------------
+
+
+def _imports(module: str) -> set[str]:
+    """The semilib modules that a module's source imports, at its top or inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(_file(module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "semilib":
+            found.add(node.module)
+            found.update(f"{node.module}.{a.name}" for a in node.names if _file(f"{node.module}.{a.name}") is not None)
+    return {name for name in found if _file(name) is not None}
+
+
+def _file(module: str) -> Path | None:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _meaning(node: Any) -> Any:
+    """A syntax tree without positions, comments and docstrings, equal on every Python version."""
+    if isinstance(node, list):
+        return [_meaning(n) for n in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    body = fields.get("body")
+    if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) \
+            and isinstance(body[0].value.value, str):
+        fields["body"] = body[1:]
+    return [type(node).__name__, *[[k, _meaning(v)] for k, v in fields.items() if v not in (None, [])]]
+
+
+# Modules that a step imports without running: they speak of runs, they do not change numbers.
+BYSTANDERS = {"semilib", "semilib.methods", "semilib.record", "semilib.progress", "semilib.errors"}
+
+
+@functools.lru_cache
+def code_fingerprint(method: str) -> str:
+    """Eight hex digits over the source (without comments and docstrings) of every semilib module that a run of `method` executes:
+    what the engine and the method's module import, directly or not. Other methods' files do not count."""
+    entry = METHODS[method]
+    module = entry.split(":")[0] if isinstance(entry, str) else entry.__module__
+    todo, seen = {"semilib.engine", module}, set()
+    while todo:
+        name = todo.pop()
+        if name not in seen and name not in BYSTANDERS and _file(name) is not None:
+            seen.add(name)
+            todo |= _imports(name)
+    digest = hashlib.sha256()
+    for name in sorted(seen):
+        digest.update(json.dumps([name, _meaning(ast.parse(_file(name).read_text(encoding="utf-8")))]).encode())
+    if module not in seen and not isinstance(entry, str):      # a class made in a notebook: its own source, where there is one
+        import inspect
+        with contextlib.suppress(OSError, TypeError):
+            digest.update(inspect.getsource(entry).encode())
+    return digest.hexdigest()[:8]
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, whether the tree differs from it, versions and machine (never a path or a host name)."""
+    def git(*args: str) -> str | None:
+        try:
+            out = subprocess.run(["git", *args], cwd=PACKAGE, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return out.stdout.strip() if out.returncode == 0 else None
+    versions = {"python": platform.python_version()}
+    for name in VERSIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    changed = git("status", "--porcelain", "--", "semilib")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed), "versions": versions,
+            "system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
+
+
+# ---- the folder ------------------------------------------------------------------------------------------------------------------------
+
+
+def folder(run: Run, runs: str | Path = "runs") -> Path:
+    """Where a run of this configuration, by today's code, is kept."""
+    cell, method = run.name.split("/")
+    return Path(runs) / cell / f"{method}-{run.key}-{code_fingerprint(run.method)}"
+
+
+@contextlib.contextmanager
+def lock(path: Path):
+    """Hold the run's lock; it is the system's own and dies with the process. Raises RunBusy if another process holds it."""
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / "lock", "a+b") as file:
+        if not _try_lock(file):
+            raise RunBusy(f"{path} is being trained by another process: wait for it, or stop it first")
+        yield
+
+
+def _try_lock(file) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_busy(path: Path) -> bool:
+    """Whether a living process holds the run's lock."""
+    if not (path / "lock").exists():
+        return False
+    try:
+        with lock(path):
+            return False
+    except RunBusy:
+        return True
+
+
+def state(run: Run, runs: str | Path = "runs") -> str:
+    """not started | running | interrupted | failed | done | stale (only other code has done it)."""
+    path = folder(run, runs)
+    found = read(path)
+    if found is None:
+        others = [read(p) for p in path.parent.glob(f"{run.method}-{run.key}-*") if p != path]
+        return "stale" if any(r and r["status"] == "done" for r in others) else "not started"
+    if found["status"] == "running":
+        return "running" if is_busy(path) else "interrupted"
+    return found["status"]
+
+
+def read(path: str | Path) -> dict[str, Any] | None:
+    """run.json of a folder; None if there is none."""
+    file = Path(path) / "run.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    write_text(path / "run.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """The evaluations of a run, in order; a last line cut short by a kill is left out."""
+    file = Path(path) / "log.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def write_log(path: Path, evaluations: list[dict[str, Any]]) -> None:
+    write_text(path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in evaluations))
+
+
+def append_log(path: Path, evaluation: dict[str, Any]) -> None:
+    with open(path / "log.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(evaluation) + "\n")
+        file.flush()
+
+
+def new(run: Run, **facts: Any) -> dict[str, Any]:
+    """A fresh run.json: what is known before the first step."""
+    return {"name": run.name, "key": run.key, "code": code_fingerprint(run.method), "status": "running",
+            "config": dataclasses.asdict(run), **facts, **provenance(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def check_same(found: dict[str, Any], run: Run, path: Path) -> None:
+    """Raise BadInput if a folder's run is not `run`: a folder holds one configuration for ever."""
+    before, now = found["config"], dataclasses.asdict(run)
+    for name, value in run.numbers().items():
+        if before.get(name) != value:
+            why = "a run cannot be made longer or shorter: rate, warm-up and every other duration depend on its length, so a " \
+                  "longer one differs from its first step on; start a new one" if name == "steps" else "start a new one elsewhere"
+            raise BadInput(name, now[name], f"{before.get(name)!r}, as in the run kept in {path.name} ({why})")
+
+
+def publish(path: str | Path, results: str | Path) -> Path:
+    """Copy a finished run's record (run.json and log.jsonl, no weights) into a folder of `results/`. Refuses unfinished ones."""
+    found = read(path)
+    if found is None or found["status"] != "done":
+        raise BadInput("path", str(path), "the folder of a finished run")
+    target = Path(results) / f"{found['name'].replace('/', '_')}-{found['key']}"
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("run.json", "log.jsonl"):
+        shutil.copyfile(Path(path) / name, target / name)
+    return target

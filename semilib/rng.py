@@ -1,0 +1,78 @@
+"""Random numbers as a function of (seed, stream, step, row): Philox-4x32-10 in integer tensor arithmetic.
+
+Nothing here has state. The same four coordinates give the same 32 bits on the CPU and on a GPU, so any batch of any run can be
+drawn again, a resumed run needs no saved random state, and all methods of one seed see the same split, batches and views.
+Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+"""
+from __future__ import annotations
+
+import functools
+import hashlib
+
+import torch
+from torch import Tensor
+
+MASK = 0xFFFFFFFF
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+@functools.lru_cache(maxsize=4096)
+def key(seed: int, stream: str) -> tuple[int, int]:
+    """The two 32-bit key words of a named stream: streams of one seed are independent, and adding one changes no other."""
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
+
+
+def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """High and low word of the 64-bit product of 32-bit words `a` and constant `m`, without leaving the signed 64-bit range."""
+    low = a * (m & 0xFFFF)                                     # < 2^48
+    high = a * (m >> 16) + (low >> 16)                         # < 2^49
+    return high >> 16, ((high << 16) | (low & 0xFFFF)) & MASK
+
+
+def philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int, k1: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ten Philox rounds on int64 tensors that hold 32-bit counter words; returns four tensors of 32-bit words."""
+    for _ in range(10):
+        high0, low0 = _mulhilo(c0, MULTIPLIERS[0])
+        high1, low1 = _mulhilo(c2, MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
+    return c0, c1, c2, c3
+
+
+def words(seed: int, stream: str, step: int | Tensor, rows: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """Random 32-bit words, int64 [rows, n] in [0, 2^32).
+
+    seed: any integer. stream: a name such as "weak_l". step: an integer or a 0-dim int64 tensor on `device` (so that a
+    captured graph draws anew at every replay). The value at [row, i] depends on (seed, stream, step, row, i) alone.
+    """
+    k0, k1 = key(seed, stream)
+    blocks = -(-n // 4)
+    step = torch.as_tensor(step, dtype=torch.int64, device=device)
+    row = torch.arange(rows, device=device).view(rows, 1).expand(rows, blocks)
+    block = torch.arange(blocks, device=device).view(1, blocks).expand(rows, blocks)
+    c2, c3 = (step & MASK).expand(rows, blocks), ((step >> 32) & MASK).expand(rows, blocks)
+    out = torch.stack(philox(block, row, c2, c3, k0, k1), dim=-1)          # [rows, blocks, 4]
+    return out.reshape(rows, blocks * 4)[:, :n]
+
+
+def uniform(w: Tensor) -> Tensor:
+    """Words to float32 in [0, 1): the upper 24 bits, so that the result is exact on every device."""
+    return (w >> 8).to(torch.float32) * 2.0 ** -24
+
+
+def integers(w: Tensor, n: int) -> Tensor:
+    """Words to int64 in {0, ..., n - 1}, n < 2^31 (multiply and shift; the bias is below n / 2^32)."""
+    return (w * n) >> 32
+
+
+def permutation(seed: int, stream: str, step: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """A permutation of 0..n-1, int64 [n]: the stable argsort of one word a row."""
+    return torch.argsort(words(seed, stream, step, n, 1, device).squeeze(1), stable=True)
+
+
+def generator(seed: int, stream: str) -> torch.Generator:
+    """A CPU generator for a named stream, for what is drawn once on the host (initial weights)."""
+    k0, k1 = key(seed, stream)
+    return torch.Generator().manual_seed((k0 << 31) ^ k1)

@@ -1,0 +1,102 @@
+"""The grid of the study: which runs a table or a notebook needs, doing those that are missing, and reporting on records."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from semilib import engine, record
+from semilib.checkpoint import write_text
+from semilib.config import Run
+from semilib.errors import check_name
+from semilib.progress import Progress, automatic
+
+QUICKSTART_METHODS = ("supervised", "fixmatch", "semi")
+
+
+def home(start: str | Path = ".") -> Path:
+    """The project's folder: the nearest one above `start` that holds `notebooks/` and `semilib/`, else `start` itself. Notebooks
+    and commands keep runs and data relative to it, wherever they are started from."""
+    start = Path(start).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "notebooks").is_dir() and (folder / "semilib").is_dir():
+            return folder
+    return start
+
+
+def place(path: str | Path) -> Path:
+    """A path relative to `home`; an absolute one stays as it is."""
+    return home() / Path(path).expanduser()
+
+
+def shown(path: str | Path) -> str:
+    """A path as a reader should see it: relative to the project where it lies inside, without the machine's folders."""
+    path = Path(path).resolve()
+    return path.relative_to(home()).as_posix() if path.is_relative_to(home()) else path.as_posix()
+
+
+def quickstart(methods: Iterable[str] = QUICKSTART_METHODS, seeds: Iterable[int] = (0,),
+               options: dict[str, dict[str, Any]] | None = None, **changes: Any) -> list[Run]:
+    """The runs of the quickstart: each method on the embedded data, for each seed. options: method -> its options."""
+    options = options or {}
+    for method in options:
+        check_name("options", method, methods)
+    return [Run.of("mnistm5k", method, seed=seed, options=options.get(method, {}), root=str(place("data")), **changes)
+            for seed in seeds for method in methods]
+
+
+def scale(runs: Iterable[Run]) -> str:
+    """What a table of these runs must say in its title: cell, steps and profile."""
+    parts = {f"{run.cell}, {run.steps:,} steps (profile {run.profile}, {run.network})" for run in runs}
+    return "; ".join(sorted(parts))
+
+
+def states(runs: Iterable[Run], folder: str | Path = "runs") -> list[tuple[Run, str]]:
+    """Each run with its state: not started, running, interrupted, failed, stale or done."""
+    return [(run, record.state(run, folder)) for run in runs]
+
+
+def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress | None = None) -> list[Path]:
+    """Do the runs that are not done, one after the other, and return all their folders. A run that fails leaves its record and
+    does not stop the others; a run that another process has is an error, because its numbers are not there yet."""
+    runs = list(runs)
+    progress = progress or automatic(len(runs))
+    paths = []
+    for run in runs:
+        path = record.folder(run, folder)
+        found = record.read(path)
+        if found is not None and found["status"] == "done":
+            progress.reused(run, found["result"])
+        else:
+            try:
+                engine.train(run, folder, progress=progress)
+            except engine.TrainingError as error:
+                progress.note(f"{run.name}: {error}")
+        paths.append(path)
+    return paths
+
+
+def report(records: str | Path | Iterable[Path], figures: str | Path, title: str) -> str:
+    """Table and figures of records (a folder of them, or folders): files in `figures`, and the table as text."""
+    from semilib import figures as draw
+    from semilib import tables
+    folders = sorted(p.parent for p in Path(records).rglob("run.json")) if isinstance(records, str | Path) else list(records)
+    loaded = tables.load_all(folders)
+    frame, text = tables.table(loaded, title)
+    figures = Path(figures)
+    tables.write((frame, text), figures / "table")
+    for name in ("confusion_matrices", "distributions", "per_class_accuracy", "learning_curves", "pseudo_label_quality"):
+        draw.save(*getattr(draw, name)(loaded), figures / f"{name}.png")
+    return text
+
+
+def leave_list(folders: Iterable[Path], out: Path | None = None) -> None:
+    """Print where records are and the commit and versions that made them; also as `records.txt` in `out`."""
+    lines = [shown(folder) for folder in folders]
+    if out is not None:
+        write_text(Path(out) / "records.txt", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+    first = record.read(next(iter(folders)))
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    print(f"\ncommit {first['commit']}{' with changes' if first['dirty'] else ''}; {versions}; {first['resolved']['device']}, "
+          f"{first['resolved']['precision']}")

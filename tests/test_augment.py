@@ -1,0 +1,443 @@
+"""The views against Pillow, numpy and torchvision, one image at a time, and the properties that training relies on."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms.functional import normalize
+
+from semilib import augment, rng
+from semilib.augment import OPS
+from semilib.errors import BadInput
+
+SIDE = 32
+SIGNED = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}
+BLENDED = {"Brightness", "Color", "Contrast", "Sharpness"}
+LEVELS = range(1, 10)
+
+
+# ------------------------------------------------------------------------------------------------- images and slow references
+
+def photographs() -> list[np.ndarray]:
+    """Crops of two photographs, at full resolution (smooth) and reduced (rich in edges), uint8 [32, 32, 3]."""
+    from sklearn.datasets import load_sample_images
+
+    out = []
+    for picture in load_sample_images().images:
+        out += [picture[top:top + SIDE, left:left + SIDE] for top, left in ((100, 100), (200, 300), (350, 500))]
+        small = np.asarray(Image.fromarray(picture).resize((SIDE * 2, SIDE), Image.BILINEAR))
+        out += [small[:, :SIDE], small[:, SIDE:]]
+    return out
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Batches this small gain nothing from a second thread, and where other work fills the cores the two wait on each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """Noise, photographs and degenerate images, uint8 [N, 3, 32, 32]."""
+    generator = np.random.default_rng(0)
+    noise = [generator.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(3)]
+    ramp = np.add.outer(np.arange(SIDE), np.arange(SIDE))[..., None] * np.array([1, 2, 4])
+    two = generator.integers(0, 2, (SIDE, SIDE, 3))
+    sparse = np.full((SIDE, SIDE, 3), 200)
+    sparse[:6, :6] = 20                                        # 36 pixels below the maximum: Equalize must leave it alone
+    crowded = np.full((SIDE, SIDE, 3), 5)
+    crowded[:18, :25] = np.arange(450).reshape(18, 25, 1) % 5  # 450 pixels below it, step 1: the table passes 255
+    constant = [np.full((SIDE, SIDE, 3), v) for v in (0, 77, 255)]
+    made = [*constant, two * 255, 100 + two, 30 + two * 90, ramp, 90 + ramp // 8, sparse, crowded]
+    stack = noise + photographs() + [m.astype(np.uint8) for m in made]
+    return torch.from_numpy(np.stack(stack)).permute(0, 3, 1, 2).contiguous()
+
+
+def to_pillow(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def from_pillow(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def pillow_op(name: str, image: Image.Image, value: float) -> Image.Image:
+    """One operation as the published code performs it, on one Pillow image."""
+    def affine(*matrix):
+        return image.transform(image.size, Image.AFFINE, matrix)
+
+    if name in BLENDED:
+        return getattr(ImageEnhance, name)(image).enhance(value)
+    return {"AutoContrast": lambda: ImageOps.autocontrast(image), "Equalize": lambda: ImageOps.equalize(image),
+            "Identity": lambda: image, "Posterize": lambda: ImageOps.posterize(image, max(1, int(value))),
+            "Rotate": lambda: image.rotate(value), "Solarize": lambda: ImageOps.solarize(image, value),
+            "ShearX": lambda: affine(1, value, 0, 0, 1, 0), "ShearY": lambda: affine(1, 0, 0, value, 1, 0),
+            "TranslateX": lambda: affine(1, 0, value, 0, 1, 0), "TranslateY": lambda: affine(1, 0, 0, 0, 1, value)}[name]()
+
+
+def level_value(name: str, level: int, minus: bool, size: int = SIDE) -> float:
+    """Pool A's value of a level by the rules fl(m) = v m / 10, it(m) = int(v m / 10)."""
+    sign = -1 if minus and name in SIGNED else 1
+    if name in BLENDED:
+        return float(level) * 0.9 / 10 + 0.05
+    if name.startswith("Shear"):
+        return sign * (float(level) * 0.3 / 10)
+    if name.startswith("Translate"):
+        return int(sign * (float(level) * 0.3 / 10) * size)
+    return {"Posterize": int(level * 4 / 10) + 4, "Rotate": sign * int(level * 30 / 10),
+            "Solarize": 256 - int(level * 256 / 10)}.get(name, 0)
+
+
+def apply_one(images: torch.Tensor, name: str, value: float) -> torch.Tensor:
+    n = len(images)
+    return augment.apply_ops(images, torch.full((n,), OPS.index(name)), torch.full((n,), value, dtype=torch.float64))
+
+
+def check_against_pillow(images: torch.Tensor, name: str, values: list[float]) -> None:
+    """Every image at every value, in one batch: equal to Pillow in every byte."""
+    pictures = [to_pillow(image) for image in images]
+    value = torch.tensor(values, dtype=torch.float64).repeat_interleave(len(images))
+    got = augment.apply_ops(images.repeat(len(values), 1, 1, 1), torch.full(value.shape, OPS.index(name)), value)
+    assert got.dtype == torch.uint8
+    for value, batch in zip(values, got.split(len(images))):
+        want = torch.stack([from_pillow(pillow_op(name, picture, value)) for picture in pictures])
+        assert torch.equal(batch, want), f"{name} {value}: {(batch != want).sum()} of {want.numel()} bytes differ"
+
+
+def pillow_cutout(image: Image.Image, cx: float, cy: float, side: float, colour: tuple) -> Image.Image:
+    if side <= 0:
+        return image
+    width, height = image.size
+    x0, y0 = int(max(0, cx - side / 2.0)), int(max(0, cy - side / 2.0))
+    image = image.copy()
+    ImageDraw.Draw(image).rectangle((x0, y0, int(min(width, x0 + side)), int(min(height, y0 + side))), colour)
+    return image
+
+
+def slow_weak(image: torch.Tensor, w: list[int], flip: bool) -> torch.Tensor:
+    """One weak view with numpy: flip, reflect padding, crop. w: three 32-bit words."""
+    height, width = image.shape[1:]
+    py, px = height // 8, width // 8
+    array = image.numpy()
+    if flip and w[0] >= 2 ** 31:
+        array = array[:, :, ::-1]
+    padded = np.pad(array, ((0, 0), (py, py), (px, px)), mode="reflect")
+    top, left = w[1] * (2 * py + 1) >> 32, w[2] * (2 * px + 1) >> 32
+    return torch.from_numpy(padded[:, top:top + height, left:left + width].copy())
+
+
+def slow_strong(image: torch.Tensor, w: list[int], flip: bool, pool: str) -> torch.Tensor:
+    """One strong view with Pillow, from the same words as the batch gets."""
+    ranges = {"Posterize": (4, 8), "Rotate": (-30, 30), "ShearX": (-0.3, 0.3), "ShearY": (-0.3, 0.3), "Solarize": (0, 256),
+              "TranslateX": (-0.3 * SIDE, 0.3 * SIDE), "TranslateY": (-0.3 * SIDE, 0.3 * SIDE)}
+    ranges |= dict.fromkeys(BLENDED, (0.05, 0.95))
+    picture = to_pillow(slow_weak(image, w[:3], flip))
+    for slot in range(2 if pool == "A" else 3):
+        a, b, c, d = w[3 + 4 * slot:7 + 4 * slot]
+        name = OPS[a * 14 >> 32]
+        if pool == "B":
+            low, high = ranges.get(name, (0, 0))
+            picture = pillow_op(name, picture, low + (b >> 8) / 2 ** 24 * (high - low))
+        elif d >= 2 ** 31:
+            picture = pillow_op(name, picture, level_value(name, (b * 9 >> 32) + 1, c >= 2 ** 31))
+    u = [(v >> 8) / 2 ** 24 for v in w[-3:]]
+    side, colour = (16, (127, 127, 127)) if pool == "A" else (u[2] * 0.5 * SIDE, (125, 123, 114))
+    return from_pillow(pillow_cutout(picture, u[0] * SIDE, u[1] * SIDE, side, colour))
+
+
+# ------------------------------------------------------------------------------------------------------------------ operations
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_level_of_pool_a_equals_pillow(images, name):
+    values = {level_value(name, level, minus) for level in LEVELS for minus in (False, True)}
+    check_against_pillow(images, name, sorted(values))
+
+
+CONTINUOUS = {**dict.fromkeys(sorted(BLENDED), (0.0, 1.0)), "Posterize": (4, 8), "Rotate": (-30, 30), "ShearX": (-0.3, 0.3),
+              "ShearY": (-0.3, 0.3), "Solarize": (0, 256), "TranslateX": (-9.6, 9.6), "TranslateY": (-9.6, 9.6)}
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_continuous_values_equal_pillow(images, name):
+    low, high = CONTINUOUS[name]
+    values = np.random.default_rng(len(name)).uniform(low, high, 15).tolist() + [low, (low + high) / 2, high]
+    check_against_pillow(images[::3], name, values)
+
+
+def test_wide_rotations_equal_pillow(images):
+    check_against_pillow(images[:8], "Rotate", [-89.0, -45.0, 45.0, 60.5, 89.0])
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_other_sides_equal_pillow(images, name):
+    tall = torch.cat([images[:-1], images[1:]], dim=2)[:, :, :50, :27].contiguous()                 # 50 x 27, odd and unequal
+    check_against_pillow(tall[::2], name, [level_value(name, 7, True)])
+
+
+def test_operations_mix_in_one_batch(images):
+    """The families must not disturb each other: one batch with all 14 operations equals 14 batches with one each."""
+    batch = images[:14]
+    value = torch.tensor([level_value(name, 5, False) for name in OPS], dtype=torch.float64)
+    got = augment.apply_ops(batch, torch.arange(14), value)
+    for i, name in enumerate(OPS):
+        assert torch.equal(got[i], apply_one(batch, name, value[i].item())[i]), name
+
+
+def test_single_precision_values_are_accepted(images):
+    op = torch.full((len(images),), OPS.index("Rotate"))
+    assert torch.equal(augment.apply_ops(images, op, torch.full(op.shape, 12.0)), apply_one(images, "Rotate", 12.0))
+
+
+# --------------------------------------------------------------------------------------------------------------------- cut-out
+
+@pytest.mark.parametrize("side,colour", [(16.0, (127, 127, 127)), (11.3, (125, 123, 114)), (0.7, (1, 2, 3)), (0.0, (1, 2, 3))])
+def test_cutout_equals_the_drawn_rectangle(images, side, colour):
+    """Corners, borders and interior, at whole and broken coordinates."""
+    spots = [0.0, 3.4, 7.99, 8.0, 12.5, 16.0, 20.0, 23.9, 24.0, 24.01, 28.0, 31.99]
+    centres = torch.tensor([(cx, cy) for cx in spots for cy in spots], dtype=torch.float64)
+    image = images[5]
+    got = augment.cutout(image.expand(len(centres), -1, -1, -1), centres[:, 0], centres[:, 1],
+                         torch.full((len(centres),), side, dtype=torch.float64), colour)
+    for out, (cx, cy) in zip(got, centres.tolist()):
+        assert torch.equal(out, from_pillow(pillow_cutout(to_pillow(image), cx, cy, side, colour))), (cx, cy)
+
+
+@pytest.mark.parametrize("cx,cy,pixels", [(16, 16, 289), (0, 0, 289), (4, 16, 289), (31, 16, 9 * 17), (16, 31, 9 * 17),
+                                          (31, 31, 81), (24, 24, 256)])
+def test_cutout_area(cx, cy, pixels):
+    """17 x 17 inside and at the top and left border; only the bottom and right border clip."""
+    x = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
+    out = augment.cutout(x, torch.tensor([float(cx)]), torch.tensor([float(cy)]), torch.tensor([16.0]), (127, 127, 127))
+    assert (out == 127).sum() == 3 * pixels and (out == 0).sum() == 3 * (SIDE * SIDE - pixels)
+
+
+# ----------------------------------------------------------------------------------------------------------------- whole views
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("shape", [(32, 32), (64, 64), (24, 41)])
+def test_weak_equals_padding_and_cropping(flip, shape):
+    x = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (40, 3, *shape), dtype=np.uint8))
+    w = rng.words(3, "weak_u", 17, 40, 3).tolist()
+    want = torch.stack([slow_weak(image, words, flip) for image, words in zip(x, w)])
+    assert torch.equal(augment.weak(x, 3, "weak_u", 17, flip), want)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("pool", ["A", "B"])
+def test_strong_equals_the_whole_chain_in_pillow(images, pool, flip):
+    batch = images.repeat(6, 1, 1, 1)
+    n_words = 14 if pool == "A" else 18
+    w = rng.words(5, "strong_u", 2, len(batch), n_words).tolist()
+    got = augment.strong(batch, 5, "strong_u", 2, flip, pool)
+    want = torch.stack([slow_strong(image, words, flip, pool) for image, words in zip(batch, w)])
+    differing = (got != want).flatten(1).any(1)
+    assert not differing.any(), f"{differing.sum()} of {len(batch)} views differ"
+
+
+def test_strong_rejects_an_unknown_pool(images):
+    with pytest.raises(BadInput, match="pool"):
+        augment.strong(images, 0, "s", 0, True, "D")
+
+
+def positions(seed: int, flip: bool, count: int = 30000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Per view (mirrored, row offset, column offset), read off weak views of an image whose pixels tell their place."""
+    place = torch.arange(16, dtype=torch.uint8)
+    image = torch.stack([place.view(16, 1).expand(16, 16), place.expand(16, 16), torch.zeros(16, 16, dtype=torch.uint8)])
+    views = augment.weak(image.expand(count, -1, -1, -1), seed, "weak", 0, flip).long()            # padding 2, offsets -2..2
+    mirrored = views[:, 1, 8, 8] < views[:, 1, 8, 7]
+    column = torch.where(mirrored, 15 - views[:, 1, 8, 8], views[:, 1, 8, 8])
+    return mirrored, views[:, 0, 8, 8] - 8, column - 8
+
+
+def assert_uniform(draws: torch.Tensor, values: range) -> None:
+    """Every value occurs, none other, each within five standard deviations of its expected count."""
+    share = 1 / len(values)
+    bound = 5 * (len(draws) * share * (1 - share)) ** 0.5
+    assert draws.min() == values[0] and draws.max() == values[-1]
+    for v in values:
+        assert abs((draws == v).sum().item() - len(draws) * share) < bound, v
+
+
+def test_weak_statistics():
+    mirrored, row, column = positions(0, True)
+    assert_uniform(mirrored.long(), range(2))
+    assert_uniform(row, range(-2, 3))
+    assert_uniform(column, range(-2, 3))
+    assert_uniform((row + 2) * 5 + column + 2, range(25))                                            # the two are independent
+    assert not positions(0, False)[0].any()
+
+
+def test_crop_offsets_at_32():
+    x = torch.arange(SIDE, dtype=torch.uint8).view(1, 1, SIDE, 1).expand(20000, 3, SIDE, SIDE)
+    assert_uniform(augment.weak(x, 1, "weak", 0, True)[:, 0, 16, 0].long() - 16, range(-4, 5))
+
+
+def test_draws_of_pool_a():
+    op, value = augment.draw_ops(rng.words(0, "s", 0, 60000, 4), "A", SIDE, SIDE)
+    identity = OPS.index("Identity")
+    assert abs((op == identity).double().mean() - (0.5 + 0.5 / 14)) < 0.01                           # skipped, or drawn
+    applied = op[op != identity]
+    assert_uniform(applied - (applied > identity).long(), range(13))
+    rotation = value[op == OPS.index("Rotate")]
+    assert_uniform((rotation.abs() / 3).long(), LEVELS)
+    assert_uniform((rotation > 0).long(), range(2))
+    assert_uniform(((value[op == OPS.index("Color")] - 0.05) / 0.09).round().long(), LEVELS)
+
+
+def test_slots_draw_independently():
+    """Operation pairs of pool A over the two slots: all 13 x 13 applied pairs alike."""
+    slots = rng.words(0, "s", 0, 60000, 8).split(4, dim=1)
+    first, second = (augment.draw_ops(w, "A", SIDE, SIDE)[0] for w in slots)
+    identity = OPS.index("Identity")
+    both = (first != identity) & (second != identity)
+    first, second = (op[both] - (op[both] > identity).long() for op in (first, second))
+    assert_uniform(first * 13 + second, range(169))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_values_of_pool_a(name):
+    """Words made to select each sign and level give the published value."""
+    def word(k: int, n: int) -> int:
+        return -(-k * 2 ** 32 // n)                                                                  # least word that maps to k
+
+    for height, width in ((32, 32), (64, 48)):
+        size = height if name == "TranslateY" else width
+        for minus in (False, True):
+            rows = [[word(OPS.index(name), 14), word(level - 1, 9), word(int(minus), 2), 2 ** 31] for level in LEVELS]
+            op, value = augment.draw_ops(torch.tensor(rows), "A", height, width)
+            assert (op == OPS.index(name)).all()
+            assert value.tolist() == [level_value(name, level, minus, size) for level in LEVELS]
+            rows = [[*row[:3], 2 ** 31 - 1] for row in rows]
+            assert (augment.draw_ops(torch.tensor(rows), "A", height, width)[0] == OPS.index("Identity")).all()
+
+
+def test_draws_of_pool_b():
+    op, value = augment.draw_ops(rng.words(0, "s", 0, 60000, 4), "B", SIDE, SIDE)
+    assert_uniform(op, range(14))
+    ranges = {**CONTINUOUS, **dict.fromkeys(BLENDED, (0.05, 0.95))}
+    for name, (low, high) in ranges.items():
+        drawn = (value[op == OPS.index(name)] - low) / (high - low)
+        assert drawn.min() >= 0 and drawn.max() < 1, name
+        assert_uniform((drawn * 6).long(), range(6))
+
+
+def test_cutout_of_strong_views():
+    """Pool A paints 17 x 17 pixels less the clipped part; pool B's side spreads over [0, W / 2)."""
+    black = torch.zeros(3000, 3, SIDE, SIDE, dtype=torch.uint8)
+    w = rng.words(0, "s", 0, 3000, 3)
+    painted = augment._random_cutout(black, w, "A")[:, 0] == 127
+    columns, rows = painted.any(1).sum(1), painted.any(2).sum(1)
+    assert columns.max() == rows.max() == 17 and columns.min() == rows.min() == 9
+    assert abs((columns == 17).double().mean() - 0.75) < 0.04                        # centres below 24 of 32: full width
+    sides = (augment._random_cutout(black, w, "B")[:, 2] == 114).any(1).sum(1)
+    assert sides.max() == 16 and abs(sides.double().mean() - 8.17) < 0.4             # 8.5 less what the border clips
+
+
+# ------------------------------------------------------------------------------------------- properties that training relies on
+
+VIEWS = {"weak": lambda x, seed=0, stream="v", step=4: augment.weak(x, seed, stream, step, True),
+         "A": lambda x, seed=0, stream="v", step=4: augment.strong(x, seed, stream, step, True, "A"),
+         "B": lambda x, seed=0, stream="v", step=4: augment.strong(x, seed, stream, step, True, "B")}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_are_functions_of_their_coordinates(images, view):
+    make = VIEWS[view]
+    first, before = make(images), images.clone()
+    assert torch.equal(first, make(images)) and torch.equal(images, before)
+    assert torch.equal(first, make(images, step=torch.tensor(4)))
+    for other in (dict(seed=1), dict(stream="w"), dict(step=5)):
+        assert not torch.equal(first, make(images, **other)), other
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_row_depends_on_itself_alone(images, view):
+    make = VIEWS[view]
+    whole = make(images)
+    assert torch.equal(make(images[:5]), whole[:5])
+    changed = images.clone()
+    changed[7:] = 255 - changed[7:]
+    assert torch.equal(make(changed)[:7], whole[:7])
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_memory_layout_is_immaterial(images, view):
+    assert torch.equal(VIEWS[view](images.contiguous(memory_format=torch.channels_last)), VIEWS[view](images))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_global_random_state_is_untouched(images, view):
+    before_torch, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
+    VIEWS[view](images)
+    assert torch.equal(torch.get_rng_state(), before_torch) and (np.random.get_state()[1] == before_numpy).all()
+
+
+class NoHostTraffic(TorchDispatchMode):
+    """Raises where an operation's result would have a data-dependent shape, be read on the host, or come from the host."""
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "nonzero_static", "masked_select", "bincount", "lift_fresh", "_unique",
+                 "_unique2", "unique_dim", "unique_consecutive", "histc", "rand", "randn", "randint", "randperm", "bernoulli")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in self.FORBIDDEN:
+            raise AssertionError(f"forbidden operation {name}")
+        masks = (torch.bool, torch.uint8)
+        if name in ("index", "index_put", "index_put_") and any(i is not None and i.dtype in masks for i in args[1]):
+            raise AssertionError("indexing by a mask")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("bad", [lambda x: x.sum().item(), lambda x: x[x > 3], lambda x: x.unique(), lambda x: torch.nonzero(x),
+                                 lambda x: torch.bincount(x.flatten()), lambda x: torch.tensor([1.0])])
+def test_the_guard_catches(images, bad):
+    with pytest.raises(AssertionError), NoHostTraffic():
+        bad(images)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_can_be_captured(images, view):
+    """With the constants cached and the step on the device, nothing depends on data and nothing crosses from or to the host."""
+    step = torch.tensor(4)
+    want = VIEWS[view](images)
+    with NoHostTraffic():
+        got = VIEWS[view](images, step=step)
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_run_without_data(view):
+    """Shapes alone suffice: the meta device has no data to look at."""
+    x = torch.empty(6, 3, SIDE, SIDE, dtype=torch.uint8, device="meta")
+    out = VIEWS[view](x)
+    assert out.shape == x.shape and out.dtype == torch.uint8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("view", VIEWS)
+def test_gpu_gives_the_same_bits_and_captures(images, view):
+    make, x = VIEWS[view], images.repeat(20, 1, 1, 1)
+    device_x, step = x.cuda(), torch.tensor(4, device="cuda")
+    assert torch.equal(make(device_x, step=step).cpu(), make(x))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = make(device_x, step=step)
+    step.fill_(9)
+    graph.replay()
+    assert torch.equal(out.cpu(), make(x, step=9))
+
+
+# ----------------------------------------------------------------------------------------------------------------- normalising
+
+@pytest.mark.parametrize("mean,std", [((0.49, 0.48, 0.45), (0.2471, 0.2435, 0.2616)), ((0.5, 0.0, 1.0), (0.1, 1.0, 0.25))])
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 2e-6), (torch.float64, 1e-13), (torch.float16, 2 ** -11),
+                                             (torch.bfloat16, 2 ** -8)])
+def test_normalise(images, mean, std, dtype, tolerance):
+    got = augment.normalise(images, mean, std, dtype)
+    want = normalize(images.double() / 255, mean, std)
+    assert got.dtype == dtype and got.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
