@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 
 __version__ = "0.1.0"
-_HOMES = {"Run": "config", "train": "engine", "Trainer": "engine", "METHODS": "methods", "Method": "methods.base",
+_HOMES = {"Run": "config", "train": "training", "Trainer": "engine", "METHODS": "methods", "Method": "methods.base",
           "BadInput": "errors"}
 __all__ = ["METHODS", "BadInput", "Method", "Run", "Trainer", "train"]
 

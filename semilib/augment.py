@@ -147,10 +147,9 @@ def cutout(x: Tensor, cx: Tensor, cy: Tensor, side: Tensor, colour: tuple[int, i
     and paints both end pixels, so that side 16 covers 17 x 17. A side of 0 paints nothing.
     """
     def covered(centre: Tensor, size: int) -> Tensor:                                                      # [B, size]
-        first = (centre - side * 0.5).clamp(min=0).floor()
-        last = (first + side).clamp(max=size).floor()
         pixel = torch.arange(size, device=x.device)
-        return (pixel >= first.unsqueeze(1)) & (pixel <= last.unsqueeze(1)) & (side > 0).unsqueeze(1)
+        first = (centre - side * 0.5).clamp(min=0).floor().unsqueeze(1)
+        return (pixel >= first) & (pixel <= first + side.unsqueeze(1)) & (side > 0).unsqueeze(1)
 
     inside = covered(cy, x.shape[2]).unsqueeze(2) & covered(cx, x.shape[3]).unsqueeze(1)                   # [B, H, W]
     return torch.where(inside.unsqueeze(1), _constant(colour, torch.uint8, x.device).view(1, 3, 1, 1), x)

@@ -32,19 +32,22 @@ def assignments(pairs: list[str]) -> dict[str, Any]:
 
 def given_run(words: list[str]):
     """A Run from NAME=VALUE words; a name with a dot is an option of the method: `semi.alpha=0.2` or `options.alpha=0.2`."""
+    from semilib import study
     from semilib.config import Run
     given = assignments(words)
     options = dict(given.pop("options", {}))
     for name in [n for n in given if "." in n]:
         options[name.split(".", 1)[1]] = given.pop(name)
+    given.setdefault("root", str(study.place("data")))
     return Run.of(**given, options=options)
 
 
 def run(args) -> None:
-    from semilib import engine, progress, record, study, tables
+    from semilib import progress, record, study, tables
+    from semilib.training import train
     wanted = given_run(args.field)
-    path = engine.train(wanted, study.place(args.runs), args.folder, progress.Terminal())
-    print(tables.table(tables.load_all([path]), wanted.cell)[1])
+    path = train(wanted, study.place(args.runs), args.folder, progress.Terminal())
+    print(tables.table(tables.load_all([path])).text)
     print(f"record: {study.shown(path)} ({record.read(path)['status']})")
 
 
@@ -83,21 +86,23 @@ def execute(args) -> None:
 def quickstart(args) -> None:
     import papermill.exceptions
 
-    from semilib import notebooks, study
+    from semilib import notebooks, study, tables
     home = study.home()
-    output = study.place("runs") / "quickstart" / "00_quickstart.ipynb"
+    given = assignments(args.parameter)
+    output = study.place(given.get("runs", "runs")) / "quickstart" / "00_quickstart.ipynb"
     print("Supervised, FixMatch and SeMi on a long-tailed set of 32x32 pictures: about 3 minutes on two cores, no download.")
     try:
-        notebooks.execute(home / "notebooks" / "00_quickstart.ipynb", output, assignments(args.parameter))
+        notebooks.execute(home / "notebooks" / "00_quickstart.ipynb", output, given)
     except papermill.exceptions.PapermillExecutionError as error:
         sys.exit(f"{error.ename}: {error.evalue}\nthe notebook up to the error: "
                  f"{study.shown(output.with_name(output.stem + '.failed.ipynb'))}")
     folder = output.parent
-    print((folder / "table.txt").read_text(encoding="utf-8"))
+    records = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
+    print(tables.table(tables.load_all(home / line for line in records)).text, end="\n\n")
     print(f"notebook  {study.shown(output)}")
     for path in sorted(folder.glob("*.png")):
         print(f"figure    {study.shown(path)}")
-    for line in (folder / "records.txt").read_text(encoding="utf-8").splitlines():
+    for line in records:
         print(f"record    {line}")
 
 
@@ -154,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
     sub = verb(report, "table and figures of a folder of records")
     sub.add_argument("results", help="folder of records")
     sub.add_argument("figures", help="folder for the figures")
-    sub.add_argument("title")
+    sub.add_argument("title", nargs="?", default="")
 
     sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds, for the tests", "smoke-notebooks")
     sub.add_argument("folder")

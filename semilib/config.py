@@ -12,6 +12,7 @@ import json
 import math
 import types
 import typing
+from pathlib import Path
 from typing import Any
 
 from semilib.errors import BadInput, check_name
@@ -108,7 +109,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     # The paper's network and batch for as long as a CPU has patience: shows that everything runs, not how good it gets.
     "glance": dict(steps=120, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.1, ema=0.95, eval_every=24),
     # The embedded data in minutes on two cores.
-    "quickstart": dict(steps=1200, batch=32, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.99, eval_every=60),
+    "quickstart": dict(steps=1200, batch=32, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.99, eval_every=12),
     # Seconds, for tests of the machinery.
     "smoke": dict(steps=24, batch=16, lr=0.05, network="wrn-10-0.25", bn_momentum=0.1, ema=0.9, eval_every=6),
 }
@@ -126,13 +127,14 @@ class Run:
     seed: int = option(0, "seed of weights, order and views (not of the split: split_seed)", low=0)
 
     n1: int | None = option(40, "N1, labelled images of the first class; None = all that are labelled", low=1)
-    m1: int | None = option(360, "M1, unlabelled images of the first class; None = all the rest", low=1)
+    m1: int | None = option(360, "M1, unlabelled images of the largest class; None = all the rest", low=0)
     gamma_l: float = option(20.0, "imbalance of the labelled set, first class over last", low=1)
     gamma_u: float = option(20.0, "imbalance of the unlabelled set, largest class over smallest", low=1)
     order: str = option("consistent", "which classes are large in the unlabelled set", choices=ORDERS)
     labelled_in_unlabelled: bool = option(True, "the unlabelled pool holds the labelled images too (SeMi, ACR, DARP)")
     split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn", low=0)
     side: int = option(32, "side of the images in pixels (imagefolder)", low=8, high=512)
+    flip: bool | None = option(None, "whether a mirrored image keeps its class; None = as the data set says")
     root: str = option("data", "folder that holds, or will hold, the data sets", numbers=False)
 
     profile: str = option("quickstart", "the schedule that this run starts from", choices=tuple(PROFILES))
@@ -148,7 +150,7 @@ class Run:
     ema: float = option(0.99, "decay of the averaged network that is evaluated", low=0, high=1)
     ema_rule: str = option("parameters", "parameters: buffers copied; warmup: DASO's, buffers averaged; decaying: DARP's",
                            choices=("parameters", "warmup", "decaying"))
-    eval_every: Duration = option(60, "steps between evaluations, or their share of the run", low=0)
+    eval_every: Duration = option(12, "steps between evaluations, or their share of the run", low=0)
     network: str = option("wrn-10-0.5", "wrn-DEPTH-WIDTH or resnet50")
     variant: str = option("V1", "what the first blocks of the WRN read", choices=("V1", "V2", "V3"))
     bn_momentum: float = option(0.1, "batch-norm momentum in PyTorch's convention", low=0, high=1)
@@ -165,11 +167,12 @@ class Run:
 
     @classmethod
     def of(cls, dataset: str = "mnistm5k", method: str = "semi", **given: Any) -> Run:
-        """A run of the data set's default cell and profile, changed by what is given. Raises BadInput naming field and value."""
+        """A run of the data set's default cell and profile, changed by what is given; profile="" is the data set's own. Raises
+        BadInput naming field and value."""
         check_name("dataset", dataset, CELLS)
         for name in given:
             check_name("parameter", name, [f.name for f in dataclasses.fields(cls)])
-        profile = given.get("profile", CELLS[dataset]["profile"])
+        profile = given.get("profile") or CELLS[dataset]["profile"]
         check_name("profile", profile, PROFILES)
         if "gamma_l" in given and "gamma_u" not in given:
             given["gamma_u"] = given["gamma_l"]
@@ -208,8 +211,10 @@ class Run:
     @property
     def cell(self) -> str:
         """The protocol in a word, such as cifar10-lt.n1500.m3000.g100-100."""
-        parts = [self.dataset + ("-lt" if max(self.gamma_l, self.gamma_u) > 1 else "")]
-        parts += [f"n{self.n1 or 'all'}", f"m{self.m1 or 'rest'}", f"g{self.gamma_l:g}-{self.gamma_u:g}"]
+        data = f"{self.dataset}-{Path(self.root).resolve().name}" if self.dataset == "imagefolder" else self.dataset
+        parts = [data + ("-lt" if max(self.gamma_l, self.gamma_u) > 1 else "")]
+        parts += ["nall" if self.n1 is None else f"n{self.n1}", "mrest" if self.m1 is None else f"m{self.m1}"]
+        parts += [f"g{self.gamma_l:g}-{self.gamma_u:g}"]
         parts += [self.order] if self.order not in ("consistent", "uniform") else []
         parts += [] if self.labelled_in_unlabelled else ["disjoint"]
         parts += [] if self.split_seed is None else [f"split{self.split_seed}"]
@@ -221,8 +226,13 @@ class Run:
         return f"{self.cell}.s{self.seed}/{self.method}"
 
     def numbers(self) -> dict[str, Any]:
-        """Every field that can move a number, as plain values."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["numbers"]}
+        """Every field that can move a number, as plain values; for a folder of pictures also what identifies its content, so
+        that neither another folder of the same name nor the place where it lies matters."""
+        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["numbers"]}
+        if self.dataset == "imagefolder":
+            from semilib.sources import folder_id
+            out["folder"] = folder_id(self.root)
+        return out
 
     @property
     def key(self) -> str:

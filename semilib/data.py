@@ -84,6 +84,7 @@ class Data:
         self.images = source.images.to(device) if self.resident else source.images
         self.streams: dict[str, LiveStream] = {}
         self.changed: set[str] = set()
+        self.version = 0                                              # moves when a stream is given other members
 
     def open(self, plan: Plan) -> None:
         """Make the plan's streams; "labelled" and "unlabelled" always exist. Raises BadInput for a view of an unknown stream."""
@@ -117,6 +118,7 @@ class Data:
         old = self.streams[stream]
         self.streams[stream] = LiveStream(stream, members.to(self.device), targets.to(self.device), old.size, old.sampler, old.seed)
         self.changed.add(stream)
+        self.version += 1
 
     def stage(self, step: int) -> None:
         """Host side, before step `step`."""
@@ -131,7 +133,7 @@ class Data:
         drawn = {name: stream.draw(t.step) for name, stream in self.streams.items()}
         raw = {name: self.images[stream.members[drawn[name]]] if self.resident else self.buffers[name]
                for name, stream in self.streams.items()}
-        batch = SimpleNamespace(index={name: rows for name, rows in drawn.items()},
+        batch = SimpleNamespace(index=drawn,
                                 targets={name: stream.targets[drawn[name]] for name, stream in self.streams.items()})
         batch.index_l, batch.y = batch.index["labelled"], batch.targets["labelled"]
         if "unlabelled" in drawn:
@@ -163,10 +165,9 @@ class Data:
 
 
 def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether the images may live on the device: always on a CPU unless memory-mapped, on CUDA within half of the free memory."""
-    if device.type == "cuda":
-        return images.numel() < torch.cuda.mem_get_info(device)[0] // 2
-    return not isinstance(images.numpy().base, np.memmap)
+    """Whether the images may live on the device: on CUDA within half of the free memory; on a CPU always, where a memory-mapped
+    file is read as it is touched."""
+    return device.type != "cuda" or images.numel() < torch.cuda.mem_get_info(device)[0] // 2
 
 
 def gather_host(images: Tensor, rows: np.ndarray) -> Tensor:

@@ -1,23 +1,18 @@
-"""One loop for every method: batch, views, pseudo-labels, terms, the only backward pass, optimisers, average, evaluation, record.
+"""One step for every method: batch, views, pseudo-labels, terms, the only backward pass, optimisers, average.
 
-`Trainer` holds a run's live state and knows one step; `train` drives it to the end of the schedule, with checkpoints, and leaves a
-record. A run that is killed at any moment and asked for again ends with the same numbers, because every draw is a function of
-(seed, stream, step) and everything else is in the checkpoint.
+`Trainer` holds a run's live state. Every draw is a function of (seed, stream, step) and everything else is in `state_dict`, so a run
+goes on from a checkpoint to the last bit. `semilib.training` drives it to the end of the schedule.
 """
 from __future__ import annotations
 
-import contextlib
 import math
-import time
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from semilib import checkpoint, metrics, record, rng, sources, splits
+from semilib import checkpoint, rng, sources, splits
 from semilib.config import Run
 from semilib.data import Data
 from semilib.ema import Average
@@ -26,13 +21,9 @@ from semilib.losses import Term, reduce
 from semilib.methods import get
 from semilib.methods.base import Context, Info, Time
 from semilib.models import Net, View, initialise, make_backbone
-from semilib.progress import Progress
+from semilib.monitor import Monitor
 
 EVALUATION_BATCH = 500
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on, or that did not do what its configuration says."""
 
 
 # ---- precision, device, rate, decay groups -------------------------------------------------------------------------------------------
@@ -72,72 +63,6 @@ def decay_groups(modules: list[nn.Module], rule: str) -> tuple[list[nn.Parameter
     return decayed, exempt
 
 
-# ---- what is measured while training --------------------------------------------------------------------------------------------------
-
-
-class Monitor:
-    """Running sums on the device, read only at log points: losses by term, pseudo-label counts, what has been active, and the first
-    step and term whose loss was not finite."""
-
-    def __init__(self, classes: int, device: torch.device):
-        self.classes, self.device = classes, device
-        self.names: list[str] = []
-        self.state = {name: torch.zeros(size, dtype=torch.int64, device=device) for name, size in
-                      {"used": classes * classes, "seen": classes, "predicted": classes, "shown": 1, "steps": 1}.items()}
-        self.state["bad"] = torch.tensor([-1, -1], device=device)                  # step, number of the term
-
-    def add(self, losses: dict[str, Tensor], step: Tensor, active: dict[str, Tensor]) -> None:
-        self.names = list(losses)
-        values = torch.stack([loss.detach().double() for loss in losses.values()])
-        s = self.state
-        s.setdefault("losses", torch.zeros_like(values)).add_(values)
-        s["steps"].add_(1)
-        broken = ~torch.isfinite(values)
-        first = torch.stack([step, broken.to(torch.int8).argmax()])
-        s["bad"].copy_(torch.where((s["bad"][0] < 0) & broken.any(), first, s["bad"]))
-        for name, flag in active.items():
-            s.setdefault(f"active/{name}", torch.zeros((), dtype=torch.bool, device=self.device)).logical_or_(flag)
-
-    def add_pseudo(self, label: Tensor, mask: Tensor, truth: Tensor) -> None:
-        """label, mask, truth [mu B]; a pseudo-label counts from half its weight on; truth -1 = unknown."""
-        s, counted = self.state, (mask >= 0.5).to(torch.int64)
-        known = (truth >= 0).to(torch.int64)
-        row = truth.clamp(min=0)
-        s["used"].scatter_add_(0, row * self.classes + label, counted * known)
-        s["seen"].scatter_add_(0, row, known)
-        s["predicted"].scatter_add_(0, label, counted)
-        s["shown"].add_(label.shape[0])
-
-    def losses(self) -> dict[str, float]:
-        """Mean of each term since the last reset."""
-        steps = max(1, int(self.state["steps"]))
-        return {name: value / steps for name, value in zip(self.names, self.state["losses"].tolist(), strict=True)} \
-            if "losses" in self.state else {}
-
-    def pseudo_labels(self) -> dict[str, Any] | None:
-        shown = int(self.state["shown"])
-        if shown == 0:
-            return None
-        used = self.state["used"].view(self.classes, self.classes).cpu().numpy()
-        return metrics.pseudo_label_scores(used, self.state["seen"].cpu().numpy(), self.state["predicted"].cpu().numpy(), shown)
-
-    def check_finite(self) -> None:
-        step, term = self.state["bad"].tolist()
-        if step >= 0:
-            raise TrainingError(f"the loss {self.names[term]!r} was not finite in step {step}: lower lr, or look at the data")
-
-    def never_active(self, components: tuple[str, ...]) -> list[str]:
-        return [c for c in components if not bool(self.state.get(f"active/{c}", False))]
-
-    def reset(self) -> None:
-        for name in ("losses", "steps", "used", "seen", "predicted", "shown"):
-            if name in self.state:
-                self.state[name].zero_()
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        self.state.update({name: value.to(self.device) for name, value in state.items()})
-
-
 # ---- one run's live state -------------------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +74,7 @@ class Trainer:
         self.device = resolve_device(run)
         self.precision = resolve_precision(run, self.device)
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
-        self.source = source or sources.load(run.dataset, run.root, run.side, run.split_seed)
+        self.source = source or sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
         self.split = splits.make_split(self.source.labels, len(self.source.class_names), run.n1, run.m1, run.gamma_l, run.gamma_u,
                                        run.order, run.labelled_in_unlabelled, run.split_seed)
         self.data = Data(self.source, self.split, run, self.device)
@@ -270,13 +195,16 @@ class Trainer:
             self.method.enter(stage, self.context(step))
             self.graphs.clear()
         self.data.stage(step)
-        if self.device.type == "cuda" and self.run.capture == "auto":
+        if self.device.type == "cuda" and self.run.capture == "auto" and self.method.capturable:
             self.graphs.setdefault(self.phase, Captured(self.compute_step, self.device))()
         else:
             self.compute_step()
         every = self.method.every()
         if every and (step + 1) % every == 0:
+            dealt = self.data.version
             self.method.end_epoch(self.context(step + 1))
+            if self.data.version != dealt:                    # a graph holds the addresses of the old streams
+                self.graphs.clear()
 
     def restart(self) -> None:
         """A fresh network, average and optimisers, as at step 0 (a new generation); the method's state and the time stay."""
@@ -359,124 +287,3 @@ class Captured:
             with torch.cuda.graph(self.graph):
                 self.step()
         self.graph.replay()
-
-
-# ---- a whole run ------------------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def deterministic(on: bool):
-    """Deterministic kernels inside; the setting is put back."""
-    if not on:
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None, progress: Progress | None = None,
-          source: sources.Source | None = None) -> Path:
-    """Do a run, or the rest of it, or nothing if it is done; returns its folder.
-
-    folder: where to keep it, instead of the one under `runs` that its configuration and code name. Raises BadInput before anything
-    starts, RunBusy if another process has the run, and TrainingError (recorded in the folder) if the loss is not finite or a
-    component of the method never became active.
-    """
-    path = Path(folder) if folder else record.folder(run, runs)
-    found = record.read(path)
-    if found is not None:
-        record.check_same(found, run, path)
-        if found["status"] == "done":
-            return path
-    progress = progress or Progress()
-    with record.lock(path):
-        trainer = Trainer(run, source)
-        facts = _facts(trainer)
-        entry = record.new(run, **facts)
-        record.write(path, entry)
-        try:
-            with deterministic(run.deterministic):
-                seconds = _loop(trainer, path, progress)
-        except BaseException as error:
-            kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            record.write(path, {**entry, "status": kind, "error": f"{type(error).__name__}: {error}",
-                                "traceback": _traceback(error)})
-            progress.end(run, kind)
-            raise
-        evaluations = record.read_log(path)
-        result = metrics.summary(evaluations)
-        record.write(path, {**entry, "status": "done", "seconds": round(seconds, 2), "result": result,
-                            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
-        progress.end(run, "done", result)
-    return path
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback with file names only, so that a record names no folder of the machine."""
-    frames = [f"  {Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}" for f in traceback.extract_tb(error.__traceback__)]
-    return "\n".join([*frames, f"{type(error).__name__}: {error}"])
-
-
-def _facts(trainer: Trainer) -> dict[str, Any]:
-    """What the record says of a run besides its configuration: everything that was resolved."""
-    run, split = trainer.run, trainer.split
-    return {
-        "resolved": {"device": torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else "cpu",
-                     "precision": trainer.precision, "threads": torch.get_num_threads(), "eval_every": run.eval_steps,
-                     "durations": trainer.method.durations(), "stages": {s.name: s.start for s in trainer.stages},
-                     "parameters": sum(p.numel() for p in trainer.net.parameters())},
-        "split": {"fingerprint": split.fingerprint, "labelled_counts": list(split.labelled_counts),
-                  "unlabelled_counts": list(split.unlabelled_counts), "class_names": list(trainer.source.class_names),
-                  "test_images": len(trainer.test_y), "drawn_by": "file order" if run.split_seed is None else f"seed {run.split_seed}"},
-    }
-
-
-def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
-    """Steps, evaluations and checkpoints from where the run is to its end; returns the seconds spent in all sessions together."""
-    run, seconds, start = trainer.run, 0.0, 0
-    if (path / "checkpoint.npz").exists():
-        state = checkpoint.load(path / "checkpoint.npz")
-        seconds = float(state.pop("seconds"))
-        trainer.load_state_dict(state)
-        start = trainer.step
-    kept = [e for e in record.read_log(path) if e["step"] <= start]
-    record.write_log(path, kept)
-    accuracy = kept[-1]["balanced_accuracy"] if kept else None
-    progress.begin(run, start)
-    began = last_save = time.perf_counter()
-    for step in range(start, run.steps):
-        trainer.advance(step)
-        done = step + 1
-        now = time.perf_counter()
-        if done % run.eval_steps == 0 or done == run.steps:
-            trainer.monitor.check_finite()
-            line = _evaluation(trainer, done, seconds + now - began)
-            record.append_log(path, line)
-            trainer.monitor.reset()
-            accuracy = line["balanced_accuracy"]
-            progress.step(run, done, line["losses"], accuracy, force=True)
-        elif progress.due(now):
-            trainer.monitor.check_finite()
-            progress.step(run, done, trainer.monitor.losses(), accuracy)
-        now = time.perf_counter()
-        if done == run.steps or now - last_save >= run.keep_seconds:
-            trainer.monitor.check_finite()
-            checkpoint.save(path / "checkpoint.npz",
-                            {**trainer.state_dict(), "seconds": torch.tensor(seconds + now - began, dtype=torch.float64)})
-            last_save = now
-    idle = trainer.monitor.never_active(trainer.method.components)
-    if idle:
-        raise TrainingError(f"{', '.join(idle)} of {run.method} never became active in {run.steps} steps: train longer, lower the "
-                            f"threshold, or switch the component off")
-    return seconds + time.perf_counter() - began
-
-
-def _evaluation(trainer: Trainer, step: int, seconds: float) -> dict[str, Any]:
-    """One line of log.jsonl."""
-    confusion = trainer.evaluate().cpu().numpy()
-    return {"step": step, "seconds": round(seconds, 2), "lr": float(trainer.lr), "losses": trainer.monitor.losses(),
-            **metrics.scores(confusion, trainer.split.labelled_counts), "pseudo_labels": trainer.monitor.pseudo_labels()}

@@ -1,4 +1,4 @@
-"""The errors that a user can cause, each naming the field, its value and what would be right."""
+"""The package's errors. What a user can cause names the field, its value and what would be right."""
 from __future__ import annotations
 
 import difflib
@@ -10,6 +10,10 @@ class BadInput(ValueError):
     def __init__(self, field: str, value: object, wanted: str):
         super().__init__(f"{field}={value!r}: {wanted}")
         self.field, self.value, self.wanted = field, value, wanted
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on, or that did not do what its configuration says."""
 
 
 def check_name(kind: str, name: str, valid) -> None:

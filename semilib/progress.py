@@ -43,7 +43,7 @@ class Progress:
     def due(self, now: float) -> bool:
         return now - self.shown >= self.period
 
-    def step(self, run: Run, done: int, losses: dict[str, float], accuracy: float | None, force: bool = False) -> None:
+    def step(self, run: Run, done: int, losses: dict[str, float], accuracy: float | None) -> None:
         """done steps of the run; mean losses since the last evaluation; balanced accuracy of the last evaluation."""
         self.shown = time.perf_counter()
         rate = (done - self.start) / max(1e-9, self.shown - self.began)

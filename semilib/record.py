@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -80,10 +79,10 @@ BYSTANDERS = {"semilib", "semilib.methods", "semilib.record", "semilib.progress"
 @functools.lru_cache
 def code_fingerprint(method: str) -> str:
     """Eight hex digits over the source (without comments and docstrings) of every semilib module that a run of `method` executes:
-    what the engine and the method's module import, directly or not. Other methods' files do not count."""
+    what training and the method's module import, directly or not. Other methods' files do not count."""
     entry = METHODS[method]
     module = entry.split(":")[0] if isinstance(entry, str) else entry.__module__
-    todo, seen = {"semilib.engine", module}, set()
+    todo, seen = {"semilib.training", module}, set()
     while todo:
         name = todo.pop()
         if name not in seen and name not in BYSTANDERS and _file(name) is not None:
@@ -202,18 +201,20 @@ def append_log(path: Path, evaluation: dict[str, Any]) -> None:
 def new(run: Run, **facts: Any) -> dict[str, Any]:
     """A fresh run.json: what is known before the first step."""
     return {"name": run.name, "key": run.key, "code": code_fingerprint(run.method), "status": "running",
-            "config": dataclasses.asdict(run), **facts, **provenance(),
+            "config": run.numbers(), **facts, **provenance(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
 def check_same(found: dict[str, Any], run: Run, path: Path) -> None:
-    """Raise BadInput if a folder's run is not `run`: a folder holds one configuration for ever."""
-    before, now = found["config"], dataclasses.asdict(run)
+    """Raise BadInput if a folder's run is not `run`: a folder holds one configuration, run by one code, for ever."""
+    before = found["config"]
+    if found["code"] != code_fingerprint(run.method):
+        raise BadInput("folder", path.name, f"another folder: the run kept there was made by other code ({found['code']})")
     for name, value in run.numbers().items():
         if before.get(name) != value:
             why = "a run cannot be made longer or shorter: rate, warm-up and every other duration depend on its length, so a " \
                   "longer one differs from its first step on; start a new one" if name == "steps" else "start a new one elsewhere"
-            raise BadInput(name, now[name], f"{before.get(name)!r}, as in the run kept in {path.name} ({why})")
+            raise BadInput(name, value, f"{before.get(name)!r}, as in the run kept in {path.name} ({why})")
 
 
 def publish(path: str | Path, results: str | Path) -> Path:

@@ -282,6 +282,22 @@ def image_folder(root: str | Path = "data", side: int = 32, split_seed: int | No
     return Source("imagefolder", images[:n], labels[:n], images[n:], labels[n:], list(train), mean, std, flip)
 
 
+def folder_id(root: str | Path) -> str:
+    """Sixteen hex digits over the relative names and sizes of all pictures below `root`; equal for equal copies, wherever they lie.
+
+    Raises `BadInput` (field root) if there is no `train` folder.
+    """
+    root = Path(root)
+    if not (root / "train").is_dir():
+        raise BadInput("root", str(root), "a folder that holds train/<class>/<pictures>")
+    digest = hashlib.sha256()
+    for part in ("train", "test", "unlabelled"):
+        for path in sorted((root / part).rglob("*")) if (root / part).is_dir() else ():
+            if path.is_file() and _visible(path):
+                digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
+
+
 def _folder_tree(root: Path, seed: int) -> tuple[Tree, Tree]:
     """The training and test files by class, in the order of the classes; raises `BadInput` for what is missing or too much."""
     if not (root / "train").is_dir():

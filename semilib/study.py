@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from semilib import engine, record
+from semilib import record
 from semilib.checkpoint import write_text
 from semilib.config import Run
-from semilib.errors import check_name
+from semilib.errors import TrainingError, check_name
 from semilib.progress import Progress, automatic
+from semilib.training import train
 
 QUICKSTART_METHODS = ("supervised", "fixmatch", "semi")
 
@@ -45,12 +46,6 @@ def quickstart(methods: Iterable[str] = QUICKSTART_METHODS, seeds: Iterable[int]
             for seed in seeds for method in methods]
 
 
-def scale(runs: Iterable[Run]) -> str:
-    """What a table of these runs must say in its title: cell, steps and profile."""
-    parts = {f"{run.cell}, {run.steps:,} steps (profile {run.profile}, {run.network})" for run in runs}
-    return "; ".join(sorted(parts))
-
-
 def states(runs: Iterable[Run], folder: str | Path = "runs") -> list[tuple[Run, str]]:
     """Each run with its state: not started, running, interrupted, failed, stale or done."""
     return [(run, record.state(run, folder)) for run in runs]
@@ -69,25 +64,25 @@ def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress 
             progress.reused(run, found["result"])
         else:
             try:
-                engine.train(run, folder, progress=progress)
-            except engine.TrainingError as error:
+                train(run, folder, progress=progress)
+            except TrainingError as error:
                 progress.note(f"{run.name}: {error}")
         paths.append(path)
     return paths
 
 
-def report(records: str | Path | Iterable[Path], figures: str | Path, title: str) -> str:
-    """Table and figures of records (a folder of them, or folders): files in `figures`, and the table as text."""
+def report(records: str | Path | Iterable[Path], figures: str | Path, title: str = "") -> str:
+    """Table and figures of records (a folder of them, or their folders) as files in `figures`; returns the table as text."""
     from semilib import figures as draw
     from semilib import tables
     folders = sorted(p.parent for p in Path(records).rglob("run.json")) if isinstance(records, str | Path) else list(records)
     loaded = tables.load_all(folders)
-    frame, text = tables.table(loaded, title)
-    figures = Path(figures)
-    tables.write((frame, text), figures / "table")
+    table = tables.table(loaded, title)
+    tables.write(table, Path(figures) / "table")
     for name in ("confusion_matrices", "distributions", "per_class_accuracy", "learning_curves", "pseudo_label_quality"):
-        draw.save(*getattr(draw, name)(loaded), figures / f"{name}.png")
-    return text
+        figure, drawn = getattr(draw, name)(loaded)
+        draw.save(figure, drawn, Path(figures) / f"{name}.png")
+    return table.text
 
 
 def leave_list(folders: Iterable[Path], out: Path | None = None) -> None:

@@ -179,6 +179,14 @@ def test_other_sides_equal_pillow(images, name):
     check_against_pillow(tall[::2], name, [level_value(name, 7, True)])
 
 
+def test_cosine_and_sine():
+    angle = torch.linspace(-np.pi / 2, np.pi / 2, 1001, dtype=torch.float64)
+    cos, sin = augment._cos_sin(angle)
+    torch.testing.assert_close(cos, angle.cos(), rtol=0, atol=4e-16)
+    torch.testing.assert_close(sin, angle.sin(), rtol=0, atol=4e-16)
+    assert augment._cos_sin(torch.zeros(1, dtype=torch.float64)) == (1, 0)                           # no rotation is exact
+
+
 def test_operations_mix_in_one_batch(images):
     """The families must not disturb each other: one batch with all 14 operations equals 14 batches with one each."""
     batch = images[:14]
@@ -406,6 +414,13 @@ def test_views_can_be_captured(images, view):
     want = VIEWS[view](images)
     with NoHostTraffic():
         got = VIEWS[view](images, step=step)
+    assert torch.equal(got, want)
+
+
+def test_normalise_can_be_captured(images):
+    want = augment.normalise(images, (0.5, 0.4, 0.3), (0.25, 0.2, 0.1), torch.float32)
+    with NoHostTraffic():
+        got = augment.normalise(images, (0.5, 0.4, 0.3), (0.25, 0.2, 0.1), torch.float32)
     assert torch.equal(got, want)
 
 

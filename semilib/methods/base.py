@@ -135,6 +135,7 @@ class Method(nn.Module):
 
     Config: type[Options] = Options
     components: tuple[str, ...] = ()
+    capturable = True               # False: a step reads values back, so no CUDA graph can hold it
 
     def __init__(self, cfg: Options, info: Info):
         super().__init__()

@@ -109,6 +109,7 @@ class SeMi(Method):
         self.beta = cfg.beta if cfg.bank_decay else 1.0
         self.components = ("u", *["u_b"] * cfg.balanced_head, *["oheml"] * (self.scale > 0), *["plce"] * (self.alpha > 0),
                            *["e"] * (self.lambda_e > 0))
+        self.capturable = not cfg.shifted_bank
         if cfg.misaligned_features and info.mu != 1:
             raise BadInput("mu", info.mu, "1 with misaligned_features, which reproduces a batch of four equal parts")
 

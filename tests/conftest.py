@@ -1,0 +1,32 @@
+"""Shared by the tests: the embedded data, built once, and runs of a few seconds on it."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+ROOT = Path(__file__).parent.parent
+DATA = str(ROOT / "data")
+
+# Options under which every component of a method acts within a smoke run, whose network is still unsure of everything.
+ACTIVE = {"supervised": {}, "fixmatch": {"threshold": 0.12}, "semi": {"threshold": 0.2, "slots": 8}}
+
+
+def smoke_run(method: str = "fixmatch", **changes):
+    from semilib.config import Run
+    options = {**ACTIVE.get(method, {}), **changes.pop("options", {})}
+    return Run.of(method=method, profile="smoke", root=DATA, options=options, keep_seconds=0.0, **changes)
+
+
+@pytest.fixture(scope="session")
+def source():
+    """The embedded data set."""
+    from semilib import sources
+    return sources.load("mnistm5k", DATA)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--regenerate", action="store_true", help="write the golden steps anew; read them before committing")

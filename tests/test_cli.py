@@ -1,0 +1,92 @@
+"""The command line as a user meets it: a run on one's own pictures, states, reports, and errors in one line."""
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from semilib import cli, record
+from semilib.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, source):
+    """A user's folder: three classes of JPEG and PNG pictures of different sizes, and unlabelled ones; no test folder."""
+    root = tmp_path_factory.mktemp("photos")
+    for k, name in enumerate(("zero", "one", "two")):
+        (root / "train" / name).mkdir(parents=True)
+        rows = (source.labels == k).nonzero().flatten()[:24 - 6 * k]
+        for i, image in enumerate(source.images[rows]):
+            picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((40 + i, 48))
+            picture.save(root / "train" / name / f"{i}.{'jpg' if i % 2 else 'png'}")
+    (root / "unlabelled").mkdir()
+    for i, image in enumerate(source.images[source.labels < 3][-20:]):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(root / "unlabelled" / f"{i}.png")
+    return root
+
+
+def semilib(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "semilib", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_a_run_on_ones_own_pictures(photos, tmp_path, capsys):
+    words = ["run", "dataset=imagefolder", f"root={photos}", "profile=smoke", "method=fixmatch", "fixmatch.threshold=0.2", "flip=False",
+             "--runs", str(tmp_path)]
+    cli.main(words)
+    said = capsys.readouterr().out
+    assert "FixMatch" in said and "(done)" in said
+    (path,) = [p.parent for p in tmp_path.rglob("run.json")]
+    found = record.read(path)
+    assert found["split"]["class_names"] == ["one", "two", "zero"] and found["split"]["labelled_counts"] == [14, 10, 19]
+    assert sum(found["split"]["unlabelled_counts"]) == 43 and found["split"]["test_images"] == 4 + 4 + 3
+    assert found["config"]["folder"] and str(photos) not in str(found)
+    cli.main(["status", "--runs", str(tmp_path)])
+    assert "done" in capsys.readouterr().out
+    cli.main(["publish", str(path), str(tmp_path / "results")])
+    cli.main(["report", str(tmp_path / "results"), str(tmp_path / "figures")])
+    made = {p.name for p in (tmp_path / "figures").iterdir()}
+    assert {"table.md", "table.csv", "confusion_matrices.png", "distributions.png"} <= made
+
+
+def test_another_folder_of_the_same_name_is_another_run(photos, tmp_path):
+    import shutil
+
+    from semilib.config import Run
+    other = tmp_path / photos.name
+    shutil.copytree(photos, other)
+    same = [Run.of("imagefolder", "fixmatch", root=str(root)) for root in (photos, other)]
+    assert same[0].key == same[1].key
+    next((other / "train" / "one").iterdir()).unlink()
+    assert Run.of("imagefolder", "fixmatch", root=str(other)).key != same[0].key
+
+
+@pytest.mark.parametrize("words, message", [
+    (["run", "methd=semi"], "semilib run: parameter='methd': unknown; did you mean 'method'"),
+    (["run", "semi"], "argument='semi': NAME=VALUE"),
+    (["run", "dataset=imagefolder", "root=nowhere"], "root='nowhere': a folder that holds train/<class>/<pictures>"),
+    (["run", "n1=450", "m1=10"], "450"),
+])
+def test_a_mistake_is_one_line_and_no_traceback(words, message):
+    done = semilib(*words)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_describe_lists_every_field_and_option(capsys):
+    cli.main(["describe", "semi"])
+    said = capsys.readouterr().out
+    assert "gamma_l" in said and "tau_12" in said and "misaligned_features" in said
+
+
+def test_words_become_values():
+    assert cli.assignments(["a=1", "b=0.5", "c=None", "d=[0, 1]", "e=text", 'f={"x": True}']) == {
+        "a": 1, "b": 0.5, "c": None, "d": [0, 1], "e": "text", "f": {"x": True}}
+    run = cli.given_run(["method=semi", "semi.alpha=0.2", "options.beta=0.9", "seed=3"])
+    assert run.options["alpha"] == 0.2 and run.options["beta"] == 0.9 and run.seed == 3
+    with pytest.raises(BadInput, match="option of semi='alfa'"):
+        cli.given_run(["semi.alfa=0.2"])
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, semilib, semilib.cli; assert not {'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

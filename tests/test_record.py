@@ -1,0 +1,92 @@
+"""Records: which code a run's folder stands for, states, logs cut short, publishing, and what a record must not hold."""
+import json
+
+import pytest
+from conftest import smoke_run
+
+from semilib import record
+from semilib.errors import BadInput
+from semilib.training import train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, source):
+    runs = tmp_path_factory.mktemp("runs")
+    return runs, train(smoke_run("supervised"), runs, source=source)
+
+
+def test_the_code_fingerprint_follows_meaning_not_words(tmp_path, monkeypatch):
+    before = record.code_fingerprint("fixmatch")
+    package = tmp_path / "semilib"
+    import shutil
+    shutil.copytree(record.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(record, "PACKAGE", package)
+
+    def fingerprint(file: str, change) -> str:
+        path = package / file
+        old = path.read_text()
+        new = change(old)
+        assert new != old
+        path.write_text(new)
+        record.code_fingerprint.cache_clear()
+        out = record.code_fingerprint("fixmatch")
+        path.write_text(old)
+        return out
+
+    record.code_fingerprint.cache_clear()
+    try:
+        assert record.code_fingerprint("fixmatch") == before
+        assert fingerprint("losses.py", lambda s: "# a comment\n" + s.replace('"""A term as one', '"""Another')) == before
+        assert fingerprint("losses.py", lambda s: s.replace("1e-12", "1e-11")) != before
+        assert fingerprint("methods/fixmatch.py", lambda s: s.replace(">= self", "> self")) != before
+        assert fingerprint("augment.py", lambda s: s.replace("// 8", "// 7")) != before
+        assert fingerprint("methods/semi.py", lambda s: s.replace("self.cfg", "self.config")) == before, "another method's file"
+        assert fingerprint("tables.py", lambda s: s + "\nx = 1\n") == before, "a table is not part of a run"
+        assert fingerprint("progress.py", lambda s: s + "\nx = 1\n") == before
+    finally:
+        record.code_fingerprint.cache_clear()
+
+
+def test_states(finished, monkeypatch, tmp_path):
+    runs, path = finished
+    run = smoke_run("supervised")
+    assert record.state(run, runs) == "done" and record.state(run, tmp_path) == "not started"
+    monkeypatch.setattr(record, "code_fingerprint", lambda method: "00000000")
+    assert record.state(run, runs) == "stale"
+    monkeypatch.undo()
+    found = record.read(path)
+    copy = record.folder(run, tmp_path)
+    record.write(copy, {**found, "status": "running"})
+    assert record.state(run, tmp_path) == "interrupted"
+    record.write(copy, {**found, "status": "failed"})
+    assert record.state(run, tmp_path) == "failed"
+
+
+def test_a_line_cut_short_is_left_out(tmp_path):
+    record.append_log(tmp_path, {"step": 1})
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"step": 2, "accu')
+    assert record.read_log(tmp_path) == [{"step": 1}]
+    record.write_log(tmp_path, record.read_log(tmp_path))
+    record.append_log(tmp_path, {"step": 2})
+    assert [e["step"] for e in record.read_log(tmp_path)] == [1, 2]
+
+
+def test_publishing_copies_the_evidence_and_only_of_finished_runs(finished, tmp_path):
+    _, path = finished
+    target = record.publish(path, tmp_path / "results")
+    assert target.name == f"mnistm5k-lt.n40.m360.g20-20.s0_supervised-{record.read(path)['key']}"
+    assert sorted(p.name for p in target.iterdir()) == ["log.jsonl", "run.json"]
+    assert json.loads((target / "run.json").read_text()) == record.read(path)
+    record.write(tmp_path / "half", {**record.read(path), "status": "running"})
+    with pytest.raises(BadInput, match="finished run"):
+        record.publish(tmp_path / "half", tmp_path / "results")
+
+
+def test_a_record_says_what_was_run_and_names_no_folder(finished):
+    _, path = finished
+    found = record.read(path)
+    assert set(found["versions"]) >= {"python", "torch", "numpy", "pillow"} and found["seconds"] > 0
+    assert found["config"] == smoke_run("supervised").numbers()
+    assert len(found["split"]["fingerprint"]) == 64 and found["resolved"]["device"] == "cpu" and found["resolved"]["precision"] == "fp32"
+    assert '"/' not in json.dumps(found)

@@ -1,0 +1,201 @@
+"""Toys of the tests: the toy tensors of the references, methods and views without data, and a source of a few small images.
+
+B rows, C classes, D features. Everything that can be is float64, the precision in which the references state their values.
+"""
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from semilib import checkpoint
+from semilib.config import Run
+from semilib.engine import Trainer
+from semilib.losses import reduce
+from semilib.methods import get
+from semilib.methods.base import Info, Method, Time
+from semilib.models import View, Views
+from semilib.sources import Source
+
+TOLERANCE = 2e-6                     # of the references' values, which are printed with six decimals
+
+
+def f64(values) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def close(have, want, tolerance: float = TOLERANCE) -> None:
+    torch.testing.assert_close(torch.as_tensor(have, dtype=torch.float64), torch.as_tensor(want, dtype=torch.float64),
+                               rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Batches this small gain nothing from a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# ---- toy logits --------------------------------------------------------------------------------------------------------------
+
+# methods-a 2.11
+A = SimpleNamespace(
+    X=f64([[2, .5, -1], [0, 1, 0]]), y=torch.tensor([0, 2]),
+    W=f64([[4, 0, 0], [1, 1.5, .5], [0, .2, 5], [.3, 3, .1]]),
+    S1=f64([[1, 0, -1], [.5, .5, 0], [.2, -.3, .4], [0, 2, 1]]),
+    S2=f64([[.5, .5, .5], [0, 1, -1], [-.2, .1, 1.2], [.3, .6, 0]]),
+    pi=f64([.7, .2, .1]))
+
+# methods-b 0.3
+B = SimpleNamespace(
+    X=f64([[1, 0, -1], [.2, .4, .6]]), y=torch.tensor([0, 2]),
+    W=f64([[3, 0, 0], [.5, 2.5, 0], [0, .2, 4], [1, .8, .6]]),
+    S=f64([[2, .5, 0], [.2, 1, .3], [.1, 0, 1.5], [.8, .7, .6]]),
+    Sa=f64([[1, .2, 0], [0, .5, 0], [.2, 0, 1.2], [.3, 1, .2]]),
+    pi=f64([100, 30, 10]) / 140)
+
+
+# ---- methods and views without data ------------------------------------------------------------------------------------------
+
+
+def method(name: str = "semi", options: dict | None = None, counts: tuple[int, ...] = (7, 2, 1), features: int = 4,
+           batch: int = 4, steps: int = 40, first_pass: Tensor | None = None, dataset: str = "mnistm5k", **changes) -> Method:
+    """A built method that believes in a labelled set of these class counts, in float64; no data, no network."""
+    run = Run.of(dataset, name, options=options or {}, steps=steps, batch=batch, device="cpu", precision="fp64", **changes)
+    counts = torch.tensor(counts)
+    if first_pass is None:
+        first_pass = torch.arange(len(counts)).repeat_interleave(counts)
+    info = Info(classes=len(counts), features=features, counts=counts, n_labelled=int(counts.sum()), n_unlabelled=100,
+                batch=batch, mu=run.mu, steps=steps, seed=run.seed, device=torch.device("cpu"), dtype=torch.float64,
+                first_pass=first_pass, run=run)
+    out = get(name)(run.method_options(), info)
+    out.build()
+    return out
+
+
+def time(step: int, total: int = 40, phase: str = "main") -> Time:
+    return Time(torch.tensor(step), total, torch.float64, phase)
+
+
+def view(logits: Tensor, balanced: Tensor | None = None, f: Tensor | None = None) -> View:
+    outputs = {"head": logits} if balanced is None else {"head": logits, "balanced": balanced}
+    return View(outputs, torch.zeros(len(logits), 4, dtype=torch.float64) if f is None else f)
+
+
+def views(**named: View) -> Views:
+    """Views by name; those called s1, s2, ... are the strong ones."""
+    return Views(named, [name for name in named if name.startswith("s")])
+
+
+def drawn(step: int, rows: int = 4, classes: int = 3, features: int = 4, spread: float = 2.0,
+          seed: int = 0) -> tuple[Views, SimpleNamespace]:
+    """Random views of two heads, and labels; a function of (seed, step) alone."""
+    g = torch.Generator().manual_seed(1000 * seed + step)
+
+    def normal(*size):
+        return torch.randn(*size, generator=g, dtype=torch.float64)
+    out = {name: view(spread * normal(rows, classes), spread * normal(rows, classes), normal(rows, features))
+           for name in ("l", "w", "s1", "s2")}
+    return views(**out), SimpleNamespace(y=torch.randint(0, classes, (rows,), generator=g))
+
+
+def values(terms: dict) -> dict[str, Tensor]:
+    return {name: reduce(term) for name, term in terms.items()}
+
+
+def drive(m: Method, steps: int, **kind) -> list[SimpleNamespace]:
+    """Step a method through drawn views, as the engine does, but without a network: what each step computed."""
+    out = []
+    for step in range(steps):
+        v, batch = drawn(step, classes=m.info.classes, features=m.info.features, rows=m.info.batch, **kind)
+        t = time(step, m.info.steps)
+        with torch.no_grad():
+            p = m.pseudo(v, batch, t)
+            losses = values(m.terms(v, batch, p, t))
+            m.end_step(v, batch, p, t)
+        out.append(SimpleNamespace(v=v, y=batch.y, p=p, losses=losses,
+                                   state={k: x.clone() for k, x in m.state_dict().items()}))
+    return out
+
+
+# ---- real training on small images -------------------------------------------------------------------------------------------
+
+CLASSES = 4
+
+
+@functools.cache
+def source(side: int = 16, each: int = 30) -> Source:
+    """Noise around a colour of each class: 4 classes, 120 training images, 20 for the test."""
+    g = torch.Generator().manual_seed(7)
+    colours = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 40]]).view(CLASSES, 3, 1, 1)
+
+    def part(n: int) -> tuple[Tensor, Tensor]:
+        y = torch.arange(CLASSES).repeat_interleave(n)
+        noise = torch.randint(-50, 51, (len(y), 3, side, side), generator=g)
+        return (colours[y] + noise).clamp(0, 255).to(torch.uint8), y
+    (x, y), (test_x, test_y) = part(each), part(5)
+    return Source("toy", x, y, test_x, test_y, ["red", "green", "blue", "yellow"], (.5, .5, .5), (.25, .25, .25), True)
+
+
+def run(name: str, options: dict | None = None, **changes) -> Run:
+    """A run on `source`: counts 14, 9, 6, 4 labelled (33, so a drop-last pass of 8 leaves one out) and 16, 11, 7, 5 more."""
+    given = dict(profile="smoke", network="wrn-10-0.25", batch=8, steps=12, eval_every=6, n1=14, m1=16, gamma_l=3.0,
+                 gamma_u=3.0, device="cpu", precision="fp32")
+    return Run.of("mnistm5k", name, options=options or {}, **{**given, **changes})
+
+
+def trainer(name: str, options: dict | None = None, **changes) -> Trainer:
+    return Trainer(run(name, options, **changes), source())
+
+
+def train(t: Trainer, steps: range) -> list[dict[str, float]]:
+    """The losses of these steps."""
+    out = []
+    for step in steps:
+        t.advance(step)
+        out.append({name: float(loss) for name, loss in t.last_losses.items()})
+    return out
+
+
+def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different, f"different: {', '.join(different)}"
+
+
+def check_resume(make, total: int, stops: list[int], folder) -> Trainer:
+    """Train to the end; then, from a checkpoint file taken at each of `stops`, train the rest in a new trainer: the same
+    numbers to the last bit. Returns the first trainer."""
+    whole, files = make(), {}
+    losses = []
+    for step in range(total):
+        if step in stops:
+            files[step] = folder / f"{step}.npz"
+            checkpoint.save(files[step], whole.state_dict())
+        losses += train(whole, range(step, step + 1))
+    for stop, file in files.items():
+        again = make()
+        again.load_state_dict(checkpoint.load(file))
+        assert again.step == stop
+        assert train(again, range(stop, total)) == losses[stop:], f"resumed at {stop}"
+        same_state(again.state_dict(), whole.state_dict())
+    return whole
+
+
+class Captured(TorchDispatchMode):
+    """Raises on what a captured graph cannot hold: reading a value back, and shapes that depend on values."""
+
+    FORBIDDEN = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "bincount", "equal")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in self.FORBIDDEN and "unique" not in name, f"aten::{name}"
+        if name in ("index", "index_put", "index_put_"):
+            assert not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]), f"aten::{name} with a mask"
+        return func(*args, **(kwargs or {}))
