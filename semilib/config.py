@@ -179,9 +179,12 @@ class Run:
         return cls(**{**CELLS[dataset], **PROFILES[profile], **given, "dataset": dataset, "method": method, "profile": profile})
 
     def with_(self, **changes: Any) -> Run:
-        """This run with some fields changed; the profile's values are not applied again."""
+        """This run with some fields changed; the profile's values are not applied again, and the options stay as they are unless
+        they, or the method, are among the changes."""
         for name in changes:
             check_name("parameter", name, [f.name for f in dataclasses.fields(self)])
+        if "method" in changes:
+            changes = {"options": {}, **changes}
         return dataclasses.replace(self, **changes)
 
     def __post_init__(self):

@@ -87,13 +87,15 @@ class Data:
         self.version = 0                                              # moves when a stream is given other members
 
     def open(self, plan: Plan) -> None:
-        """Make the plan's streams; "labelled" and "unlabelled" always exist. Raises BadInput for a view of an unknown stream."""
+        """Make the streams that the plan's views use. A stream that exists already goes on as it is, with the members that it was
+        given. Raises BadInput for a view of an unknown stream."""
         self.plan = plan
         specs = {"labelled": Stream("labelled"), "unlabelled": Stream("unlabelled", size=self.run.batch * self.run.mu), **plan.streams}
         used = {stream for stream, _ in plan.views.values()}
         for stream in used:
             check_name("stream", stream, specs)
-        for name in used:
+        self.streams = {name: stream for name, stream in self.streams.items() if name in used}
+        for name in sorted(used - self.streams.keys()):
             members, targets = self.of(specs[name].of)
             self.streams[name] = LiveStream(name, members.to(self.device), targets, specs[name].size or self.run.batch,
                                             specs[name].sampler, self.run.seed)

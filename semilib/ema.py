@@ -42,11 +42,11 @@ class Average:
         average, live = self.averaged
         if self.rule == "warmup":
             decay = torch.clamp(1 - 1 / (step + 1), max=self.decay)
-            difference = torch._foreach_sub(live, average)
-            torch._foreach_mul_(difference, 1 - decay)
-            torch._foreach_add_(average, difference)
+            torch._foreach_mul_(average, decay)
+            torch._foreach_add_(average, torch._foreach_mul(live, 1 - decay))
         else:
             torch._foreach_lerp_(average, live, 1 - self.decay)
-        torch._foreach_copy_(*self.copied)
+        if self.copied[0]:
+            torch._foreach_copy_(*self.copied)
         if self.rule == "decaying":
             torch._foreach_mul_(live, 1 - self.weight_decay * lr)

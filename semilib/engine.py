@@ -19,7 +19,7 @@ from semilib.ema import Average
 from semilib.errors import BadInput
 from semilib.losses import Term, reduce
 from semilib.methods import get
-from semilib.methods.base import Context, Info, Time
+from semilib.methods.base import Context, Info, Stage, Time
 from semilib.models import Net, View, initialise, make_backbone
 from semilib.monitor import Monitor
 
@@ -80,8 +80,8 @@ class Trainer:
         self.data = Data(self.source, self.split, run, self.device)
         self.test_x = self.source.test_images.to(self.device) if self.data.resident else self.source.test_images
         self.test_y = torch.as_tensor(self.source.test_labels).to(self.device)
-        self.stage_index = 0
         with torch.random.fork_rng(devices=[]):                   # constructors of torch draw initial values that are replaced
+            torch.manual_seed(run.seed)
             self._build()
 
     def _build(self) -> None:
@@ -97,7 +97,7 @@ class Trainer:
         self.method.to(self.device)
         self._check_durations()
         self.stages = self.method.stages()
-        self.data.open(self.method.plan())
+        self._open_stage(0)
         self.net = Net(backbone, self.method.heads())
         initialise(self.net, run.seed)
         self.net.to(self.device, self.dtype).train()
@@ -113,8 +113,9 @@ class Trainer:
 
     def _check_durations(self) -> None:
         for name, steps in self.method.durations().items():
-            if not 1 <= steps < self.total:
-                raise BadInput(name, steps, f"between 1 and {self.total - 1} steps in a run of steps={self.total}, or that part of "
+            first = 0 if name in ("warmup", "pretraining") else 1
+            if not first <= steps < self.total:
+                raise BadInput(name, steps, f"between {first} and {self.total - 1} steps in a run of steps={self.total}, or that part of "
                                             f"{self.run.method} never becomes active")
 
     def _make_optimiser(self, modules: list[nn.Module], **changes: Any) -> torch.optim.Optimizer:
@@ -149,6 +150,13 @@ class Trainer:
     def step(self) -> int:
         """Steps made so far. Reading it waits for the device; the loop counts for itself."""
         return int(self.now)
+
+    def _open_stage(self, index: int) -> Stage:
+        """Make a stage the running one: its name is the phase that the method sees, its plan the images of the steps to come."""
+        self.stage_index = index
+        self.method.phase = self.phase
+        self.data.open(self.method.plan())
+        return self.stages[index]
 
     def _progress(self, t: Time) -> Tensor:
         """Progress of the rate schedule: of the run, or of the stage if that restarts it."""
@@ -188,15 +196,16 @@ class Trainer:
     def advance(self, step: int) -> None:
         """Make step number `step` (0-based), with the host's work before and after it."""
         while self.stage_index + 1 < len(self.stages) and self.stages[self.stage_index + 1].start == step:
-            self.stage_index += 1
-            stage = self.stages[self.stage_index]
+            stage = self._open_stage(self.stage_index + 1)
             if stage.fresh:
                 self.restart()
             self.method.enter(stage, self.context(step))
             self.graphs.clear()
         self.data.stage(step)
         if self.device.type == "cuda" and self.run.capture == "auto" and self.method.capturable:
-            self.graphs.setdefault(self.phase, Captured(self.compute_step, self.device))()
+            if self.phase not in self.graphs:
+                self.graphs[self.phase] = Captured(self.compute_step, self.device)
+            self.graphs[self.phase]()
         else:
             self.compute_step()
         every = self.method.every()
@@ -215,10 +224,11 @@ class Trainer:
         self.average.net.load_state_dict(self.net.state_dict())
         for optimiser in self.optimisers:
             optimiser.state.clear()
+        self.graphs.clear()
 
     def context(self, step: int) -> Context:
-        return Context(net=self.net, ema=self.average.net, data=self.data, step=step, phase=self.phase, scan=self.scan,
-                       restart=self.restart)
+        return Context(net=self.net, ema=self.average.net, optimisers=self.optimisers, data=self.data, step=step, phase=self.phase,
+                       scan=self.scan, restart=self.restart)
 
     @torch.no_grad()
     def scan(self, stream: str, view: str = "none", net: Net | None = None) -> tuple[View, Tensor, Tensor]:
@@ -256,12 +266,12 @@ class Trainer:
         self.net.load_state_dict(checkpoint.unnest(state, "net"))
         self.average.net.load_state_dict(checkpoint.unnest(state, "average"))
         self.method.load_state_dict(checkpoint.unnest(state, "method"))
+        self._open_stage(int(state["time/stage"]))
         self.data.load_state_dict(checkpoint.unnest(state, "data"))
         self.monitor.load(checkpoint.unnest(state, "monitor"))
         for i, optimiser in enumerate(self.optimisers):
             checkpoint.load_optimiser_state(optimiser, checkpoint.unnest(state, f"optimiser{i}"))
         self.now.copy_(state["time/step"])
-        self.stage_index = int(state["time/stage"])
 
 
 class Captured:

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from semilib.errors import BadInput
-from semilib.tables import GROUPS, Record, csv, display, labels, ordered, recalls, scale, stem, window, write_bytes
+from semilib.tables import GROUPS, Record, csv, display, labels, numbers, ordered, recalls, scale, stem, window, write_bytes
 
 WIDTH = 7.0                     # inches; at DPI, what a README shows without shrinking it much
 DPI = 150
@@ -132,6 +132,8 @@ def _done(records: list[Record], needed: str = "") -> list[Record]:
     if not done:
         raise BadInput("records", [r.run["status"] for r in records], "at least one finished run" +
                        (f" of a method that has {needed.replace('_', '-')}" if needed else ""))
+    for r in done:
+        numbers(r)                          # refuses a log that is not the run's
     return done
 
 
@@ -150,10 +152,9 @@ def _runs(group: list[Record]) -> str:
     return " ".join(f"s{r.seed}:{r.id}" for r in group)
 
 
-def _percent(axes: Axes, which: str = "y") -> None:
-    axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+def _percent(axes: Axes) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
 
 
 def _steps(axes: Axes, total: int) -> str:
@@ -316,8 +317,8 @@ def distributions(records: list[Record]) -> tuple[Figure, pd.DataFrame]:
         first.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         _outer(panels, _class_label(names), "share of the set (%)")
         _legend(figure, list(handles.values()), list(handles))
-        every = sorted({r.run["resolved"]["eval_every"] for r in done})
-        _finish(figure, records, done, f"pseudo-labels of the last {' or '.join(f'{n:,}' for n in every)} steps")
+        spans = sorted({r.log[-1]["step"] - (r.log[-2]["step"] if len(r.log) > 1 else 0) for r in done})
+        _finish(figure, records, done, f"pseudo-labels of the last {' or '.join(f'{n:,}' for n in spans)} steps")
     return figure, frame
 
 
@@ -526,7 +527,7 @@ def pseudo_label_quality(records: list[Record]) -> tuple[Figure, pd.DataFrame]:
 def save(figure: Figure, frame: pd.DataFrame, path: str | Path) -> tuple[Path, Path]:
     """Write NAME.png and NAME.csv, the numbers that it draws; returns both paths. Each file appears whole or not at all."""
     base = stem(path, ".png", ".csv")
-    picture, numbers = base.with_name(base.name + ".png"), base.with_name(base.name + ".csv")
-    write_bytes(numbers, csv(frame))
+    picture, sidecar = base.with_name(base.name + ".png"), base.with_name(base.name + ".csv")
+    write_bytes(sidecar, csv(frame))
     write_bytes(picture, png(figure))
-    return picture, numbers
+    return picture, sidecar

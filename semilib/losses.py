@@ -31,7 +31,7 @@ def reduce(term: Term) -> Tensor:
     if term.denominator == "rows":
         total = total / term.rows.shape[0]
     elif term.denominator == "weight":
-        total = total / (term.weight.sum() + 1e-12)
+        total = total / ((term.rows.shape[0] if term.weight is None else term.weight.sum()) + 1e-12)
     else:
         total = total / term.denominator
     return total * term.scale

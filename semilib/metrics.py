@@ -53,13 +53,17 @@ def pseudo_label_scores(used: np.ndarray, seen: np.ndarray, predicted: np.ndarra
     used [C, C]: true class x pseudo-label, images that counted. seen [C]: unlabelled images shown, by true class. predicted [C]:
     images that counted, by pseudo-label, those of unknown class included. shown: unlabelled images shown.
     share: of the images shown, those that counted. precision[k]: of those that counted as k, the share that is k (None: none did,
-    or the truth is unknown). recall[k]: of the images of class k shown, the share that counted as k. counted[k]: how many did.
+    or the truth is unknown). recall[k]: of the images of class k shown, the share that counted as k. counted[k]: how many did;
+    right[k]: how many of them are k. shown, seen: as given.
     """
     used, predicted = np.asarray(used, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
     correct, as_k, shown_k = used.diagonal(), used.sum(0), np.asarray(seen, dtype=np.int64)
     return {
         "share": float(predicted.sum() / max(1, shown)),
+        "shown": int(shown),
+        "seen": shown_k.tolist(),
         "counted": predicted.tolist(),
+        "right": correct.tolist(),
         "correct": float(correct.sum() / as_k.sum()) if as_k.sum() else None,
         "precision": [float(c / n) if n else None for c, n in zip(correct, as_k, strict=True)],
         "recall": [float(c / n) if n else None for c, n in zip(correct, shown_k, strict=True)],

@@ -188,6 +188,7 @@ class Views(dict):
         out = Views({k: v.detach() for k, v in self.items() if k != "s"}, [])
         if "s" in self:
             out["s"] = self["s"].detach()
+        out.strong = self.strong
         return out
 
 
@@ -204,13 +205,14 @@ class Net(nn.Module):
         """One pass: x float [B, 3, H, W] -> View. Pooling and heads run in the heads' own precision, whatever the backbone's."""
         fmap = self.compute(x)
         f = fmap.mean((2, 3), dtype=next(self.heads.parameters()).dtype)
+        needs_map = any(getattr(head, "reads", "features") == "map" for head in self.heads.values())
+        fmap = fmap.to(f.dtype) if needs_map else None
         out = {}
         for name, head in self.heads.items():
             reads = getattr(head, "reads", "features")
             if reads is not None:
                 out[name] = head(f if reads == "features" else fmap)
-        needs_map = any(getattr(head, "reads", "features") == "map" for head in self.heads.values())
-        return View(out, f, fmap if needs_map else None)
+        return View(out, f, fmap)
 
     def views(self, images: dict[str, Tensor], strong: list[str] = (), policy: str = "joint", teacher: Net | None = None) -> Views:
         """All views of a step, by name, under a forward policy (it decides which images share batch-norm statistics).

@@ -16,25 +16,25 @@ class Monitor:
 
     def __init__(self, classes: int, device: torch.device):
         self.classes, self.device = classes, device
-        self.names: list[str] = []
         self.state = {name: torch.zeros(size, dtype=torch.int64, device=device) for name, size in
-                      {"used": classes * classes, "seen": classes, "predicted": classes, "shown": 1, "steps": 1}.items()}
-        self.state["bad"] = torch.tensor([-1, -1], device=device)                  # step, number of the term
+                      {"used": classes * classes, "seen": classes, "predicted": classes, "shown": 1}.items()}
 
     def add(self, losses: dict[str, Tensor], step: Tensor, active: dict[str, Tensor]) -> None:
-        self.names = list(losses)
-        values = torch.stack([loss.detach().double() for loss in losses.values()])
         s = self.state
-        if "losses" not in s:
-            s["losses"] = torch.zeros_like(values)
-            s.update({f"active/{name}": torch.zeros_like(flag) for name, flag in active.items()})
-        s["losses"].add_(values)
-        s["steps"].add_(1)
-        broken = ~torch.isfinite(values)
-        first = torch.stack([step, broken.to(torch.int8).argmax()])
-        s["bad"].copy_(torch.where((s["bad"][0] < 0) & broken.any(), first, s["bad"]))
+        for name in losses:                                     # terms may differ between stages
+            if f"loss/{name}" not in s:
+                s[f"loss/{name}"] = torch.zeros((), dtype=torch.float64, device=self.device)
+                s[f"steps/{name}"] = torch.zeros((), dtype=torch.int64, device=self.device)
+                s[f"bad/{name}"] = torch.full((), -1, device=self.device)
         for name, flag in active.items():
+            if f"active/{name}" not in s:
+                s[f"active/{name}"] = torch.zeros_like(flag)
             s[f"active/{name}"].logical_or_(flag)
+        for name, loss in losses.items():
+            s[f"loss/{name}"].add_(loss.detach())
+            s[f"steps/{name}"].add_(1)
+            bad = s[f"bad/{name}"]
+            bad.copy_(torch.where((bad < 0) & ~torch.isfinite(loss.detach()), step, bad))
 
     def add_pseudo(self, label: Tensor, mask: Tensor, truth: Tensor) -> None:
         """label, mask, truth [mu B]; a pseudo-label counts from half its weight on; truth -1 = unknown."""
@@ -48,9 +48,8 @@ class Monitor:
 
     def losses(self) -> dict[str, float]:
         """Mean of each term since the last reset."""
-        steps = max(1, int(self.state["steps"]))
-        return {name: value / steps for name, value in zip(self.names, self.state["losses"].tolist(), strict=True)} \
-            if "losses" in self.state else {}
+        steps = {key[6:]: int(value) for key, value in self.state.items() if key.startswith("steps/")}
+        return {name: float(self.state[f"loss/{name}"]) / n for name, n in steps.items() if n > 0}
 
     def pseudo_labels(self) -> dict[str, Any] | None:
         shown = int(self.state["shown"])
@@ -60,17 +59,18 @@ class Monitor:
         return metrics.pseudo_label_scores(used, self.state["seen"].cpu().numpy(), self.state["predicted"].cpu().numpy(), shown)
 
     def check_finite(self) -> None:
-        step, term = self.state["bad"].tolist()
-        if step >= 0:
-            raise TrainingError(f"the loss {self.names[term]!r} was not finite in step {step}: lower lr, or look at the data")
+        bad = [(int(value), key[4:]) for key, value in self.state.items() if key.startswith("bad/")]
+        if any(step >= 0 for step, _ in bad):
+            step, name = min((b for b in bad if b[0] >= 0), key=lambda b: b[0])
+            raise TrainingError(f"the loss {name!r} was not finite in step {step}: lower lr, or look at the data")
 
     def never_active(self, components: tuple[str, ...]) -> list[str]:
         return [c for c in components if not bool(self.state.get(f"active/{c}", False))]
 
     def reset(self) -> None:
-        for name in ("losses", "steps", "used", "seen", "predicted", "shown"):
-            if name in self.state:
-                self.state[name].zero_()
+        for name, value in self.state.items():
+            if name in ("used", "seen", "predicted", "shown") or name.startswith(("loss/", "steps/")):
+                value.zero_()
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.state.update({name: value.to(self.device) for name, value in state.items()})

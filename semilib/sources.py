@@ -293,7 +293,7 @@ def folder_id(root: str | Path) -> str:
     digest = hashlib.sha256()
     for part in ("train", "test", "unlabelled"):
         for path in sorted((root / part).rglob("*")) if (root / part).is_dir() else ():
-            if path.is_file() and _visible(path):
+            if path.is_file() and not any(name.startswith(".") for name in path.relative_to(root).parts):
                 digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
 

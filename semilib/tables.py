@@ -209,7 +209,7 @@ def recalls(record: Record) -> np.ndarray:
     return np.array([[math.nan if r is None else r for r in e["recall"]] for e in window(record)], dtype=float).mean(0)
 
 
-def _numbers(record: Record) -> dict[str, Any]:
+def numbers(record: Record) -> dict[str, Any]:
     """A finished run's numbers, shares in [0, 1]. Raises BadInput if its log does not give the result kept in run.json."""
     found = metrics.summary(record.log, METRIC) if record.log else {}
     kept = record.run["result"]
@@ -237,7 +237,7 @@ def results(records: list[Record]) -> pd.DataFrame:
         rows.append({
             "cell": record.cell, "method": record.method, "label": label, "seed": record.seed,
             "steps": record.config.get("steps", math.nan), "profile": record.config.get("profile", ""),
-            "status": run["status"], "metric": METRIC, "rule": "", **(_numbers(record) if record.done else empty),
+            "status": run["status"], "metric": METRIC, "rule": "", **(numbers(record) if record.done else empty),
             "seconds": run["seconds"] if record.done else math.nan,
             "key": run["key"], "code": run["code"], "commit": run.get("commit") or "", "dirty": run.get("dirty", ""),
             "device": resolved.get("device", ""), "precision": resolved.get("precision", ""),

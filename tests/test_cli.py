@@ -38,8 +38,8 @@ def test_a_run_on_ones_own_pictures(photos, tmp_path, capsys):
     assert "FixMatch" in said and "(done)" in said
     (path,) = [p.parent for p in tmp_path.rglob("run.json")]
     found = record.read(path)
-    assert found["split"]["class_names"] == ["one", "two", "zero"] and found["split"]["labelled_counts"] == [14, 10, 19]
-    assert sum(found["split"]["unlabelled_counts"]) == 43 and found["split"]["test_images"] == 4 + 4 + 3
+    assert found["split"]["class_names"] == ["one", "two", "zero"] and found["split"]["labelled_counts"] == [15, 10, 20]
+    assert sum(found["split"]["unlabelled_counts"]) == 45 and found["split"]["test_images"] == 3 + 2 + 4
     assert found["config"]["folder"] and str(photos) not in str(found)
     cli.main(["status", "--runs", str(tmp_path)])
     assert "done" in capsys.readouterr().out

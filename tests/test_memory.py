@@ -363,11 +363,10 @@ def test_empty_slots_count_as_zeros_in_the_released_prototypes():
 
 
 def test_released_prototypes_of_a_full_bank_are_those_of_the_bank():
-    g = torch.Generator().manual_seed(8)
     bank, right = released(2, 3, 2, shifted=False, empty_as_zero=True), MemoryBank(2, 3, 2, dtype=torch.float64)
     for _ in run_both(bank, right, 2):
         pass
-    assert (right.confidence > 0).all() and g
+    assert (right.confidence > 0).all()
     for x, y in zip(bank.prototypes(), right.prototypes(), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
 
@@ -375,7 +374,7 @@ def test_released_prototypes_of_a_full_bank_are_those_of_the_bank():
 # ---- fit for a captured step -------------------------------------------------------------------------------------------------
 
 BANKS = {"cells": lambda: MemoryBank(3, 4, 2, dtype=torch.float64), "pool": lambda: MemoryBank(3, 4, 2, False, torch.float64),
-         "zeros": lambda: released(3, 4, 2, shifted=False, empty_as_zero=True), "shifted": lambda: released(3, 4, 2)}
+         "zeros": lambda: released(3, 4, 2, shifted=False, empty_as_zero=True)}        # the shifted one is sequential by nature
 
 
 @pytest.mark.parametrize("kind", BANKS)

@@ -38,7 +38,8 @@ def test_a_class_without_test_images_is_left_out():
 def test_pseudo_label_scores_by_hand():
     used = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])                         # true x pseudo-label
     s = metrics.pseudo_label_scores(used, seen=np.array([10, 8, 2]), predicted=np.array([8, 5, 1]), shown=25)
-    assert s["share"] == 14 / 25 and s["counted"] == [8, 5, 1] and s["correct"] == 9 / 12
+    assert s["share"] == 14 / 25 and s["correct"] == 9 / 12
+    assert (s["shown"], s["seen"], s["counted"], s["right"]) == (25, [10, 8, 2], [8, 5, 1], [6, 3, 0])
     assert s["precision"] == [6 / 7, 3 / 5, None] and s["recall"] == [0.6, 3 / 8, 0.0]
 
 

@@ -265,6 +265,7 @@ def test_views_join_the_strong_ones_in_order_and_name_what_is_missing():
     assert torch.equal(v.s["head"], torch.cat([v.s1["head"], v.s2["head"]]))
     d = v.detach()
     assert set(d) == set(v) and not any(z.requires_grad for view in d.values() for z in view.values())
+    assert d.strong == v.strong == ["s1", "s2"]
     with pytest.raises(AttributeError, match="no view 's3'"):
         _ = v.s3
 

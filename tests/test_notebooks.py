@@ -95,7 +95,7 @@ def small_notebook(path: Path, *lines: str) -> Path:
              "id": "a"}]
     made += [{"cell_type": "code", "metadata": {}, "source": [line], "outputs": [], "execution_count": None, "id": f"b{i}"}
              for i, line in enumerate(lines)]
-    path.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": {"name": "python3", "display_name": "x"}},
+    path.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}},
                                 "nbformat": 4, "nbformat_minor": 5}))
     return path
 

@@ -36,9 +36,9 @@ class Pseudo(SimpleNamespace):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Where a batch comes from. of: "labelled" | "unlabelled" | "union" (both, without repeats), or the name of another stream's
-    set. sampler: "shuffled" (without replacement, drop last, restarted) or "balanced" (a uniform class, then an image of it).
-    size: images a step; None = the run's batch (times mu for the unlabelled set)."""
+    """Where a batch comes from. of: "labelled" | "unlabelled" | "union" (both, without repeats). sampler: "shuffled" (without
+    replacement, drop last, restarted) or "balanced" (a uniform class, then an image of it). size: images a step; None = the run's
+    batch (times mu for the unlabelled set)."""
 
     of: str
     sampler: str = "shuffled"
@@ -92,7 +92,7 @@ class Time:
 
     @property
     def progress(self) -> Tensor:
-        return (self.step / self.total).to(self.dtype)
+        return (self.step.double() / self.total).to(self.dtype)
 
     def since(self, n: int) -> Tensor:
         """1.0 from step n on, else 0.0."""
@@ -116,13 +116,15 @@ class Stage:
 
 @dataclasses.dataclass
 class Context:
-    """What the host side of a method sees between steps: the live network, its average, the data, the time, and a scan.
+    """What the host side of a method sees between steps: the live network, its average, the optimisers (whose groups it may change
+    at a stage), the data, the time, and a scan.
 
     `scan(stream, view="none", net=None)` runs a whole set through a network in eval mode, in the set's order, and returns
     (View of all rows, labels [n] with -1 where unknown to the method, indices [n])."""
 
     net: Net
     ema: Net
+    optimisers: list[torch.optim.Optimizer]
     data: Data
     step: int
     phase: str
@@ -140,10 +142,12 @@ class Method(nn.Module):
     def __init__(self, cfg: Options, info: Info):
         super().__init__()
         self.cfg, self.info = cfg, info
+        self.phase = "main"             # the running stage's name, set by the engine
 
     # ---- before training -------------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
+        """The images of a step. May read `self.phase`: the engine asks again at each stage."""
         raise NotImplementedError
 
     def heads(self) -> dict[str, nn.Module]:
@@ -154,7 +158,8 @@ class Method(nn.Module):
         """Register buffers."""
 
     def durations(self) -> dict[str, int]:
-        """The method's durations in steps of this run, by name; they go into the record and must lie inside the run."""
+        """The method's durations in steps of this run, by name; they go into the record. Each must end before the run does, and all
+        but a warm-up or pretraining of 0 steps must be at least 1."""
         return {}
 
     def stages(self) -> list[Stage]:

@@ -75,7 +75,7 @@ class SeMi(Method):
         t_e: float = option(0.1, "temperature of L_e (its target's is a fifth of it)", low=1e-3)
         centre: float = option(0.9, "how much of the centre qbar is kept each step", low=0, high=1)
 
-        warmup: Duration = option(span(3000), "steps without PLCE, OHEML and L_e", low=0)
+        warmup: Duration = option(span(3000), "steps without PLCE, OHEML and L_e; 0 = none", low=0)
         decay_every: Duration = option(span(100), "steps between decays of the bank", low=0)
         epoch: Duration = option(span(500), "steps between refreshes of r and u", low=0)
 
@@ -174,11 +174,12 @@ class SeMi(Method):
         cfg, f = self.cfg, self.features(v)
         self.bank.push(f["s"], self.per_view(p.confidence), self.per_view(p.label), self.per_view(p.mask))        # (6)
         step = t.step % self.epoch if cfg.decay_restarts else t.step
-        self.bank.decay((step + 1) % self.decay_every == 0, self.beta)
+        if self.beta < 1:
+            self.bank.decay((step + 1) % self.decay_every == 0, self.beta)
         label, counts = (p.label, p.mask > 0) if cfg.u_from_blend else (p.linear.argmax(-1), p.linear.max(-1).values >= cfg.threshold)
         self.used.scatter_add_(0, label, counts.to(torch.int64))
-        share = self.used / self.used.sum().clamp(min=1)
-        self.u.copy_(torch.where(t.ends(self.epoch) & (self.used.sum() > 0), share.to(self.u.dtype), self.u))
+        share = self.used.to(self.u.dtype) / self.used.sum().clamp(min=1)
+        self.u.copy_(torch.where(t.ends(self.epoch) & (self.used.sum() > 0), share, self.u))
         moved = cfg.centre * self.qbar + (1 - cfg.centre) * self.align_target(f["w"]).mean(0)
         self.qbar.copy_(torch.where(t.since(self.warmup) > 0, moved, self.qbar))
 
@@ -202,7 +203,7 @@ class SeMi(Method):
         distance = torch.cdist(f, centres).masked_fill(~filled, float("inf"))
         semantic = torch.where(filled.any(), -distance / self.cfg.t_proto, torch.zeros_like(distance)).softmax(-1)
         done = torch.div(t.step, self.epoch, rounding_mode="floor").to(linear.dtype)
-        r = done / (self.epoch if self.cfg.r_by_epoch_length else max(1, t.total // self.epoch))
+        r = done / (self.epoch if self.cfg.r_by_epoch_length else -(-t.total // self.epoch))
         u = self.u / self.u.max() if self.cfg.u_norm == "max" else self.u
         a = t.since(self.warmup) * self.alpha * r * u * filled
         return (1 - a) * linear + a * semantic
