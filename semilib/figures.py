@@ -10,6 +10,7 @@ alone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
 import textwrap
@@ -270,7 +271,7 @@ def _folded(name: str) -> str:
 def distributions(records: list[Record]) -> tuple[Figure, pd.DataFrame]:
     """How classes are distributed in the labelled set and among the pseudo-labels, each against the true distribution of the
     unlabelled pool: shares (%) on a log scale, classes from the largest labelled one to the smallest. Pseudo-labels are those
-    that counted since the evaluation before the last one, seeds added up. Methods without pseudo-labels are left out.
+    that counted in the steps of the evaluations that the table averages, seeds added up. Methods without pseudo-labels are left out.
 
     Frame: set ("labelled", "unlabelled", "pseudo-labels"), label, class, labelled (images, for the order), count (images),
     share (%), runs.
@@ -291,8 +292,8 @@ def distributions(records: list[Record]) -> tuple[Figure, pd.DataFrame]:
     parts = [part("labelled", "", np.array(labelled), every), part("unlabelled", "", true, every)]
     titles = [f"Labelled set\n{sum(labelled):,} images"]
     for label, group in groups.items():
-        count = np.sum([r.log[-1]["pseudo_labels"]["counted"] for r in group], axis=0)[order]
-        share = np.mean([r.log[-1]["pseudo_labels"]["share"] for r in group])
+        found = _pool([e for r in group for e in window(r)])["pseudo_labels"]
+        count, share = np.array(found["counted"])[order], found["share"]
         parts.append(part("pseudo-labels", label, count, _runs(group)))
         titles.append(f"{_folded(display(label))}\n{count.sum():,} pseudo-labels ({100 * share:.0f} % used)")
     frame = pd.concat(parts, ignore_index=True)
@@ -317,9 +318,26 @@ def distributions(records: list[Record]) -> tuple[Figure, pd.DataFrame]:
         first.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         _outer(panels, _class_label(names), "share of the set (%)")
         _legend(figure, list(handles.values()), list(handles))
-        spans = sorted({r.log[-1]["step"] - (r.log[-2]["step"] if len(r.log) > 1 else 0) for r in done})
+        spans = sorted({r.log[-1]["step"] - ([0] + [e["step"] for e in r.log])[-1 - len(window(r))] for r in done})
         _finish(figure, records, done, f"pseudo-labels of the last {' or '.join(f'{n:,}' for n in spans)} steps")
     return figure, frame
+
+
+def _pool(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several evaluations as one at the last one's step, their pseudo-labels' counts added up."""
+    found = [e["pseudo_labels"] for e in evaluations]
+    counted, right, seen = (np.sum([f[name] for f in found], axis=0) for name in ("counted", "right", "seen"))
+    known = seen.sum() > 0 and counted.sum() > 0
+    return {"step": evaluations[-1]["step"], "pseudo_labels": {
+        "share": counted.sum() / max(1, sum(f["shown"] for f in found)), "counted": counted.tolist(),
+        "correct": right.sum() / counted.sum() if known else None,
+        "precision": [r / n if known and n else None for r, n in zip(right, counted, strict=True)]}}
+
+
+def _pooled(record: Record, most: int = 25) -> Record:
+    """A record whose evaluations are pooled to at most `most`: between two of them too few pseudo-labels of rare classes count."""
+    size = -(-len(record.log) // most)
+    return dataclasses.replace(record, log=[_pool(record.log[i:i + size]) for i in range(0, len(record.log), size)])
 
 
 def _against(axes: Axes, share: np.ndarray, true: np.ndarray, shade: Any, bottom: float) -> dict[str, Any]:
@@ -471,9 +489,10 @@ def learning_curves(records: list[Record]) -> tuple[Figure, pd.DataFrame]:
 
 
 def pseudo_label_quality(records: list[Record]) -> tuple[Figure, pd.DataFrame]:
-    """Pseudo-labels over training steps, each point over the steps since the evaluation before: the share (%) of the
-    unlabelled images shown whose pseudo-label counted, and the share (%) of those that was right, for all and for those that
-    name a head, medium or tail class. Mean over seeds, band from the lowest to the highest. A gap: no pseudo-label counted.
+    """Pseudo-labels over training steps, each point over the steps since the one before: the share (%) of the unlabelled images
+    shown whose pseudo-label counted, and the share (%) of those that was right, for all and for those that name a head, medium or
+    tail class. At most 25 points, so that rare classes have pseudo-labels to count. Mean over seeds, band from the lowest to the
+    highest. A gap: no pseudo-label counted.
 
     Frame: quantity ("used", "right", "right: head", ...), label, step, mean, least, greatest (%), seeds, runs.
     """
@@ -501,7 +520,7 @@ def pseudo_label_quality(records: list[Record]) -> tuple[Figure, pd.DataFrame]:
         for quantity, value in what.items():
             axes, handles = grid[quantity], []
             for i, (label, group) in enumerate(groups.items()):
-                frame = _series(group, value)
+                frame = _series([_pooled(r) for r in group], value)
                 handles.append(_line(axes, frame, look[label], len(group), i / len(groups)))
                 rows.append(frame.assign(quantity=quantity, label=label, seeds=len(group), runs=_runs(group)))
             if all(frame["mean"].isna().all() for frame in rows[-len(groups):]):
@@ -522,6 +541,24 @@ def pseudo_label_quality(records: list[Record]) -> tuple[Figure, pd.DataFrame]:
         _finish(figure, records, done, "band: lowest to highest seed" if len(done) > len(groups) else "")
     frame = pd.concat(rows, ignore_index=True)
     return figure, frame[["quantity", "label", "step", "mean", "least", "greatest", "seeds", "runs"]]
+
+
+def image_grid(images: np.ndarray, rows: list[str], columns: list[str], title: str = "") -> tuple[Figure, pd.DataFrame]:
+    """Pictures in rows and columns: images uint8 [rows, columns, H, W, 3]. The frame holds each picture's mean grey (0 to 255)."""
+    with style():
+        figure = _picture(WIDTH * (len(rows) + 0.4) / (len(columns) + 1))
+        grid = figure.subplots(len(rows), len(columns), squeeze=False)
+        for i, line in enumerate(grid):
+            for k, axes in enumerate(line):
+                axes.imshow(images[i, k], interpolation="nearest")
+                axes.set(xticks=[], yticks=[], frame_on=False)
+                if i == 0:
+                    axes.set_title(columns[k], fontsize=8)
+            line[0].set_ylabel(rows[i], rotation=0, ha="right", va="center", labelpad=6)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=7.5, color=INK)
+    frame = pd.DataFrame([{"row": rows[i], "column": columns[k], "mean_grey": float(images[i, k].mean())}
+                          for i in range(len(rows)) for k in range(len(columns))])
+    return figure, frame
 
 
 def save(figure: Figure, frame: pd.DataFrame, path: str | Path) -> tuple[Path, Path]:

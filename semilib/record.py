@@ -76,30 +76,34 @@ def _meaning(node: Any) -> Any:
 BYSTANDERS = {"semilib", "semilib.methods", "semilib.record", "semilib.progress", "semilib.errors"}
 
 
-@functools.lru_cache
-def code_fingerprint(method: str) -> str:
-    """Eight hex digits over the source (without comments and docstrings) of every semilib module that a run of `method` executes:
-    what training and the method's module import, directly or not. Other methods' files do not count."""
+def executed(method: str) -> list[str]:
+    """The semilib modules that a run of `method` executes: what training and the method's module import, directly or not. Other
+    methods' files do not count."""
     entry = METHODS[method]
-    module = entry.split(":")[0] if isinstance(entry, str) else entry.__module__
-    todo, seen = {"semilib.training", module}, set()
+    todo, seen = {"semilib.training", entry.split(":")[0] if isinstance(entry, str) else entry.__module__}, set()
     while todo:
         name = todo.pop()
         if name not in seen and name not in BYSTANDERS and _file(name) is not None:
             seen.add(name)
             todo |= _imports(name)
-    digest = hashlib.sha256()
-    for name in sorted(seen):
+    return sorted(seen)
+
+
+@functools.lru_cache
+def code_fingerprint(method: str) -> str:
+    """Eight hex digits over the source, without comments and docstrings, of the modules that a run of `method` executes."""
+    entry, modules, digest = METHODS[method], executed(method), hashlib.sha256()
+    for name in modules:
         digest.update(json.dumps([name, _meaning(ast.parse(_file(name).read_text(encoding="utf-8")))]).encode())
-    if module not in seen and not isinstance(entry, str):      # a class made in a notebook: its own source, where there is one
+    if not isinstance(entry, str) and entry.__module__ not in modules:     # a class made in a notebook: its own source, if it has one
         import inspect
         with contextlib.suppress(OSError, TypeError):
             digest.update(inspect.getsource(entry).encode())
     return digest.hexdigest()[:8]
 
 
-def provenance() -> dict[str, Any]:
-    """Commit, whether the tree differs from it, versions and machine (never a path or a host name)."""
+def provenance(method: str) -> dict[str, Any]:
+    """Commit, whether the executed code differs from it, versions and machine (never a path or a host name)."""
     def git(*args: str) -> str | None:
         try:
             out = subprocess.run(["git", *args], cwd=PACKAGE, capture_output=True, text=True, timeout=10)
@@ -110,7 +114,7 @@ def provenance() -> dict[str, Any]:
     for name in VERSIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    changed = git("status", "--porcelain", "--", "semilib")
+    changed = git("status", "--porcelain", "--", *(str(_file(name)) for name in executed(method)))
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed), "versions": versions,
             "system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
 
@@ -201,7 +205,7 @@ def append_log(path: Path, evaluation: dict[str, Any]) -> None:
 def new(run: Run, **facts: Any) -> dict[str, Any]:
     """A fresh run.json: what is known before the first step."""
     return {"name": run.name, "key": run.key, "code": code_fingerprint(run.method), "status": "running",
-            "config": run.numbers(), **facts, **provenance(),
+            "config": run.numbers(), **facts, **provenance(run.method),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 

@@ -71,6 +71,22 @@ def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress 
     return paths
 
 
+def example_views(run: Run, step: int = 0) -> tuple[Any, list[str], list[str], str]:
+    """What the network sees of one image of each class: (images uint8 [4, C, H, W, 3], row names, class names, title), for
+    `figures.image_grid`. The views are those of the run's seed at `step`."""
+    import numpy as np
+    import torch
+
+    from semilib import augment, sources
+    source = sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
+    x = torch.stack([source.images[source.labels == k][0] for k in range(len(source.class_names))])
+    views = [x, augment.weak(x, run.seed, "view/w", step, source.flip),
+             *(augment.strong(x, run.seed, f"view/s{i}", step, source.flip, run.strong_pool) for i in (1, 2))]
+    grid = np.stack([v.permute(0, 2, 3, 1).numpy() for v in views])
+    rows = ["image", "weak view", "strong view 1", "strong view 2"]
+    return grid, rows, source.class_names, f"{source.name}: the first image of each class"
+
+
 def report(records: str | Path | Iterable[Path], figures: str | Path, title: str = "") -> str:
     """Table and figures of records (a folder of them, or their folders) as files in `figures`; returns the table as text."""
     from semilib import figures as draw

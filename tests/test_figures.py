@@ -100,13 +100,13 @@ def test_confusion(records):
 def test_distributions(records):
     figure, frame = figures.distributions(records)
     assert frame["set"].tolist() == ["labelled"] * 3 + ["unlabelled"] * 3 + ["pseudo-labels"] * 6
-    assert frame["count"].tolist() == LABELLED + UNLABELLED + [160, 80, 0] + [80, 0, 0]      # seeds of FixMatch added up
+    assert frame["count"].tolist() == LABELLED + UNLABELLED + [320, 80, 0] + [160, 40, 0]   # both evaluations, seeds added up
     assert frame["share"].tolist() == pytest.approx([100 * n / 14 for n in LABELLED] + [100 * n / 42 for n in UNLABELLED]
-                                                    + [100 * 2 / 3, 100 / 3, 0] + [100, 0, 0])
+                                                    + [80, 20, 0] + [80, 20, 0])
     assert "supervised" not in set(frame["label"])
     panels = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_title() for axes in panels] == ["Labelled set\n14 images", "FixMatch\n240 pseudo-labels (60 % used)",
-                                                     "SeMi\n80 pseudo-labels (40 % used)"]
+    assert [axes.get_title() for axes in panels] == ["Labelled set\n14 images", "FixMatch\n400 pseudo-labels (50 % used)",
+                                                     "SeMi\n200 pseudo-labels (50 % used)"]
     for axes, part in zip(panels, (frame[:3], frame[6:9], frame[9:]), strict=True):
         dashes, dots, crosses = axes.lines[:3]
         assert dashes.get_ydata().tolist() == frame["share"][3:6].tolist()
@@ -173,6 +173,17 @@ def test_pseudo_label_quality(records):
     assert "none counted, or truth unknown" in text_of(figure)
 
 
+def test_many_evaluations_are_pooled_by_their_counts(tmp_path):
+    log = [pseudo([[60, 0, 0], [20, 0, 0], [0, 0, 0]]), pseudo([[0, 0, 0], [0, 1, 0], [0, 3, 0]])] * 15
+    record = tables.load(write(tmp_path, steady(80, 50, 20, n=30), pseudo=log))
+    _, frame = figures.pseudo_label_quality([record])
+    own = frame.set_index("quantity")
+    assert len(own.loc["used"]) == 15 and own.loc["used", "step"].tolist()[:2] == [2 * record.log[0]["step"], 4 * record.log[0]["step"]]
+    assert own.loc["used", "mean"].tolist() == pytest.approx([100 * 84 / 400] * 15)
+    assert own.loc["right", "mean"].tolist() == pytest.approx([100 * 61 / 84] * 15)
+    assert own.loc["right: medium", "mean"].tolist() == pytest.approx([25] * 15)
+
+
 def test_methods_keep_their_look():
     everything = figures.looks(["semi (oheml=off)", "semi", "fixmatch", "supervised", "acr", "daso", "crest"])
     for method in ("semi", "fixmatch", "supervised"):
@@ -222,3 +233,12 @@ def test_many_classes(tmp_path):
     assert not [t for t in figure.axes[0].texts if t.get_text()]
     figure, _ = figures.per_class_accuracy([record])
     assert not figure.axes[0].containers and "rank by labelled count" in figure.axes[0].get_xlabel()
+
+
+def test_a_grid_of_pictures_shows_them_where_they_belong():
+    images = np.zeros((2, 3, 4, 4, 3), dtype=np.uint8)
+    images[1, 2] = 200
+    figure, frame = figures.image_grid(images, ["a", "b"], ["x", "y", "z"], "title")
+    shown = [axes.get_images()[0].get_array() for axes in figure.axes]
+    assert len(shown) == 6 and (np.asarray(shown[5]) == 200).all() and (np.asarray(shown[0]) == 0).all()
+    assert frame.query("row == 'b' and column == 'z'")["mean_grey"].item() == 200 and frame["mean_grey"].sum() == 200

@@ -60,6 +60,19 @@ def test_the_committed_quickstart_shows_the_committed_record():
         assert f"{100 * r['result']['mean_last']:.1f}" in text and r["key"] in text, r["name"]
 
 
+def test_the_readme_and_the_quickstart_state_the_recorded_numbers():
+    from semilib import tables
+    folders = sorted(p.parent for p in (ROOT / "results" / "quickstart").rglob("run.json"))
+    table = tables.table(tables.load_all(folders))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("**", "")
+    quickstart = (ROOT / "notebooks" / "00_quickstart.ipynb").read_text(encoding="utf-8")
+    for row in table.cells()[1:]:
+        name, accuracy, n, head, medium, tail = row[:6]
+        assert f"| {name} | {accuracy} | {head} | {medium} | {tail} | {n} |" in readme
+        assert f"{name} {accuracy}" in quickstart
+    assert table.markdown in (ROOT / "figures" / "quickstart" / "table.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("given, message", [
     ({"profil": "smoke"}, "parameter='profil': unknown; did you mean 'profile'"),
     ({"seeds": 3}, r"seeds=3: list, as in 00_quickstart.ipynb \(seeds = \[0\]\)"),

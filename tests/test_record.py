@@ -47,6 +47,21 @@ def test_the_code_fingerprint_follows_meaning_not_words(tmp_path, monkeypatch):
         record.code_fingerprint.cache_clear()
 
 
+def test_a_record_is_dirty_when_executed_code_differs_from_the_commit(tmp_path, monkeypatch):
+    import shutil
+    import subprocess
+    shutil.copytree(record.PACKAGE, tmp_path / "semilib", ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(record, "PACKAGE", tmp_path / "semilib")
+    assert record.provenance("fixmatch")["dirty"] is False and len(record.provenance("fixmatch")["commit"]) == 40
+    for file, dirty in (("tables.py", False), ("methods/semi.py", False), ("losses.py", True)):
+        with open(tmp_path / "semilib" / file, "a") as f:
+            f.write("x = 1\n")
+        assert record.provenance("fixmatch")["dirty"] is dirty, file
+
+
 def test_states(finished, monkeypatch, tmp_path):
     runs, path = finished
     run = smoke_run("supervised")
