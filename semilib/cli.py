@@ -43,12 +43,15 @@ def given_run(words: list[str]):
 
 
 def run(args) -> None:
-    from semilib import progress, record, study, tables
+    from semilib import progress, record, study  # no pandas, no notebooks: a bare machine with torch can run this
     from semilib.training import train
     wanted = given_run(args.field)
     path = train(wanted, study.place(args.runs), args.folder, progress.Terminal())
-    print(tables.table(tables.load_all([path])).text)
-    print(f"record: {study.shown(path)} ({record.read(path)['status']})")
+    found = record.read(path)
+    result = found["result"]
+    print(f"{found['name']}, {wanted.steps:,} steps of profile {wanted.profile}: {result['metric'].replace('_', ' ')} "
+          f"{result['mean_last']:.2%} ({result['rule']}; last {result['last']:.2%})")
+    print(f"record: {study.shown(path)} ({found['status']})")
 
 
 def status(args) -> None:

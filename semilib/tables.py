@@ -32,7 +32,7 @@ METRIC = "balanced_accuracy"
 GROUPS = ("head", "medium", "tail")
 DASH = "–"
 LEFT = (0, 2, 6)                # columns of the shown table that hold words: method, n, rule
-WIDTH = 110                     # characters of a footnote's line in the plain text
+WIDTH = 96                     # characters of a footnote's line in the plain text
 
 # What a label does not tell: the seed, the scale (never mixed), and fields that say where a run happens and not what it is.
 SCALE = ("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_in_unlabelled", "split_seed", "profile", "steps")

@@ -35,7 +35,7 @@ def test_a_run_on_ones_own_pictures(photos, tmp_path, capsys):
              "--runs", str(tmp_path)]
     cli.main(words)
     said = capsys.readouterr().out
-    assert "FixMatch" in said and "(done)" in said
+    assert "24 steps of profile smoke: balanced accuracy" in said and "(done)" in said
     (path,) = [p.parent for p in tmp_path.rglob("run.json")]
     found = record.read(path)
     assert found["split"]["class_names"] == ["one", "two", "zero"] and found["split"]["labelled_counts"] == [15, 10, 20]
@@ -85,6 +85,18 @@ def test_words_become_values():
     assert run.options["alpha"] == 0.2 and run.options["beta"] == 0.9 and run.seed == 3
     with pytest.raises(BadInput, match="option of semi='alfa'"):
         cli.given_run(["semi.alfa=0.2"])
+
+
+def test_a_run_needs_only_torch_torchvision_numpy_and_pillow(source, tmp_path):
+    absent = ["pandas", "matplotlib", "seaborn", "IPython", "papermill", "sklearn", "mlxtend", "scipy", "yaml"]
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({absent!r}))
+from semilib.cli import main
+main(["run", "profile=smoke", "method=fixmatch", "fixmatch.threshold=0.12", "--folder", {str(tmp_path / "run")!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and record.read(tmp_path / "run")["status"] == "done", done.stderr
 
 
 def test_importing_the_package_is_cheap():
