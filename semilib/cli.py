@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from semilib.errors import BadInput
+from semilib.errors import BadInput, TrainingError
 
 
 def value(text: str) -> Any:
@@ -26,6 +26,8 @@ def assignments(pairs: list[str]) -> dict[str, Any]:
         name, found, text = pair.partition("=")
         if not found:
             raise BadInput("argument", pair, "NAME=VALUE, such as method=fixmatch")
+        if name in out:
+            raise BadInput("argument", pair, f"one value for {name}; it has {out[name]!r} already")
         out[name] = value(text)
     return out
 
@@ -35,9 +37,14 @@ def given_run(words: list[str]):
     from semilib import study
     from semilib.config import Run
     given = assignments(words)
-    options = dict(given.pop("options", {}))
+    options = given.pop("options", {})
+    if not isinstance(options, dict):
+        raise BadInput("options", options, 'a dict, such as options=\'{"alpha": 0.2}\'')
     for name in [n for n in given if "." in n]:
-        options[name.split(".", 1)[1]] = given.pop(name)
+        owner, option = name.split(".", 1)
+        if owner not in ("options", given.get("method", "semi")):
+            raise BadInput("argument", name, f"{given.get('method', 'semi')}.{option} for an option of this run's method")
+        options[option] = given.pop(name)
     given.setdefault("root", str(study.place("data")))
     return Run.of(**given, options=options)
 
@@ -91,6 +98,8 @@ def quickstart(args) -> None:
 
     from semilib import notebooks, study, tables
     home = study.home()
+    if not (home / "notebooks" / "00_quickstart.ipynb").is_file():
+        raise BadInput("folder", str(home), "the project's folder, which holds notebooks/00_quickstart.ipynb")
     given = assignments(args.parameter)
     output = study.place(given.get("runs", "runs")) / "quickstart" / "00_quickstart.ipynb"
     print("Supervised, FixMatch and SeMi on a long-tailed set of 32x32 pictures: about 3 minutes on two cores, no download.")
@@ -174,7 +183,7 @@ def main(argv: list[str] | None = None) -> None:
     from semilib.record import RunBusy
     try:
         args.function(args)
-    except (BadInput, RunBusy) as error:
+    except (BadInput, RunBusy, TrainingError) as error:
         sys.exit(f"semilib {args.verb}: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; the same command goes on from the last checkpoint")

@@ -29,8 +29,9 @@ def span(steps: int, of: int = PAPER_STEPS) -> float:
 
 
 def steps_of(duration: Duration, total: int) -> int:
-    """A duration in steps of a run of `total` steps: a share is rounded, but never to nothing; an int is taken as it is."""
-    return duration if isinstance(duration, int) else max(1, round(duration * total))
+    """A duration in steps of a run of `total` steps: a share is rounded, but never to nothing; an int is taken as it is, and so is
+    a share of 0."""
+    return int(duration) if isinstance(duration, int) or duration == 0 else max(1, round(duration * total))
 
 
 def option(default: Any, doc: str, low: float | None = None, high: float | None = None, choices: tuple = (),
@@ -133,7 +134,7 @@ class Run:
     order: str = option("consistent", "which classes are large in the unlabelled set", choices=ORDERS)
     labelled_in_unlabelled: bool = option(True, "the unlabelled pool holds the labelled images too (SeMi, ACR, DARP)")
     split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn", low=0)
-    side: int = option(32, "side of the images in pixels (imagefolder)", low=8, high=512)
+    side: int = option(32, "side of the images in pixels (imagefolder)", low=32, high=512)
     flip: bool | None = option(None, "whether a mirrored image keeps its class; None = as the data set says")
     root: str = option("data", "folder that holds, or will hold, the data sets", numbers=False)
 
@@ -174,9 +175,10 @@ class Run:
             check_name("parameter", name, [f.name for f in dataclasses.fields(cls)])
         profile = given.get("profile") or CELLS[dataset]["profile"]
         check_name("profile", profile, PROFILES)
-        if "gamma_l" in given and "gamma_u" not in given:
-            given["gamma_u"] = given["gamma_l"]
-        return cls(**{**CELLS[dataset], **PROFILES[profile], **given, "dataset": dataset, "method": method, "profile": profile})
+        fields = {**CELLS[dataset], **PROFILES[profile], **given, "dataset": dataset, "method": method, "profile": profile}
+        if "gamma_l" in given and "gamma_u" not in given and fields["m1"] is not None:
+            fields["gamma_u"] = given["gamma_l"]
+        return cls(**fields)
 
     def with_(self, **changes: Any) -> Run:
         """This run with some fields changed; the profile's values are not applied again, and the options stay as they are unless
@@ -214,7 +216,7 @@ class Run:
     @property
     def cell(self) -> str:
         """The protocol in a word, such as cifar10-lt.n1500.m3000.g100-100."""
-        data = f"{self.dataset}-{Path(self.root).resolve().name}" if self.dataset == "imagefolder" else self.dataset
+        data = f"{self.dataset}-{Path(self.root).expanduser().resolve().name}" if self.dataset == "imagefolder" else self.dataset
         parts = [data + ("-lt" if max(self.gamma_l, self.gamma_u) > 1 else "")]
         parts += ["nall" if self.n1 is None else f"n{self.n1}", "mrest" if self.m1 is None else f"m{self.m1}"]
         parts += [f"g{self.gamma_l:g}-{self.gamma_u:g}"]

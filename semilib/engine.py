@@ -72,6 +72,8 @@ class Trainer:
     def __init__(self, run: Run, source: sources.Source | None = None):
         self.run, self.total = run, run.steps
         self.device = resolve_device(run)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)                    # streams and graphs belong to the current device
         self.precision = resolve_precision(run, self.device)
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
         self.source = source or sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)

@@ -1,6 +1,7 @@
 """What is measured while a run trains: sums on the device, read back only at log points."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class Monitor:
             step, name = min((b for b in bad if b[0] >= 0), key=lambda b: b[0])
             raise TrainingError(f"the loss {name!r} was not finite in step {step}: lower lr, or look at the data")
 
-    def never_active(self, components: tuple[str, ...]) -> list[str]:
+    def never_active(self, components: Iterable[str]) -> list[str]:
         return [c for c in components if not bool(self.state.get(f"active/{c}", False))]
 
     def reset(self) -> None:

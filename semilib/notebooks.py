@@ -115,12 +115,14 @@ class followed:
         terminal, last, said = progress.Terminal(), None, 0.0
         import time
         while not self.stop.wait(0.3):
-            if self.file.exists():
+            try:
                 lines = json.loads(self.file.read_text(encoding="utf-8"))
-                changed = len(lines["finished"]) > terminal.printed
-                if changed or (lines != last and time.monotonic() - said >= terminal.period):
-                    terminal.print_lines(lines["finished"], lines["now"])
-                    last, said = lines, time.monotonic()
+            except (OSError, ValueError):                        # not there yet, or just being replaced
+                continue
+            changed = len(lines["finished"]) > terminal.printed
+            if changed or (lines != last and time.monotonic() - said >= terminal.period):
+                terminal.print_lines(lines["finished"], lines["now"])
+                last, said = lines, time.monotonic()
 
     def __exit__(self, *error):
         self.stop.set()

@@ -4,6 +4,7 @@ No widgets: a notebook keeps a single plain output, so a saved or rendered one s
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -75,7 +76,8 @@ class Progress:
     def _say(self, line: str) -> None:
         self.now = line
         if self.file:
-            write_text(Path(self.file), json.dumps({"finished": self.finished, "now": self.now}))
+            with contextlib.suppress(OSError):                   # a follower may hold the file open; the next line comes soon
+                write_text(Path(self.file), json.dumps({"finished": self.finished, "now": self.now}))
         self.show()
 
     def show(self) -> None:

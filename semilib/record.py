@@ -110,12 +110,13 @@ def provenance(method: str) -> dict[str, Any]:
         except (OSError, subprocess.TimeoutExpired):
             return None
         return out.stdout.strip() if out.returncode == 0 else None
+    tracked = git("ls-files", "--error-unmatch", "__init__.py") is not None      # not a copy inside somebody else's repository
     versions = {"python": platform.python_version()}
     for name in VERSIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     changed = git("status", "--porcelain", "--", *(str(_file(name)) for name in executed(method)))
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed), "versions": versions,
+    return {"commit": git("rev-parse", "HEAD") if tracked else None, "dirty": bool(changed) if tracked else None, "versions": versions,
             "system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
 
 
@@ -202,11 +203,25 @@ def append_log(path: Path, evaluation: dict[str, Any]) -> None:
         file.flush()
 
 
-def new(run: Run, **facts: Any) -> dict[str, Any]:
-    """A fresh run.json: what is known before the first step."""
-    return {"name": run.name, "key": run.key, "code": code_fingerprint(run.method), "status": "running",
+def new(run: Run, before: dict[str, Any] | None = None, **facts: Any) -> dict[str, Any]:
+    """run.json at the start of a session: what is known before its first step. `before` is the one that an earlier, unfinished session
+    left; `sessions` lists them all with device, precision, threads and PyTorch, because a run that changes them on the way is still
+    the same run but not the same bits."""
+    out = {"name": run.name, "key": run.key, "code": code_fingerprint(run.method), "status": "running",
             "config": run.numbers(), **facts, **provenance(run.method),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    session = {"started": out["started"], "torch": out["versions"].get("torch"),
+               **{name: out["resolved"][name] for name in ("device", "precision", "threads")}}
+    return {**out, "started": (before or out)["started"], "sessions": [*(before or {}).get("sessions", []), session]}
+
+
+def discard(path: Path) -> None:
+    """Remove the folder of a run that was refused before it began, if it holds nothing but its lock."""
+    if {p.name for p in path.iterdir()} <= {"lock"}:
+        with contextlib.suppress(OSError):
+            (path / "lock").unlink(missing_ok=True)
+            path.rmdir()
+            path.parent.rmdir()
 
 
 def check_same(found: dict[str, Any], run: Run, path: Path) -> None:

@@ -283,18 +283,16 @@ def image_folder(root: str | Path = "data", side: int = 32, split_seed: int | No
 
 
 def folder_id(root: str | Path) -> str:
-    """Sixteen hex digits over the relative names and sizes of all pictures below `root`; equal for equal copies, wherever they lie.
-
-    Raises `BadInput` (field root) if there is no `train` folder.
+    """Sixteen hex digits over the relative names and sizes of all pictures of a folder tree; equal for equal copies, wherever they
+    lie. Raises `BadInput` (field root) if there is no `train` folder.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     if not (root / "train").is_dir():
         raise BadInput("root", str(root), "a folder that holds train/<class>/<pictures>")
     digest = hashlib.sha256()
     for part in ("train", "test", "unlabelled"):
-        for path in sorted((root / part).rglob("*")) if (root / part).is_dir() else ():
-            if path.is_file() and not any(name.startswith(".") for name in path.relative_to(root).parts):
-                digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
+        for path in _pictures(root / part) if (root / part).is_dir() else ():
+            digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
 
 

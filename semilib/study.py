@@ -16,10 +16,10 @@ QUICKSTART_METHODS = ("supervised", "fixmatch", "semi")
 
 
 def home(start: str | Path = ".") -> Path:
-    """The project's folder: the nearest one above `start` that holds `notebooks/` and `semilib/`, else `start` itself. Notebooks
-    and commands keep runs and data relative to it, wherever they are started from."""
+    """The project's folder: the nearest one above `start`, else above this package, that holds `notebooks/` and `semilib/`; else
+    `start` itself. Notebooks and commands keep runs and data relative to it, wherever they are started from."""
     start = Path(start).resolve()
-    for folder in (start, *start.parents):
+    for folder in (start, *start.parents, Path(__file__).resolve().parent.parent):
         if (folder / "notebooks").is_dir() and (folder / "semilib").is_dir():
             return folder
     return start
@@ -52,8 +52,8 @@ def states(runs: Iterable[Run], folder: str | Path = "runs") -> list[tuple[Run, 
 
 
 def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress | None = None) -> list[Path]:
-    """Do the runs that are not done, one after the other, and return all their folders. A run that fails leaves its record and
-    does not stop the others; a run that another process has is an error, because its numbers are not there yet."""
+    """Do the runs that are not done, one after the other, and return all their folders. A run whose training fails leaves its record
+    and does not stop the others; a run that another process has is an error, because its numbers are not there yet."""
     runs = list(runs)
     progress = progress or automatic(len(runs))
     paths = []

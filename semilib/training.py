@@ -5,6 +5,7 @@ import contextlib
 import os
 import time
 import traceback
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,21 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
     with record.lock(path):
         if _is_done(run, path):                       # by another process, since the last look
             return path
-        trainer = Trainer(run, source)
-        entry = record.new(run, **_facts(trainer))
-        entry["started"] = (record.read(path) or entry)["started"]
+        try:
+            trainer = Trainer(run, source)
+        except BaseException:
+            record.discard(path)
+            raise
+        entry = record.new(run, record.read(path), **_facts(trainer))
         record.write(path, entry)
         try:
             with kernels(run, trainer.device):
                 seconds = _loop(trainer, path, progress)
         except BaseException as error:
             kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            done = record.read_log(path)
             record.write(path, {**entry, "status": kind, "error": f"{type(error).__name__}: {error}",
-                                "traceback": _traceback(error)})
+                                "traceback": _traceback(error), **({"so_far": metrics.summary(done)} if done else {})})
             progress.end(run, kind)
             raise
         evaluations = record.read_log(path)
@@ -104,7 +109,10 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
     """Steps, evaluations and checkpoints from where the run is to its end; returns the seconds spent in all sessions together."""
     run, seconds, start = trainer.run, 0.0, 0
     if (path / "checkpoint.npz").exists():
-        state = checkpoint.load(path / "checkpoint.npz")
+        try:
+            state = checkpoint.load(path / "checkpoint.npz")
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise TrainingError(f"{path.name}/checkpoint.npz is damaged ({error}): delete it to begin the run again") from error
         seconds = float(state.pop("seconds"))
         trainer.load_state_dict(state)
         start = trainer.step
@@ -136,8 +144,8 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
             last_save = now
     idle = trainer.monitor.never_active(trainer.method.components)
     if idle:
-        raise TrainingError(f"{', '.join(idle)} of {run.method} never became active in {run.steps} steps: train longer, lower the "
-                            f"threshold, or switch the component off")
+        raise TrainingError(f"never active in {run.steps} steps of {run.method}: "
+                            + "; ".join(f"{name} ({trainer.method.components[name]})" for name in idle))
     return seconds + time.perf_counter() - began
 
 

@@ -26,7 +26,8 @@ from semilib.training import train
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = {**{name: (name, {}) for name in METHODS},
-            "semi-readme": ("semi", {"preset": "readme", "warmup": 3, "epoch": 2, "decay_every": 2, "threshold": 0.2, "slots": 8}),
+            "semi-readme": ("semi", {"preset": "readme", "warmup": 3, "epoch": 2, "decay_every": 2, "threshold": 0.2, "slots": 8,
+                                     "r_by_epoch_length": False}),           # with it the blend begins at step 500
             "semi-pool": ("semi", {"bank_balance": False, "u_norm": "max", "warmup": 2, "epoch": 2})}
 SEQUENTIAL = {"semi-readme"}           # the release's bank is a loop by nature
 
@@ -270,9 +271,10 @@ def test_the_first_bad_step_and_term_are_named():
 
 
 def test_a_component_that_never_acts_is_an_error(tmp_path, source):
-    with pytest.raises(TrainingError, match="u of fixmatch never became active in 24 steps"):
+    with pytest.raises(TrainingError, match=r"never active in 24 steps of fixmatch: u \(no pseudo-label reached"):
         train(smoke_run("fixmatch", options={"threshold": 1.0}), folder=tmp_path, source=source)
-    assert record.read(tmp_path)["status"] == "failed" and len(record.read_log(tmp_path)) == 4
+    found = record.read(tmp_path)
+    assert found["status"] == "failed" and found["so_far"]["evaluations"] == len(record.read_log(tmp_path)) == 4
 
 
 def test_a_duration_outside_the_run_is_refused_before_it_starts(source):
@@ -286,6 +288,25 @@ def test_a_finished_run_cannot_be_made_longer(tmp_path, source):
         train(smoke_run(steps=48), folder=tmp_path, source=source)
     with pytest.raises(BadInput, match="lr="):
         train(smoke_run(lr=0.01), folder=tmp_path, source=source)
+
+
+def test_a_run_refused_before_it_began_leaves_nothing(tmp_path, source):
+    with pytest.raises(BadInput, match="n1"):
+        train(smoke_run(n1=450), tmp_path / "runs", source=source)
+    assert not list((tmp_path / "runs").rglob("*"))
+
+
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path, source):
+    run = smoke_run()
+    engine_run = train(run, tmp_path, source=source)
+    record.write(engine_run, {**record.read(engine_run), "status": "running"})
+    (engine_run / "checkpoint.npz").write_bytes((engine_run / "checkpoint.npz").read_bytes()[:1000])
+    with pytest.raises(TrainingError, match="checkpoint.npz is damaged.*delete it to begin"):
+        train(run, tmp_path, source=source)
+    (engine_run / "checkpoint.npz").unlink()
+    train(run, tmp_path, source=source)
+    found = record.read(engine_run)
+    assert found["status"] == "done" and len(found["sessions"]) == 3 and found["sessions"][0]["precision"] == "fp32"
 
 
 def test_a_damaged_checkpoint_is_not_loaded(tmp_path):

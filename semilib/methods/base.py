@@ -136,7 +136,7 @@ class Method(nn.Module):
     """A method of the engine; `FixMatch` gives every function its default, and a new method usually starts from that class."""
 
     Config: type[Options] = Options
-    components: tuple[str, ...] = ()
+    components: dict[str, str] = {}     # what must act at least once in a run -> what to do if it never does
     capturable = True               # False: a step reads values back, so no CUDA graph can hold it
 
     def __init__(self, cfg: Options, info: Info):
@@ -189,7 +189,8 @@ class Method(nn.Module):
         """Move the state, after the optimisers; without gradient, on detached views."""
 
     def activity(self, v: Views, batch: SimpleNamespace, p: Pseudo | None, t: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
-        """Which of `components` acted in this step, as 0-dim bools. A component that never did in a whole run is an error."""
+        """Which of `components` acted in this step, as 0-dim bools. One that never did in a whole run makes the run an error, which
+        gives the advice that stands there."""
         return {}
 
     # ---- host side -------------------------------------------------------------------------------------------------------------

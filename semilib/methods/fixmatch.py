@@ -27,7 +27,7 @@ class FixMatch(Method):
         lambda_u: float = option(1.0, "weight of the unsupervised term", low=0)
         strong_views: int = option(2, "strong views of each unlabelled image; the loss is their mean", low=1, high=8)
 
-    components = ("u",)
+    components = {"u": "no pseudo-label reached the threshold: lower it, or train longer"}
 
     def plan(self) -> Plan:
         strong = {f"s{i + 1}": ("unlabelled", "strong") for i in range(self.cfg.strong_views)}

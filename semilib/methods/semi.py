@@ -20,7 +20,8 @@ Differs: each defect of the release is a switch, off in "paper":
     empty_as_zero        empty slots count as zeros in the prototypes
     droplast_prior       pi is counted over one drop-last pass, so up to B - 1 images are left out
     u_from_blend         u is counted from the blended pseudo-labels
-    r_by_epoch_length    r = epoch / (steps an epoch), which is progress only when both are 500
+    r_by_epoch_length    r = epoch / (steps an epoch) with epochs of 500 steps, which is progress only in 250,000 of them: a run of
+                         25,000 ends at r = 0.098, one of less than 500 never blends
     decay_restarts       the decay's step counter restarts with each epoch
     Differences without a switch (always as in the paper): `--pula`, off by default; SVHN's and ImageNet-127's data handling;
     checkpoints without bank, centre and u. tau 0.7 is the published commands' value, taken to be the threshold; 0.95 is the script's
@@ -107,8 +108,16 @@ class SeMi(Method):
         self.tau_2, self.tau_12 = (cfg.tau_2, cfg.tau_12) if cfg.logit_align else (0.0, 0.0)
         self.scale = cfg.scale if cfg.oheml else 0.0
         self.beta = cfg.beta if cfg.bank_decay else 1.0
-        self.components = ("u", *["u_b"] * cfg.balanced_head, *["oheml"] * (self.scale > 0), *["plce"] * (self.alpha > 0),
-                           *["e"] * (self.lambda_e > 0))
+        lower = "lower the threshold, or train longer"
+        advice = {"u": f"no pseudo-label reached the threshold: {lower}",
+                  "u_b": f"no balanced pseudo-label reached the threshold: {lower}" * cfg.balanced_head,
+                  "oheml": f"no pseudo-label counted after the warm-up: {lower}, or oheml=False" * (self.scale > 0),
+                  "plce": f"the bank stayed empty, or r 0: {lower} (500 steps with r_by_epoch_length), or plce=False" * (self.alpha > 0),
+                  "e": "every pseudo-label was above the threshold: raise it, or embedding_align=False" * (self.lambda_e > 0)}
+        self.components = {name: text for name, text in advice.items() if text}
+        if self.lambda_e > 0 and cfg.threshold <= 1 / info.classes:
+            raise BadInput("threshold", cfg.threshold, f"above 1/C = {1 / info.classes:.3g}, or embedding_align=False: every "
+                                                       "confidence is at least 1/C, so no sample would be left to L_e")
         self.capturable = not cfg.shifted_bank
         if cfg.misaligned_features and info.mu != 1:
             raise BadInput("mu", info.mu, "1 with misaligned_features, which reproduces a batch of four equal parts")
@@ -202,8 +211,9 @@ class SeMi(Method):
         centres, filled = self.bank.prototypes()
         distance = torch.cdist(f, centres).masked_fill(~filled, float("inf"))
         semantic = torch.where(filled.any(), -distance / self.cfg.t_proto, torch.zeros_like(distance)).softmax(-1)
-        done = torch.div(t.step, self.epoch, rounding_mode="floor").to(linear.dtype)
-        r = done / (self.epoch if self.cfg.r_by_epoch_length else -(-t.total // self.epoch))
+        epoch = 500 if self.cfg.r_by_epoch_length else self.epoch
+        done = torch.div(t.step, epoch, rounding_mode="floor").to(linear.dtype)
+        r = done / (500 if self.cfg.r_by_epoch_length else -(-t.total // epoch))
         u = self.u / self.u.max() if self.cfg.u_norm == "max" else self.u
         a = t.since(self.warmup) * self.alpha * r * u * filled
         return (1 - a) * linear + a * semantic

@@ -18,8 +18,6 @@ class Supervised(Method):
     class Config(Options):
         pass
 
-    components = ()
-
     def plan(self) -> Plan:
         return Plan({"l": ("labelled", "weak")})
 
