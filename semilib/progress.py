@@ -53,7 +53,7 @@ class Progress:
                   f"  {rate:.1f} steps/s  {clock((run.steps - done) / max(1e-9, rate))} left")
 
     def end(self, run: Run, status: str, result: dict[str, Any] | None = None) -> None:
-        score = f"  balanced accuracy {result['mean_last']:.1%} ({result['rule']})" if result else ""
+        score = f"  balanced accuracy {result['mean_last']:.1%}" if result else ""
         self.finished.append(f"{self._head(run)}  {status}{score}")
         self._say("")
 

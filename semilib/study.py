@@ -109,5 +109,5 @@ def leave_list(folders: Iterable[Path], out: Path | None = None) -> None:
     print("\n".join(lines))
     first = record.read(next(iter(folders)))
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    print(f"\ncommit {first['commit']}{' with changes' if first['dirty'] else ''}; {versions}; {first['resolved']['device']}, "
-          f"{first['resolved']['precision']}")
+    print(f"\ncommit {first['commit']}{' with changes' if first['dirty'] else ''}\n{versions}\n"
+          f"{first['resolved']['device']}, {first['resolved']['precision']}")
