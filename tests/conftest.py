@@ -1,13 +1,11 @@
 """Shared by the tests: the embedded data, built once, and runs of a few seconds on it."""
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
 ROOT = Path(__file__).parent.parent
 DATA = str(ROOT / "data")
 
@@ -19,6 +17,15 @@ def smoke_run(method: str = "fixmatch", **changes):
     from semilib.config import Run
     options = {**ACTIVE.get(method, {}), **changes.pop("options", {})}
     return Run.of(method=method, profile="smoke", root=DATA, options=options, keep_seconds=0.0, **changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Batches this small gain little from a second thread, and where other work fills the cores the two wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -32,15 +32,6 @@ def photographs() -> list[np.ndarray]:
     return out
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Batches this small gain nothing from a second thread, and where other work fills the cores the two wait on each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
     """Noise, photographs and degenerate images, uint8 [N, 3, 32, 32]."""

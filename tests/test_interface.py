@@ -9,7 +9,7 @@ import pytest
 import torch
 import toy
 from torch import Tensor, nn
-from toy import close, f64, one_thread  # noqa: F401
+from toy import close, f64
 
 from semilib import rng
 from semilib.losses import Term, ce, log_prior, reduce

@@ -7,7 +7,7 @@ import pytest
 import torch
 import toy
 from torch import nn
-from toy import close, f64, one_thread, view, views  # noqa: F401
+from toy import close, f64, view, views
 
 from semilib.config import Run
 from semilib.ema import Average

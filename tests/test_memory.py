@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 import toy
-from toy import f64, one_thread  # noqa: F401
+from toy import f64
 
 from semilib.memory import MemoryBank, ReleasedBank
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from toy import close, one_thread  # noqa: F401
+from toy import close
 
 from semilib.engine import decay_groups
 from semilib.errors import BadInput

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import toy
-from toy import close, drive, f64, one_thread, view, views  # noqa: F401
+from toy import close, drive, f64, view, views
 
 from semilib.errors import BadInput
 from semilib.memory import MemoryBank

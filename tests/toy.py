@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 from types import SimpleNamespace
 
-import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,15 +30,6 @@ def f64(values) -> Tensor:
 def close(have, want, tolerance: float = TOLERANCE) -> None:
     torch.testing.assert_close(torch.as_tensor(have, dtype=torch.float64), torch.as_tensor(want, dtype=torch.float64),
                                rtol=0, atol=tolerance)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Batches this small gain nothing from a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # ---- toy logits --------------------------------------------------------------------------------------------------------------
