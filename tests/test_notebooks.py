@@ -34,7 +34,9 @@ def test_a_notebook_is_thin(path):
     assert sum(len(s.splitlines()) for s in code) <= 60
     for s in code:
         assert not any(isinstance(n, ast.FunctionDef | ast.ClassDef | ast.For | ast.While) for n in ast.walk(ast.parse(s)))
+    import papermill
     assert notebooks.parameters(path), "a cell tagged `parameters`, of literals"
+    assert papermill.inspect_notebook(str(path)).keys() == notebooks.parameters(path).keys(), "papermill reads each line too"
     assert "parameters" in cells(path)[0]["metadata"]["tags"]
 
 
