@@ -102,7 +102,7 @@ def quickstart(args) -> None:
         raise BadInput("folder", str(home), "the project's folder, which holds notebooks/00_quickstart.ipynb")
     given = assignments(args.parameter)
     output = study.place(given.get("runs", "runs")) / "quickstart" / "00_quickstart.ipynb"
-    print("Supervised, FixMatch and SeMi on a long-tailed set of 32x32 pictures: about 3 minutes on two cores, no download.")
+    print("Supervised, FixMatch and SeMi on a long-tailed set of 32x32 pictures: about three and a half minutes on two cores, no download.")
     try:
         notebooks.execute(home / "notebooks" / "00_quickstart.ipynb", output, given)
     except papermill.exceptions.PapermillExecutionError as error:
