@@ -64,13 +64,7 @@ def run(args) -> None:
 def status(args) -> None:
     from semilib import record, study
     for path in sorted(study.place(args.runs).rglob("run.json")):
-        found = record.read(path.parent)
-        state = found["status"]
-        if state == "running" and not record.is_busy(path.parent):
-            state = "interrupted"
-        if state == "done" and record.METHODS.get(found["config"]["method"]) and \
-                found["code"] != record.code_fingerprint(found["config"]["method"]):
-            state = "stale"
+        found, state = record.read(path.parent), record.state_of(path.parent)
         score = f"{found['result']['mean_last']:.1%}" if "result" in found else "-"
         print(f"{state:12} {score:>7}  {found['name']}  {found['config']['profile']} {found['config']['steps']} steps  "
               f"{found['key']}-{found['code']}")

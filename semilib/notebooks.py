@@ -5,10 +5,12 @@ by `execute` before a kernel starts, and by `check_parameters` in the notebook, 
 """
 from __future__ import annotations
 
+import ast
 import json
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,6 @@ def _is_plain(value: Any) -> bool:
 
 def parameters(notebook: str | Path) -> dict[str, Any]:
     """The parameters of a notebook with their default values, read from its cell tagged `parameters` (literals only)."""
-    import ast
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
@@ -113,7 +114,6 @@ class followed:
 
     def _follow(self) -> None:
         terminal, last, said = progress.Terminal(), None, 0.0
-        import time
         while not self.stop.wait(0.3):
             try:
                 lines = json.loads(self.file.read_text(encoding="utf-8"))

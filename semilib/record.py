@@ -167,13 +167,20 @@ def is_busy(path: Path) -> bool:
 def state(run: Run, runs: str | Path = "runs") -> str:
     """not started | running | interrupted | failed | done | stale (only other code has done it)."""
     path = folder(run, runs)
+    if (path / "run.json").exists():
+        return state_of(path)
+    others = [state_of(p) for p in path.parent.glob(f"{run.method}-{run.key}-*") if (p / "run.json").exists()]
+    return "stale" if "stale" in others else "not started"
+
+
+def state_of(path: Path) -> str:
+    """The state of the run that a folder holds: running | interrupted | failed | done | stale (done, but by other code)."""
     found = read(path)
-    if found is None:
-        others = [read(p) for p in path.parent.glob(f"{run.method}-{run.key}-*") if p != path]
-        return "stale" if any(r and r["status"] == "done" for r in others) else "not started"
     if found["status"] == "running":
         return "running" if is_busy(path) else "interrupted"
-    return found["status"]
+    method = found["config"]["method"]
+    known = method in METHODS and found["code"] == code_fingerprint(method)
+    return "stale" if found["status"] == "done" and not known else found["status"]
 
 
 def read(path: str | Path) -> dict[str, Any] | None:

@@ -46,11 +46,6 @@ def quickstart(methods: Iterable[str] = QUICKSTART_METHODS, seeds: Iterable[int]
             for seed in seeds for method in methods]
 
 
-def states(runs: Iterable[Run], folder: str | Path = "runs") -> list[tuple[Run, str]]:
-    """Each run with its state: not started, running, interrupted, failed, stale or done."""
-    return [(run, record.state(run, folder)) for run in runs]
-
-
 def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress | None = None) -> list[Path]:
     """Do the runs that are not done, one after the other, and return all their folders. A run whose training fails leaves its record
     and does not stop the others; a run that another process has is an error, because its numbers are not there yet."""
