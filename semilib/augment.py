@@ -1,10 +1,11 @@
 """Image views as whole-batch tensor arithmetic: the weak view, the strong view, and the step from bytes to network input.
 
-weak   = random horizontal flip, then a random crop after reflect padding by 1/8 of the side.
-strong = an own weak view, then RandAugment, then a painted rectangle (cut-out). Two published variants, called pools:
+weak   = random horizontal flip, then a random crop after padding by 1/8 of the side, mirrored or black.
+strong = an own weak view, RandAugment and a painted rectangle (cut-out). Three published variants, called pools:
   A (FixMatch port): 2 slots, integer levels 1..9, each slot applied with probability 1/2, 16 px cut-out in grey;
-  B (CPE):           3 slots, continuous magnitudes, always applied, cut-out side uniform in [0, W/2), near-mean colour.
-Both draw with replacement from the same 14 operations, which agree with Pillow's.
+  B (CPE):           3 slots, continuous magnitudes, always applied, cut-out side uniform in [0, W/2), near-mean colour;
+  C (CDMAD, DARP):   3 slots, one fixed magnitude, always applied, BEFORE the weak view; 16 px cut-out in the mean colour.
+A and B draw with replacement from the same 14 operations, C from 13 of them (no Identity) and three more. All agree with Pillow's.
 
 Random numbers come from `rng` alone. Shapes never depend on data and nothing is read back from the device, so a CUDA graph can
 capture every function here once the small constant tables are cached (the first call fills them). Arithmetic is in integers,
@@ -18,15 +19,17 @@ import math
 import torch
 from torch import Tensor
 
-from . import rng
-from .errors import check_name
+from semilib import rng
+from semilib.errors import BadInput, check_name
 
 OPS = ("AutoContrast", "Brightness", "Color", "Contrast", "Equalize", "Identity", "Posterize", "Rotate", "Sharpness",
-       "ShearX", "ShearY", "Solarize", "TranslateX", "TranslateY")
+       "ShearX", "ShearY", "Solarize", "TranslateX", "TranslateY", "Invert", "SolarizeAdd", "CutoutAbs")
 BLENDS = ("Brightness", "Color", "Contrast", "Sharpness")
 SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
-SLOTS = {"A": 2, "B": 3}
-CUTOUT_COLOUR = {"A": (127, 127, 127), "B": (125, 123, 114)}
+CROPS = ("reflect", "zero")
+POOLS = {"A": OPS[:14], "B": OPS[:14], "C": tuple(name for name in OPS if name != "Identity")}
+SLOTS = {"A": 2, "B": 3, "C": 3}
+CUTOUT_COLOUR = {"A": (127, 127, 127), "B": (125, 123, 114)}            # C: the data set's mean
 
 
 @functools.lru_cache(maxsize=64)
@@ -37,51 +40,66 @@ def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor
 
 # ---------------------------------------------------------------------------------------------------------------- weak view
 
-def weak(x: Tensor, seed: int, stream: str, step: int | Tensor, flip: bool) -> Tensor:
+def weak(x: Tensor, seed: int, stream: str, step: int | Tensor, flip: bool, crop: str = "reflect") -> Tensor:
     """The weak view of a batch, uint8 [B, 3, H, W] to the same; row i depends on (seed, stream, step, i) and image i alone.
 
-    flip: whether images may be mirrored (not for digits). step: an integer or a 0-dim int64 tensor on x's device.
+    flip: whether images may be mirrored (not for digits). step: an integer or a 0-dim int64 tensor on x's device. crop: what lies
+    outside of the image, "reflect" (mirrored about the edge pixels) or "zero" (black).
     """
-    return _flip_and_crop(x, rng.words(seed, stream, step, len(x), 3, x.device), flip)
+    check_name("crop", crop, CROPS)
+    return _flip_and_crop(x, rng.words(seed, stream, step, len(x), 3, x.device), flip, crop)
 
 
-def _flip_and_crop(x: Tensor, w: Tensor, flip: bool) -> Tensor:
+def _flip_and_crop(x: Tensor, w: Tensor, flip: bool, crop: str) -> Tensor:
     """Flip, then crop, as one gather; w: int64 [B, 3] words for flip, row offset and column offset."""
     height, width = x.shape[2:]
-    row, column = _crop_source(w[:, 1:2], height), _crop_source(w[:, 2:3], width)                          # [B, H], [B, W]
+    row, column = _crop_source(w[:, 1:2], height, crop), _crop_source(w[:, 2:3], width, crop)              # [B, H], [B, W]
     if flip:
         column = torch.where(rng.integers(w[:, :1], 2) == 1, width - 1 - column, column)
-    return _gather_pixels(x, row.unsqueeze(2) * width + column.unsqueeze(1))
+    row, column = row.unsqueeze(2), column.unsqueeze(1)
+    if crop == "reflect":
+        return _gather_pixels(x, row * width + column)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)                                # [B, H, W]
+    return _gather_pixels(x, torch.where(inside, row * width + column, 0)) * inside.unsqueeze(1)
 
 
-def _crop_source(w: Tensor, side: int) -> Tensor:
+def _crop_source(w: Tensor, side: int, crop: str) -> Tensor:
     """Source coordinate of each output coordinate, int64 [B, side], for a crop offset drawn from {-p, ..., p}, p = side // 8.
 
-    Reflect padding mirrors about the edge pixels' centres: j becomes |j| on the left, 2(side - 1) - j on the right.
+    Reflect padding mirrors about the edge pixels' centres: j becomes |j| on the left, 2(side - 1) - j on the right. With zero
+    padding a coordinate may lie outside of the image.
     """
     padding, last = side // 8, side - 1
     j = torch.arange(side, device=w.device) + rng.integers(w, 2 * padding + 1) - padding
-    return last - (last - j.abs()).abs()
+    return j if crop == "zero" else last - (last - j.abs()).abs()
 
 
 def _gather_pixels(x: Tensor, source: Tensor) -> Tensor:
     """x [B, 3, H, W] at flat pixel numbers `source`, int64 [B, H, W], the same for all channels of an image."""
     batch, channels = x.shape[:2]
     index = source.view(batch, 1, -1).expand(batch, channels, -1)
-    return x.reshape(batch, channels, -1).gather(2, index).view(x.shape)
+    return x.reshape(batch, channels, -1).gather(2, index).view(batch, channels, *source.shape[1:])
 
 
 # -------------------------------------------------------------------------------------------------------------- strong view
 
-def strong(x: Tensor, seed: int, stream: str, step: int | Tensor, flip: bool, pool: str = "A") -> Tensor:
-    """The strong view of RAW images (it makes its own weak view first), uint8 [B, 3, H, W] to the same; see `weak`.
+def strong(x: Tensor, seed: int, stream: str, step: int | Tensor, flip: bool, pool: str = "A", crop: str = "reflect",
+           mean: tuple[float, float, float] | None = None) -> Tensor:
+    """The strong view of RAW images (it makes its own weak view), uint8 [B, 3, H, W] to the same; see `weak`.
 
-    The order weak, operations, cut-out is that of the FixMatch port and of CPE. (CPE crops before it flips; offsets are
-    symmetric, so the distribution of views is the same.)
+    The order weak, operations, cut-out is that of the FixMatch port and of CPE; operations, weak, cut-out that of pool C. (Some crop
+    before they flip; offsets are symmetric, so the distribution of views is the same.) mean: the data set's mean colour, shares of
+    255, which pool C needs: its release paints 0 after normalising, here the mean rounded to whole levels.
     """
     check_name("pool", pool, SLOTS)
+    check_name("crop", crop, CROPS)
+    if pool == "C" and mean is None:
+        raise BadInput("mean", mean, "the data set's mean colour, in which pool C paints")
     w = rng.words(seed, stream, step, len(x), 3 + 4 * SLOTS[pool] + 3, x.device)
-    x = _flip_and_crop(x, w[:, :3], flip)
+    if pool == "C":
+        x = _flip_and_crop(rand_augment(x, w[:, 3:-3], pool), w[:, :3], flip, crop)
+        return square_cutout(x, w[:, -3:-1], 16, tuple(round(255 * m) for m in mean))
+    x = _flip_and_crop(x, w[:, :3], flip, crop)
     x = rand_augment(x, w[:, 3:-3], pool)
     return _random_cutout(x, w[:, -3:], pool)
 
@@ -91,12 +109,19 @@ def rand_augment(x: Tensor, w: Tensor, pool: str) -> Tensor:
     for slot in w.split(4, dim=1):
         op, value = draw_ops(slot, pool, *x.shape[2:])
         x = apply_ops(x, op, value)
+        if pool == "C":                         # CutoutAbs: where it paints takes the two words that the fixed level leaves over
+            u = rng.uniform(slot[:, 1::2]).double()
+            side = torch.where(op == OPS.index("CutoutAbs"), value, 0)
+            x = cutout(x, u[:, 0] * x.shape[3], u[:, 1] * x.shape[2], side, CUTOUT_COLOUR["B"])
     return x
 
 
 def draw_ops(w: Tensor, pool: str, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Operation (index into OPS, int64 [B]) and value (float64 [B], see `apply_ops`) from words, int64 [B, 4]."""
-    op = rng.integers(w[:, 0], len(OPS))
+    op = rng.integers(w[:, 0], len(POOLS[pool]))
+    if pool == "C":
+        op = _constant(tuple(OPS.index(name) for name in POOLS["C"]), torch.int64, w.device)[op]
+        return op, _constant(_fixed(), torch.float64, w.device)[op, rng.integers(w[:, 2], 2)]
     if pool == "B":
         low, high = _constant(_ranges(height, width), torch.float64, w.device)[op].unbind(1)
         return op, low + rng.uniform(w[:, 1]).double() * (high - low)
@@ -120,8 +145,8 @@ def _levels(height: int, width: int) -> tuple:
         return {"Posterize": int(level * 4 / 10) + 4, "Rotate": int(level * 30 / 10), "ShearX": level * 0.3 / 10,
                 "ShearY": level * 0.3 / 10, "Solarize": 256 - int(level * 256 / 10)}.get(name, 0)
 
-    plus = {name: tuple(value(name, level) for level in range(1, 10)) for name in OPS}
-    return tuple((plus[name], tuple(-v for v in plus[name]) if name in SIGNED else plus[name]) for name in OPS)
+    plus = {name: tuple(value(name, level) for level in range(1, 10)) for name in POOLS["A"]}
+    return tuple((plus[name], tuple(-v for v in plus[name]) if name in SIGNED else plus[name]) for name in POOLS["A"])
 
 
 @functools.lru_cache(maxsize=16)
@@ -129,7 +154,19 @@ def _ranges(height: int, width: int) -> tuple:
     """Pool B's [low, high) per operation as nested tuples [14][2]. Source: CPE's randaugment.py, `augment_pool`."""
     ends = {"Posterize": (4, 8), "Rotate": (-30, 30), "ShearX": (-0.3, 0.3), "ShearY": (-0.3, 0.3), "Solarize": (0, 256),
             "TranslateX": (-0.3 * width, 0.3 * width), "TranslateY": (-0.3 * height, 0.3 * height)}
-    return tuple((0.05, 0.95) if name in BLENDS else ends.get(name, (0, 0)) for name in OPS)
+    return tuple((0.05, 0.95) if name in BLENDS else ends.get(name, (0, 0)) for name in POOLS["B"])
+
+
+@functools.lru_cache(maxsize=1)
+def _fixed() -> tuple:
+    """Pool C's value of each operation with either sign, as nested tuples [17][2]: low + 4/30 (high - low), in pixels whatever the
+    side. Source: the `RandAugment` package with n = 3, m = 4, as CDMAD calls it. Posterize thus keeps int(0.53) = 0 bits: a black
+    image, as the Pillow of the published runs made it (a later one refuses 0 bits). The pool is there to follow those runs."""
+    ends = {"Posterize": (0, 4), "Rotate": (0, 30), "ShearX": (0, 0.3), "ShearY": (0, 0.3), "Solarize": (0, 256),
+            "SolarizeAdd": (0, 110), "TranslateX": (0, 100), "TranslateY": (0, 100), "CutoutAbs": (0, 40),
+            **dict.fromkeys(BLENDS, (0.1, 1.9))}
+    plus = {name: low + 4 / 30 * (high - low) for name, (low, high) in ends.items()}
+    return tuple((plus.get(name, 0.0), plus.get(name, 0.0) * (-1 if name in SIGNED else 1)) for name in OPS)
 
 
 def _random_cutout(x: Tensor, w: Tensor, pool: str) -> Tensor:
@@ -151,7 +188,22 @@ def cutout(x: Tensor, cx: Tensor, cy: Tensor, side: Tensor, colour: tuple[int, i
         first = (centre - side * 0.5).clamp(min=0).floor().unsqueeze(1)
         return (pixel >= first) & (pixel <= first + side.unsqueeze(1)) & (side > 0).unsqueeze(1)
 
-    inside = covered(cy, x.shape[2]).unsqueeze(2) & covered(cx, x.shape[3]).unsqueeze(1)                   # [B, H, W]
+    return _paint(x, covered(cy, x.shape[2]), covered(cx, x.shape[3]), colour)
+
+
+def square_cutout(x: Tensor, w: Tensor, side: int, colour: tuple[int, int, int]) -> Tensor:
+    """Paint one square per image around a uniform pixel, which is the first right of and below its middle, clipped at every border.
+    w: int64 [B, 2] words for the pixel's column and row."""
+    def covered(w: Tensor, size: int) -> Tensor:                                                           # [B, size]
+        offset = torch.arange(size, device=x.device) - rng.integers(w, size)
+        return (offset >= -(side // 2)) & (offset < side // 2)
+
+    return _paint(x, covered(w[:, 1:2], x.shape[2]), covered(w[:, 0:1], x.shape[3]), colour)
+
+
+def _paint(x: Tensor, rows: Tensor, columns: Tensor, colour: tuple[int, int, int]) -> Tensor:
+    """One colour where `rows`, bool [B, H], and `columns`, bool [B, W], meet."""
+    inside = rows.unsqueeze(2) & columns.unsqueeze(1)                                                      # [B, H, W]
     return torch.where(inside.unsqueeze(1), _constant(colour, torch.uint8, x.device).view(1, 3, 1, 1), x)
 
 
@@ -161,11 +213,12 @@ def apply_ops(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
     """Apply operation OPS[op[i]] with magnitude value[i] to image i: x uint8 [B, 3, H, W], op int64 [B], value float [B].
 
     Values: Brightness, Color, Contrast and Sharpness a factor in [0, 1], of which 1 leaves the image alone; Posterize the bits
-    to keep, truncated, 1..8; Rotate degrees within +-90, counter-clockwise; Shear the matrix entry; Solarize the threshold;
-    Translate pixels, of which positive ones move the content to the left or upwards.
+    to keep, truncated, 0..8 (0 gives a black image); Rotate degrees within +-90, counter-clockwise; Shear the matrix entry; Solarize
+    the threshold; SolarizeAdd what is added, truncated, before solarizing at 128; Translate pixels, of which positive ones move the
+    content to the left or upwards. CutoutAbs has a place besides its value: `rand_augment` paints it, here it does nothing.
 
     The operations fall into three families, each one pass over the whole batch. A pass computes every row, and rows whose
-    operation belongs elsewhere get the parameters at which it is the identity. So the cost is three passes instead of fourteen,
+    operation belongs elsewhere get the parameters at which it is the identity. So the cost is three passes instead of sixteen,
     and the order of the passes is immaterial.
     """
     value = value.double()
@@ -225,7 +278,9 @@ def _look_up(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
     table = torch.arange(256, device=x.device, dtype=torch.int32)
     dropped_bits = 8 - _only(op, "Posterize", value, 8).int()
     table = (table >> dropped_bits) << dropped_bits                                                        # [B, 1, 256]
-    table = torch.where(table < _only(op, "Solarize", value, 256), table, 255 - table)
+    table = (table + _only(op, "SolarizeAdd", value, 0).int()).clamp(max=255)
+    threshold = torch.where(op == OPS.index("SolarizeAdd"), 128, torch.where(op == OPS.index("Invert"), 0, value))
+    table = torch.where(table < _only(op, ("Solarize", "SolarizeAdd", "Invert"), threshold, 256), table, 255 - table)
     table = _mix(_only(op, "Contrast", _mean_grey(x), 0).float(), table.float(),
                  _only(op, ("Brightness", "Contrast"), value, 1).float())
     pixels = x.reshape(len(x), 3, -1)

@@ -71,10 +71,13 @@ def status(args) -> None:
 
 
 def describe(args) -> None:
-    """Every parameter of a run, and the options of a method."""
+    """Every parameter of a run, and the options of a method, of one on a base (remixmatch+abc), or with SeMi's modules (acr+oheml)."""
     from semilib.config import Run
-    from semilib.methods import get
-    for title, kind in (("run", Run), (f"options of {args.method}", get(args.method).Config)):
+    from semilib.methods import ADDITIONS, get
+    names = args.method.split("+")
+    add = "+".join(name for name in names if name in ADDITIONS)
+    base, _, method = "+".join(name for name in names if name not in ADDITIONS).rpartition("+")
+    for title, kind in (("run", Run), (f"options of {args.method}", get(method, base, add).Config)):
         print(f"\n{title}:")
         for f in dataclasses.fields(kind):
             default = f.default if f.default is not dataclasses.MISSING else {}
@@ -129,6 +132,18 @@ def report(args) -> None:
     print(study.report(args.results, args.figures, args.title))
 
 
+def costs(args) -> None:
+    """Measure the step of each method beside FixMatch's."""
+    from semilib import METHODS, Run, study
+    from semilib import costs as measured
+    words, methods = [w for w in args.what if "=" in w], [w for w in args.what if "=" not in w]
+    given = assignments(words)
+    given.setdefault("root", str(study.place("data")))
+    pairs = [name.rpartition("+") for name in methods or METHODS]
+    rows = measured.measure((Run.of(method=method, base=base, **given) for base, _, method in pairs), args.steps)
+    print(measured.write(rows, study.place(args.out)))
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="semilib", description="Class-imbalanced semi-supervised learning: the SeMi study.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -166,6 +181,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("results", help="folder of records")
     sub.add_argument("figures", help="folder for the figures")
     sub.add_argument("title", nargs="?", default="")
+
+    sub = verb(costs, "measure what a step of each method costs beside FixMatch's")
+    sub.add_argument("what", nargs="*", metavar="METHOD or NAME=VALUE", help="remixmatch+abc, profile=trial, ...; no method: all")
+    sub.add_argument("--out", default="runs/costs", help="writes OUT.json and OUT.md")
+    sub.add_argument("--steps", type=int, default=20, help="steps a stage")
 
     sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds, for the tests", "smoke-notebooks")
     sub.add_argument("folder")

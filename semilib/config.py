@@ -13,13 +13,14 @@ import math
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from semilib.errors import BadInput, check_name
-from semilib.models import parse_network
+from semilib.models import POLICIES, VARIANTS, parse_network
 from semilib.splits import ORDERS
 
 PAPER_STEPS = 250_000
+RECIPES = ("shared", "original")
 Duration = float | int          # a float in (0, 1) is a share of the run, an int a number of steps
 
 
@@ -34,6 +35,18 @@ def steps_of(duration: Duration, total: int) -> int:
     return int(duration) if isinstance(duration, int) or duration == 0 else max(1, round(duration * total))
 
 
+def momentum_of(momentum: float, total: int, of: int = PAPER_STEPS, least: int = 20) -> float:
+    """A moving average's momentum, meant for `of` steps, in a run of `total`: its horizon 1 / (1 - momentum) keeps its share of a
+    shorter run, but never less than `least` steps (nor more than it was)."""
+    horizon = 1 / (1 - momentum) if momentum < 1 else math.inf
+    return 1 - 1 / max(horizon * min(1, total / of), min(horizon, least))
+
+
+def window_of(window: int, total: int, of: int = PAPER_STEPS, least: int = 20) -> int:
+    """A window of the last `window` steps, meant for `of` steps, in a run of `total`: scaled as `momentum_of` does."""
+    return max(round(window * min(1, total / of)), min(window, least))
+
+
 def option(default: Any, doc: str, low: float | None = None, high: float | None = None, choices: tuple = (),
            numbers: bool = True) -> Any:
     """A field with its sentence and its valid range. numbers=False: the field cannot move a number and stays out of the key."""
@@ -45,7 +58,10 @@ def option(default: Any, doc: str, low: float | None = None, high: float | None 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A method's options. Subclasses add fields made by `option`; `presets` names sets of values."""
+    """A method's options. Subclasses add fields made by `option`; `presets` names sets of values; `ignored` those that do nothing in
+    this combination of methods, with the reason."""
+
+    ignored: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self):
         check_fields(self)
@@ -66,7 +82,12 @@ class Options:
             values = presets[preset]
         for name in given:
             check_name(f"option of {run.method}", name, [f.name for f in dataclasses.fields(cls)])
-        return cls(**{**values, **given})
+        whole = cls(**{**values, **given})
+        default = cls(**values)
+        for name, why in cls.ignored.items():
+            if getattr(whole, name, None) != getattr(default, name, None):
+                raise BadInput(name, given[name], f"not given here: {why}")
+        return whole
 
 
 def check_fields(obj: Any) -> None:
@@ -111,11 +132,14 @@ PROFILES: dict[str, dict[str, Any]] = {
     "glance": dict(steps=120, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.1, ema=0.95, eval_every=24),
     # The embedded data in minutes on two cores.
     "quickstart": dict(steps=1200, batch=32, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.99, eval_every=12),
+    # A quarter of its pictures: every method of the field beside every other, in less than 40 seconds each.
+    "trial": dict(steps=600, batch=16, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.98, eval_every=12),
     # Seconds, for tests of the machinery.
     "smoke": dict(steps=24, batch=16, lr=0.05, network="wrn-10-0.25", bn_momentum=0.1, ema=0.9, eval_every=6),
 }
 
-
+# What a profile other than "paper" keeps of its own under recipe="original": the scale of the run, which no published recipe fits.
+SCALE = ("steps", "batch", "network", "bn_momentum", "ema", "eval_every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +148,11 @@ class Run:
 
     dataset: str = option("mnistm5k", "data set", choices=tuple(CELLS))
     method: str = option("semi", "method")
+    base: str = option("", "base of an imbalance method that runs on several, such as remixmatch; '' = the method's first")
+    add: str = option("", "SeMi's modules on top of the method, joined by +: oheml, plce, align")
+    post_hoc: float = option(0.0, "tau of post-hoc logit adjustment: test logits - tau log prior (Menon et al., ICLR 2021)", low=0)
     options: dict = option({}, "the method's own options, by name")
+    recipe: str = option("shared", "shared: SeMi's recipe for every method; original: the method's own", choices=RECIPES)
     seed: int = option(0, "seed of weights, order and views (not of the split: split_seed)", low=0)
 
     n1: int | None = option(40, "N1, labelled images of the first class; None = all that are labelled", low=1)
@@ -143,7 +171,8 @@ class Run:
     batch: int = option(32, "B, labelled images a step", low=2)
     mu: int = option(1, "unlabelled images a step, over B", low=1, high=16)
     lr: float = option(0.1, "learning rate at step 0", low=0)
-    rate: str = option("cosine", "cosine: lr cos(7 pi t / 16 T); constant", choices=("cosine", "constant"))
+    rate: str = option("cosine", "cosine: lr cos(7 pi t / 16 T); slow_cosine: lr cos(pi t / 16 T) (CReST); constant",
+                       choices=("cosine", "slow_cosine", "constant"))
     optimiser: str = option("sgd", "sgd (Nesterov, momentum 0.9) or adam", choices=("sgd", "adam"))
     weight_decay: float = option(5e-4, "L2 of the decayed parameters", low=0)
     decay: str = option("weights", "weights: not biases and norms; ndim: not tensors of one dimension; norms: all but norms; all",
@@ -153,9 +182,13 @@ class Run:
                            choices=("parameters", "warmup", "decaying"))
     eval_every: Duration = option(12, "steps between evaluations, or their share of the run", low=0)
     network: str = option("wrn-10-0.5", "wrn-DEPTH-WIDTH or resnet50")
-    variant: str = option("V1", "what the first blocks of the WRN read", choices=("V1", "V2", "V3"))
+    variant: str = option("V1", "the WRN as published: V1 FixMatch, V2 DASO, V3 RDA, USB; see models.Block", choices=VARIANTS)
     bn_momentum: float = option(0.1, "batch-norm momentum in PyTorch's convention", low=0, high=1)
-    strong_pool: str = option("A", "A: FixMatch's RandAugment; B: USB's", choices=("A", "B"))
+    strong_pool: str = option("A", "A: FixMatch's RandAugment; B: USB's; C: DARP's and CDMAD's", choices=("A", "B", "C"))
+    crop: str = option("reflect", "what the weak view's crop finds outside of the image", choices=("reflect", "zero"))
+    policy: str = option("joint", "which views share batch-norm statistics; see Net.views", choices=POLICIES)
+    report: str = option("mean_last", "the number that the run reports, of all that its record holds", numbers=False,
+                         choices=("mean_last", "median_last", "last", "best_on_test"))
 
     device: str = option("auto", "auto, cpu, cuda")
     precision: str = option("auto", "auto: bf16 on CUDA, else fp32", choices=("auto", "fp32", "bf16", "fp64"))
@@ -168,14 +201,22 @@ class Run:
 
     @classmethod
     def of(cls, dataset: str = "mnistm5k", method: str = "semi", **given: Any) -> Run:
-        """A run of the data set's default cell and profile, changed by what is given; profile="" is the data set's own. Raises
-        BadInput naming field and value."""
+        """A run of the data set's default cell and profile, changed by what is given; profile="" is the data set's own. Under
+        recipe="original" the method's own recipe lies between the profile and what is given; a profile other than "paper" keeps
+        its scale (`SCALE`). Raises BadInput naming field and value."""
         check_name("dataset", dataset, CELLS)
         for name in given:
             check_name("parameter", name, [f.name for f in dataclasses.fields(cls)])
         profile = given.get("profile") or CELLS[dataset]["profile"]
         check_name("profile", profile, PROFILES)
+        check_name("recipe", given.get("recipe", "shared"), RECIPES)
         fields = {**CELLS[dataset], **PROFILES[profile], **given, "dataset": dataset, "method": method, "profile": profile}
+        if given.get("recipe") == "original":
+            from semilib.methods import get
+            own = get(method, given.get("base", "")).original({**fields, "base": given.get("base", "")})
+            own = {k: v for k, v in own.items() if profile == "paper" or k not in SCALE}
+            fields.update({k: v for k, v in own.items() if k not in given and k != "options"})
+            fields["options"] = {**own.get("options", {}), **given.get("options", {})}
         if "gamma_l" in given and "gamma_u" not in given and fields["m1"] is not None:
             fields["gamma_u"] = given["gamma_l"]
         return cls(**fields)
@@ -185,7 +226,9 @@ class Run:
         they, or the method, are among the changes."""
         for name in changes:
             check_name("parameter", name, [f.name for f in dataclasses.fields(self)])
-        if "method" in changes:
+        if "recipe" in changes and changes["recipe"] != self.recipe:
+            raise BadInput("recipe", changes["recipe"], f"{self.recipe!r} as it is: a recipe is applied where a run is made, by Run.of")
+        if {"method", "base", "add"} & changes.keys():
             changes = {"options": {}, **changes}
         return dataclasses.replace(self, **changes)
 
@@ -200,12 +243,25 @@ class Run:
         if not (self.device in ("auto", "cpu") or self.device.split(":")[0] == "cuda"):
             raise BadInput("device", self.device, "auto, cpu, cuda or cuda:N")
         parse_network(self.network)
+        base, add = self.parts()
+        object.__setattr__(self, "base", base)
+        object.__setattr__(self, "add", add)
         object.__setattr__(self, "options", dataclasses.asdict(self.method_options()))
 
     def method_options(self) -> Options:
         """The method's options, complete and checked."""
+        return self.method_class().Config.of(self.options, self)
+
+    def parts(self) -> tuple[str, str]:
+        """`base` and `add` in one spelling: a base that is the method's first is "", SeMi's modules stand in the library's order."""
+        from semilib.methods import ADDITIONS
+        cls, given = self.method_class(), self.add.split("+") if self.add else []
+        return "" if self.base in cls.bases[:1] else self.base, "+".join(one for one in ADDITIONS if one in given)
+
+    def method_class(self) -> type:
+        """The method on its base with its additions."""
         from semilib.methods import get
-        return get(self.method).Config.of(self.options, self)
+        return get(self.method, self.base, self.add)
 
     # ---- names -----------------------------------------------------------------------------------------------------------------
 
@@ -226,9 +282,15 @@ class Run:
         return ".".join(parts)
 
     @property
+    def label(self) -> str:
+        """The method as tables name it: base (where one was asked for), method, additions, such as remixmatch+abc or acr+oheml."""
+        post_hoc = [f"posthoc{self.post_hoc:g}"] if self.post_hoc else []
+        return "+".join([*([self.base] if self.base else []), self.method, *([self.add] if self.add else []), *post_hoc])
+
+    @property
     def name(self) -> str:
-        """Cell, seed and method: cifar10-lt.n1500.m3000.g100-100.s0/semi. Schedule and options are in `key`."""
-        return f"{self.cell}.s{self.seed}/{self.method}"
+        """Cell, seed and label: cifar10-lt.n1500.m3000.g100-100.s0/semi. Schedule and options are in `key`."""
+        return f"{self.cell}.s{self.seed}/{self.label}"
 
     def numbers(self) -> dict[str, Any]:
         """Every field that can move a number, as plain values; for a folder of pictures also what identifies its content, so

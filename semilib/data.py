@@ -149,9 +149,10 @@ class Data:
         if kind == "none":
             return x
         if kind == "weak":
-            return augment.weak(x, self.run.seed, f"view/{name}", step, self.source.flip)
+            return augment.weak(x, self.run.seed, f"view/{name}", step, self.source.flip, self.run.crop)
         if kind == "strong":
-            return augment.strong(x, self.run.seed, f"view/{name}", step, self.source.flip, self.run.strong_pool)
+            return augment.strong(x, self.run.seed, f"view/{name}", step, self.source.flip, self.run.strong_pool, self.run.crop,
+                                  self.source.mean)
         raise BadInput("view", kind, "none, weak or strong")
 
     def normalise(self, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -38,7 +38,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: Tensor, lr: Tensor) -> None:
-        """step: 0-dim int64, 0-based. lr: 0-dim, the rate that the optimiser has just used."""
+        """step: 0-dim int64, 0-based, of this network. lr: 0-dim, the rate that the optimiser has just used."""
         average, live = self.averaged
         if self.rule == "warmup":
             decay = torch.clamp(1 - 1 / (step + 1), max=self.decay)

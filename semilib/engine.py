@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from semilib.data import Data
 from semilib.ema import Average
 from semilib.errors import BadInput
 from semilib.losses import Term, reduce
-from semilib.methods import get
 from semilib.methods.base import Context, Info, Stage, Time
 from semilib.models import Net, View, initialise, make_backbone
 from semilib.monitor import Monitor
+from semilib.rows import apart, together
 
 EVALUATION_BATCH = 500
 
@@ -44,10 +45,9 @@ def resolve_precision(run: Run, device: torch.device) -> str:
 
 
 def rate(run: Run, progress: Tensor) -> Tensor:
-    """Learning rate at `progress` in [0, 1): lr cos(7 pi progress / 16), or constant. float64, 0-dim."""
-    if run.rate == "constant":
-        return torch.full_like(progress, run.lr, dtype=torch.float64)
-    return run.lr * torch.cos(progress.double() * (7 * math.pi / 16)).clamp(min=0)
+    """Learning rate at `progress` in [0, 1): lr cos(7 pi progress / 16), lr cos(pi progress / 16), or constant. float64, 0-dim."""
+    sixteenths = {"cosine": 7, "slow_cosine": 1, "constant": 0}[run.rate]
+    return run.lr * torch.cos(progress.double() * (sixteenths * math.pi / 16))
 
 
 def decay_groups(modules: list[nn.Module], rule: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -94,9 +94,10 @@ class Trainer:
                     n_unlabelled=len(self.data.unlabelled), batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed,
                     device=self.device, dtype=self.dtype, run=run,
                     first_pass=one_pass[:max(1, len(one_pass) // run.batch) * run.batch])
-        self.method = get(run.method)(run.method_options(), info)
+        self.method = run.method_class()(run.method_options(), info)
         self.method.build()
         self.method.to(self.device)
+        self.post_hoc = run.post_hoc * info.prior().log() if run.post_hoc else None
         self._check_durations()
         self.stages = self.method.stages()
         self._open_stage(0)
@@ -115,7 +116,7 @@ class Trainer:
 
     def _check_durations(self) -> None:
         for name, steps in self.method.durations().items():
-            first = 0 if name in ("warmup", "pretraining") else 1
+            first = 0 if name in ("warmup", "pretraining", "semi_warmup") else 1
             if not first <= steps < self.total:
                 raise BadInput(name, steps, f"between {first} and {self.total - 1} steps in a run of steps={self.total}, or that part of "
                                             f"{self.run.method} never becomes active")
@@ -129,7 +130,11 @@ class Trainer:
         kind = changes.pop("optimiser", run.optimiser)
         lr = changes.pop("lr", self.lr)
         if kind == "sgd":
-            return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True, **changes)
+            optimiser = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True, **changes)
+            for group in groups:         # the fused step wants all momenta or none: a head may get its first gradient at a later stage
+                for p in group["params"]:
+                    optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            return optimiser
         return torch.optim.Adam(groups, lr=lr, fused=True, capturable=self.device.type == "cuda", **changes)
 
     def _set_compute(self) -> None:
@@ -147,6 +152,11 @@ class Trainer:
     @property
     def phase(self) -> str:
         return self.stages[self.stage_index].name
+
+    @property
+    def _born(self) -> int:
+        """The step at which the present network began: that of the last fresh stage."""
+        return max((s.start for s in self.stages[:self.stage_index + 1] if s.fresh), default=0)
 
     @property
     def step(self) -> int:
@@ -185,7 +195,7 @@ class Trainer:
         sum(losses.values()).backward()
         for optimiser in self.optimisers:
             optimiser.step()
-        self.average.update(t.step, self.lr)
+        self.average.update(t.step - self._born, self.lr)
         with torch.no_grad():
             self.method.end_step(seen, batch, p, t)
             detached = {name: Term(*(x.detach() if isinstance(x, Tensor) else x for x in term)) for name, term in terms.items()}
@@ -225,7 +235,9 @@ class Trainer:
                 norm.reset_running_stats()
         self.average.net.load_state_dict(self.net.state_dict())
         for optimiser in self.optimisers:
-            optimiser.state.clear()
+            for state in optimiser.state.values():
+                for value in state.values():
+                    value.zero_()
         self.graphs.clear()
 
     def context(self, step: int) -> Context:
@@ -242,7 +254,8 @@ class Trainer:
         for i, rows in enumerate(members.split(EVALUATION_BATCH)):
             x = self.data.images[rows.to(self.data.images.device)].to(self.device)
             x = self.data.view(x, view, f"scan/{stream}/{view}/{i}", self.now)
-            out.append(net(self.data.normalise(x, self.dtype)))
+            said = net(self.data.normalise(x, self.dtype))
+            out.append(View(said, said.f))                        # a set's maps before pooling would be large
         net.train(was_training)
         return View.cat(out), targets, members
 
@@ -253,18 +266,22 @@ class Trainer:
         confusion = torch.zeros(classes * classes, dtype=torch.int64, device=self.device)
         for x, y in zip(self.test_x.split(EVALUATION_BATCH), self.test_y.split(EVALUATION_BATCH), strict=True):
             logits = self.method.predict(self.average.net, self.data.normalise(x.to(self.device), self.dtype))
+            if self.post_hoc is not None:
+                logits = logits - self.post_hoc
             confusion.scatter_add_(0, y * classes + logits.argmax(-1), torch.ones_like(y))
         return confusion.view(classes, classes)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on."""
+    def state_dict(self, folder: Path | None = None) -> dict[str, Tensor]:
+        """Everything that the next step depends on; with a folder, row states too large for a checkpoint are written there."""
         parts = {"net": self.net.state_dict(), "average": self.average.net.state_dict(), "method": self.method.state_dict(),
                  "data": self.data.state_dict(), "monitor": self.monitor.state,
                  "time": {"step": self.now, "stage": torch.tensor(self.stage_index)}}
         parts.update({f"optimiser{i}": checkpoint.optimiser_state(o) for i, o in enumerate(self.optimisers)})
-        return {k: v for prefix, part in parts.items() for k, v in checkpoint.nest(part, prefix).items()}
+        state = {k: v for prefix, part in parts.items() for k, v in checkpoint.nest(part, prefix).items()}
+        return state if folder is None else apart(state, self.method, folder)
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor], folder: Path | None = None) -> None:
+        state = together(state, self.method, folder)
         self.net.load_state_dict(checkpoint.unnest(state, "net"))
         self.average.net.load_state_dict(checkpoint.unnest(state, "average"))
         self.method.load_state_dict(checkpoint.unnest(state, "method"))

@@ -88,12 +88,12 @@ def looks(names: list[str]) -> dict[str, dict[str, Any]]:
     and darker shades of its colour and lines of their own."""
     found, place = {}, {method: i for i, method in enumerate(dict.fromkeys(n.split(" ")[0] for n in names))}
     base = {method: (colour(method), MARKERS.get(method)) for method in place}
-    taken: set[str] = set()
+    taken: set[tuple[str, str]] = set()
     for method in sorted(set(base) - set(COLOURS)):    # two names can fall on one colour: the later in the alphabet moves on
-        start = SPARE.index(colour(method))
-        shade = next((c for c in SPARE[start:] + SPARE[:start] if c not in taken), SPARE[start])
-        taken.add(shade)
-        base[method] = (shade, SPARE_MARKERS[SPARE.index(shade)])
+        start, n = SPARE.index(colour(method)), len(SPARE)
+        pairs = [(SPARE[(start + i) % n], SPARE_MARKERS[(start + i + again) % n]) for again in range(n) for i in range(n)]
+        base[method] = next((pair for pair in pairs if pair not in taken), pairs[0])       # where colours run out: other markers
+        taken.add(base[method])
     variants: Counter = Counter()
     for label in sorted(dict.fromkeys(names), key=lambda n: (place[n.split(" ")[0]], " " in n)):
         method = label.split(" ")[0]

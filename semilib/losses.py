@@ -42,6 +42,11 @@ def ce(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits, target, reduction="none")
 
 
+def one_hot(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """[B] class indices to [B, C] rows of 0 and 1 (a negative index gives a row of 0), without reading a value back."""
+    return (label.unsqueeze(-1) == torch.arange(classes, device=label.device)).to(dtype)
+
+
 def log_prior(prior: Tensor, tau: float) -> Tensor:
     """log(prior^tau + 1e-12), [C]: the offset of a logit-adjusted loss (Menon et al., ICLR 2021; floor as in ACR and SeMi)."""
     return torch.log(prior**tau + 1e-12)

@@ -70,11 +70,13 @@ def pseudo_label_scores(used: np.ndarray, seen: np.ndarray, predicted: np.ndarra
     }
 
 
-def summary(evaluations: list[dict[str, Any]], metric: str = "balanced_accuracy", last: int = 20) -> dict[str, Any]:
+def summary(evaluations: list[dict[str, Any]], metric: str = "balanced_accuracy", last: int = 20,
+            report: str = "mean_last") -> dict[str, Any]:
     """The run's reported numbers: mean and median of the last 20 evaluations (all, if there are fewer) and the last one.
-    `best_on_test` picks by the test set: it is stored for comparison with papers that report it, and is never a headline."""
+    `best_on_test` picks by the test set: it is stored for comparison with papers that report it, and is never a headline of the
+    shared recipe. report: which of them the run's recipe reports."""
     values = [e[metric] for e in evaluations]
     tail = values[-last:]
     return {"metric": metric, "rule": REPORTED if len(tail) == last else f"mean of all {len(tail)} evaluations",
             "mean_last": statistics.fmean(tail), "median_last": statistics.median(tail), "evaluations_averaged": len(tail),
-            "last": values[-1], "best_on_test": max(values), "evaluations": len(values)}
+            "last": values[-1], "best_on_test": max(values), "evaluations": len(values), "report": report}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from semilib import rng
 from semilib.errors import BadInput, check_name
 
-VARIANTS = ("V1", "V2", "V3")
+VARIANTS = ("V1", "V2", "V3", "USB")
 POLICIES = ("joint", "weak_first", "separate", "ema_eval", "frozen", "interleave")
 
 
@@ -27,7 +27,7 @@ class Block(nn.Module):
         # What the two paths of a first block read: V1 raw input on both in groups 2 and 3 (its bn1 there is computed for nothing
         # in the releases, and not at all here), V2 raw input on the shortcut, V3 the activated input on both.
         activated_both = group == 0 or variant == "V3"
-        self.residual_raw = self.first and variant == "V1" and not activated_both
+        self.residual_raw = self.first and variant in ("V1", "USB") and not activated_both
         self.shortcut_raw = self.first and not activated_both
         self.bn1 = norm(width_in)
         self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
@@ -47,13 +47,13 @@ class WideResNet(nn.Module):
     """WRN-depth-width for small images (Zagoruyko and Komodakis, BMVC 2016), in the variants of the field's repositories.
 
     Input [B, 3, H, W]; output: a map [B, D, H/4, W/4] after the last norm and LeakyReLU(0.1), D = 64 * width. depth = 6 n + 4.
-    variant: "V1" (FixMatch-pytorch, ACR, SimPro, CPE, SeMi), "V2" (DASO, SEVAL, CDMAD), "V3" (RDA); see `Block`.
-    bn_momentum in PyTorch's convention; stem_bias and last_eps are what USB, CPE and CPG change.
+    variant: "V1" (FixMatch-pytorch, ACR, SimPro, SeMi), "V2" (DASO, SEVAL, CDMAD), "V3" (RDA), see `Block`; "USB" (USB, CPE, CPG):
+    V1 with a bias in the stem and eps 1e-3 in the last norm. bn_momentum in PyTorch's convention.
     """
 
-    def __init__(self, depth: int = 28, width: float = 2, variant: str = "V1", bn_momentum: float = 0.001,
-                 stem_bias: bool = False, last_eps: float = 1e-5):
+    def __init__(self, depth: int = 28, width: float = 2, variant: str = "V1", bn_momentum: float = 0.001):
         super().__init__()
+        stem_bias, last_eps = variant == "USB", 1e-3 if variant == "USB" else 1e-5
         stem = max(4, int(16 * min(1, width)))
         widths = [stem] + [int(base * width) for base in (16, 32, 64)]
 

@@ -19,6 +19,7 @@ from semilib.errors import BadInput, check_name
 
 SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each notebook a matter of seconds
     "00_quickstart.ipynb": {"profile": "smoke", "options": {"fixmatch": {"threshold": 0.1}, "semi": {"threshold": 0.2}}},
+    "30_add_your_method.ipynb": {"profile": "smoke", "options": {"threshold": 0.15}, "lowest": 0.1},
     "10_run.ipynb": {"profile": "smoke", "method": "fixmatch", "options": {"threshold": 0.1}},
 }
 

@@ -27,7 +27,7 @@ from typing import Any
 from semilib.checkpoint import write_text
 from semilib.config import Run
 from semilib.errors import BadInput
-from semilib.methods import METHODS
+from semilib.methods import METHODS, get
 
 PACKAGE = Path(__file__).parent
 VERSIONS = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "mlxtend")
@@ -76,23 +76,27 @@ def _meaning(node: Any) -> Any:
 BYSTANDERS = {"semilib", "semilib.methods", "semilib.record", "semilib.progress", "semilib.errors"}
 
 
-def executed(method: str) -> list[str]:
-    """The semilib modules that a run of `method` executes: what training and the method's module import, directly or not. Other
-    methods' files do not count."""
-    entry = METHODS[method]
-    todo, seen = {"semilib.training", entry.split(":")[0] if isinstance(entry, str) else entry.__module__}, set()
+def executed(method: str, base: str = "", add: str = "") -> list[str]:
+    """The semilib modules that a run of a method executes: what training and the modules of the method's classes (its base's and its
+    additions' among them) import, directly or not. Other methods' files do not count."""
+    todo, seen = {"semilib.training", *(c.__module__ for c in get(method, base, add).__mro__)}, set()
     while todo:
         name = todo.pop()
-        if name not in seen and name not in BYSTANDERS and _file(name) is not None:
+        if name not in seen | BYSTANDERS and name.split(".")[0] == "semilib" and _file(name) is not None:
             seen.add(name)
             todo |= _imports(name)
     return sorted(seen)
 
 
+def code_fingerprint(method: str, base: str = "", add: str = "") -> str:
+    """Eight hex digits over the source, without comments and docstrings, of the modules that a run of a method executes."""
+    return _fingerprint(method, base, add, METHODS.get(method))
+
+
 @functools.lru_cache
-def code_fingerprint(method: str) -> str:
-    """Eight hex digits over the source, without comments and docstrings, of the modules that a run of `method` executes."""
-    entry, modules, digest = METHODS[method], executed(method), hashlib.sha256()
+def _fingerprint(method: str, base: str, add: str, entry: str | type | None) -> str:
+    """As above; a class that was defined anew in a notebook is another `entry`, so it is read anew."""
+    modules, digest = executed(method, base, add), hashlib.sha256()
     for name in modules:
         digest.update(json.dumps([name, _meaning(ast.parse(_file(name).read_text(encoding="utf-8")))]).encode())
     if not isinstance(entry, str) and entry.__module__ not in modules:     # a class made in a notebook: its own source, if it has one
@@ -102,7 +106,22 @@ def code_fingerprint(method: str) -> str:
     return digest.hexdigest()[:8]
 
 
-def provenance(method: str) -> dict[str, Any]:
+def device_name(device: Any) -> str:
+    """A device as records name it: the card's model, or cpu."""
+    import torch
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def code_of(config: dict[str, Any]) -> str | None:
+    """The fingerprint that a run of this configuration (run.json's) would have today; None if its method is gone."""
+    parts = config["method"], config.get("base", ""), config.get("add", "")
+    try:
+        return code_fingerprint(*parts)
+    except BadInput:
+        return None
+
+
+def provenance(run: Run) -> dict[str, Any]:
     """Commit, whether the executed code differs from it, versions and machine (never a path or a host name)."""
     def git(*args: str) -> str | None:
         try:
@@ -115,7 +134,7 @@ def provenance(method: str) -> dict[str, Any]:
     for name in VERSIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    changed = git("status", "--porcelain", "--", *(str(_file(name)) for name in executed(method)))
+    changed = git("status", "--porcelain", "--", *(str(_file(name)) for name in executed(run.method, run.base, run.add)))
     return {"commit": git("rev-parse", "HEAD") if tracked else None, "dirty": bool(changed) if tracked else None, "versions": versions,
             "system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
 
@@ -126,7 +145,7 @@ def provenance(method: str) -> dict[str, Any]:
 def folder(run: Run, runs: str | Path = "runs") -> Path:
     """Where a run of this configuration, by today's code, is kept."""
     cell, method = run.name.split("/")
-    return Path(runs) / cell / f"{method}-{run.key}-{code_fingerprint(run.method)}"
+    return Path(runs) / cell / f"{method}-{run.key}-{code_of(run.numbers())}"
 
 
 @contextlib.contextmanager
@@ -169,7 +188,7 @@ def state(run: Run, runs: str | Path = "runs") -> str:
     path = folder(run, runs)
     if (path / "run.json").exists():
         return state_of(path)
-    others = [state_of(p) for p in path.parent.glob(f"{run.method}-{run.key}-*") if (p / "run.json").exists()]
+    others = [state_of(p) for p in path.parent.glob(f"{run.label}-{run.key}-*") if (p / "run.json").exists()]
     return "stale" if "stale" in others else "not started"
 
 
@@ -178,9 +197,7 @@ def state_of(path: Path) -> str:
     found = read(path)
     if found["status"] == "running":
         return "running" if is_busy(path) else "interrupted"
-    method = found["config"]["method"]
-    known = method in METHODS and found["code"] == code_fingerprint(method)
-    return "stale" if found["status"] == "done" and not known else found["status"]
+    return "stale" if found["status"] == "done" and found["code"] != code_of(found["config"]) else found["status"]
 
 
 def read(path: str | Path) -> dict[str, Any] | None:
@@ -214,8 +231,8 @@ def new(run: Run, before: dict[str, Any] | None = None, **facts: Any) -> dict[st
     """run.json at the start of a session: what is known before its first step. `before` is the one that an earlier, unfinished session
     left; `sessions` lists them all with device, precision, threads and PyTorch, because a run that changes them on the way is still
     the same run but not the same bits."""
-    out = {"name": run.name, "key": run.key, "code": code_fingerprint(run.method), "status": "running",
-            "config": run.numbers(), **facts, **provenance(run.method),
+    out = {"name": run.name, "key": run.key, "code": code_of(run.numbers()), "status": "running",
+            "config": run.numbers(), **facts, **provenance(run),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     session = {"started": out["started"], "torch": out["versions"].get("torch"),
                **{name: out["resolved"][name] for name in ("device", "precision", "threads")}}
@@ -234,7 +251,7 @@ def discard(path: Path) -> None:
 def check_same(found: dict[str, Any], run: Run, path: Path) -> None:
     """Raise BadInput if a folder's run is not `run`: a folder holds one configuration, run by one code, for ever."""
     before = found["config"]
-    if found["code"] != code_fingerprint(run.method):
+    if found["code"] != code_of(run.numbers()):
         raise BadInput("folder", path.name, f"another folder: the run kept there was made by other code ({found['code']})")
     for name, value in run.numbers().items():
         if before.get(name) != value:

@@ -75,8 +75,8 @@ def example_views(run: Run, step: int = 0) -> tuple[Any, list[str], list[str], s
     from semilib import augment, sources
     source = sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
     x = torch.stack([source.images[source.labels == k][0] for k in range(len(source.class_names))])
-    views = [x, augment.weak(x, run.seed, "view/w", step, source.flip),
-             *(augment.strong(x, run.seed, f"view/s{i}", step, source.flip, run.strong_pool) for i in (1, 2))]
+    views = [x, augment.weak(x, run.seed, "view/w", step, source.flip, run.crop),
+             *(augment.strong(x, run.seed, f"view/s{i}", step, source.flip, run.strong_pool, run.crop, source.mean) for i in (1, 2))]
     grid = np.stack([v.permute(0, 2, 3, 1).numpy() for v in views])
     rows = ["image", "weak view", "strong view 1", "strong view 2"]
     return grid, rows, source.class_names, f"{source.name}: the first image of each class"

@@ -27,16 +27,24 @@ import pandas as pd
 from semilib import metrics
 from semilib.errors import BadInput
 
-NAMES = {"supervised": "Supervised", "fixmatch": "FixMatch", "semi": "SeMi"}
+# Methods and SeMi's modules as they are written, methods in the order of every table and figure.
+NAMES = {"supervised": "Supervised", "la": "LA", "fixmatch": "FixMatch", "remixmatch": "ReMixMatch", "flexmatch": "FlexMatch",
+         "freematch": "FreeMatch", "softmatch": "SoftMatch", "darp": "DARP", "crest": "CReST", "crestplus": "CReST+", "abc": "ABC",
+         "saw": "SAW", "adsh": "Adsh", "daso": "DASO", "cossl": "CoSSL", "debiaspl": "DebiasPL", "rda": "RDA", "tras": "TRAS",
+         "acr": "ACR", "cpe": "CPE", "cdmad": "CDMAD", "simpro": "SimPro", "seval": "SEVAL", "semi": "SeMi"}
+MODULES = {"oheml": "OHEML", "plce": "PLCE", "align": "Align"}
 METRIC = "balanced_accuracy"
+POST_HOC, NUMBER = "posthoc", r"[0-9.]+(e[+-]?[0-9]+)?"           # of a label's part such as posthoc0.5
 GROUPS = ("head", "medium", "tail")
 DASH = "–"
 LEFT = (0, 2, 6)                # columns of the shown table that hold words: method, n, rule
 WIDTH = 96                     # characters of a footnote's line in the plain text
 
-# What a label does not tell: the seed, the scale (never mixed), and fields that say where a run happens and not what it is.
-SCALE = ("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_in_unlabelled", "split_seed", "profile", "steps")
-UNTOLD = {*SCALE, "method", "options", "seed", "root", "data_on", "keep_seconds", "device", "capture", "deterministic"}
+# What the brackets of a label do not tell: the seed, the scale (never mixed), what stands before them (`Run.label`), and fields that
+# say where a run happens and not what it is.
+SCALE = ("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_in_unlabelled", "split_seed", "profile", "recipe", "steps")
+UNTOLD = {*SCALE, "method", "base", "add", "post_hoc", "options", "seed", "root", "data_on", "keep_seconds", "device", "capture",
+          "deterministic"}
 
 
 # ---- records ---------------------------------------------------------------------------------------------------------
@@ -56,6 +64,7 @@ class Record:
 
     @property
     def method(self) -> str:
+        """The method with its base, additions and adjustment, as `Run.label` has it: `semi`, `remixmatch+abc`, `acr+oheml+plce`."""
         return self.run["name"].split("/")[1]
 
     @property
@@ -66,6 +75,11 @@ class Record:
     def config(self) -> dict[str, Any]:
         """The configuration; empty for a run that was never started."""
         return self.run.get("config", {})
+
+    @property
+    def recipe(self) -> str:
+        """shared or original; records of before there was a choice are shared."""
+        return self.config.get("recipe", "shared")
 
     @property
     def done(self) -> bool:
@@ -116,12 +130,16 @@ def _not_started(folder: Path) -> Record:
 def labels(records: list[Record]) -> list[str]:
     """Each record's label: its method, and in brackets the options and settings that tell it from the other records.
 
-    An option is told where a method's runs differ in it, a setting of the recipe (rate, network, ...) where any runs differ;
-    the value that most variants share is left out. A preset stands for its options. So an ablation reads `semi`,
-    `semi (oheml=off)`.
+    An option is told where a method's runs differ in it, a setting of the recipe (rate, network, ...) where any runs differ
+    (under the original recipes, which differ by nature, where a method's runs do); the value that most variants share is left out.
+    A preset stands for its options. So an ablation reads `semi`, `semi (oheml=off)`.
     """
     known = [r for r in records if r.config]
-    recipe = _told([{k: v for k, v in r.config.items() if k not in UNTOLD} for r in known])
+    recipe: dict[int, list[str]] = {}
+    for among in dict.fromkeys((r.recipe, r.method if r.recipe == "original" else "") for r in known):
+        same = [i for i, r in enumerate(known) if r.recipe == among[0] and among[1] in ("", r.method)]
+        settings = [{k: v for k, v in known[i].config.items() if k not in UNTOLD} for i in same]
+        recipe.update(zip(same, _told(settings), strict=True))
     found: dict[int, str] = {}
     for method in dict.fromkeys(r.method for r in known):
         own = [i for i, r in enumerate(known) if r.method == method]
@@ -162,28 +180,43 @@ def _plain(value: Any) -> str:
 
 
 def ordered(records: list[Record]) -> list[Record]:
-    """The records by method, those of `NAMES` first and in its order; otherwise in the order given."""
+    """The records by method, those of `NAMES` first and in its order, each before what is combined with it; otherwise in the order
+    given."""
     place = {method: i for i, method in enumerate(NAMES)}
-    return sorted(records, key=lambda r: place.get(r.method, len(place)))
+
+    def key(record: Record) -> tuple[int, bool]:
+        parts = record.method.split("+")
+        method = [p for p in parts if p not in MODULES and not p.startswith(POST_HOC)][-1:] or parts[:1]
+        return place.get(method[0], len(place)), len(parts) > 1
+    return sorted(records, key=key)
 
 
 def display(label: str) -> str:
-    """A label with the method's written name: `semi (oheml=off)` reads `SeMi (oheml=off)`."""
+    """A label with written names: `semi (oheml=off)` reads `SeMi (oheml=off)`, `remixmatch+abc` `ReMixMatch + ABC`, and
+    `fixmatch+posthoc1` `FixMatch + LA (post-hoc)`."""
     method, _, rest = label.partition(" ")
-    return " ".join(part for part in (NAMES.get(method, method), rest) if part)
+    return " ".join(part for part in (" + ".join(_written(part) for part in method.split("+")), rest) if part)
+
+
+def _written(part: str) -> str:
+    """One part of a label before its brackets: a method, one of SeMi's modules, or post-hoc adjustment with its tau."""
+    if re.fullmatch(POST_HOC + NUMBER, part):
+        tau = part.removeprefix(POST_HOC)
+        return "LA (post-hoc)" if tau == "1" else f"LA (post-hoc, tau={tau})"
+    return NAMES.get(part) or MODULES.get(part, part)
 
 
 def scale(records: list[Record]) -> str:
-    """What every number of these records rests on: cell, steps and profile in a phrase.
+    """What every number of these records rests on: cell, steps, profile and, if it is not the shared one, recipe in a phrase.
 
-    Raises BadInput if they are of different cells, splits, profiles or lengths, or if two are the same seed of the same label:
-    such records do not belong in one table or figure.
+    Raises BadInput if they are of different cells, splits, profiles, recipes or lengths, or if two are the same seed of the same
+    label: such records do not belong in one table or figure.
     """
     if not records:
         raise BadInput("records", [], "at least one record")
     known = [r for r in records if r.config]
     for name, values in {"cell": [r.cell for r in records], "profile": [r.config["profile"] for r in known],
-                         "steps": [r.config["steps"] for r in known],
+                         "recipe": [r.recipe for r in known], "steps": [r.config["steps"] for r in known],
                          "split": [r.run["split"]["fingerprint"][:8] for r in known]}.items():
         if len(set(values)) > 1:
             raise BadInput(name, sorted(set(values)), "one for all records: numbers of different scales are not comparable and "
@@ -193,7 +226,8 @@ def scale(records: list[Record]) -> str:
             raise BadInput("records", f"{label}, seed {seed}, {n} times", "one a seed: choose one code and configuration")
     if not known:
         return records[0].cell
-    return f"{records[0].cell}, {known[0].config['steps']:,} steps of profile {known[0].config['profile']}"
+    own = ", each method's original recipe" if known[0].recipe == "original" else ""
+    return f"{records[0].cell}, {known[0].config['steps']:,} steps of profile {known[0].config['profile']}{own}"
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -225,11 +259,17 @@ def numbers(record: Record) -> dict[str, Any]:
     return {"rule": found["rule"], **{k: found[k] for k in ("mean_last", "median_last", "last", "best_on_test")}, **means}
 
 
+def _report(record: Record) -> str:
+    """Which of a finished run's numbers its recipe reports."""
+    return record.run["result"].get("report", "mean_last") if record.done else ""
+
+
 def results(records: list[Record]) -> pd.DataFrame:
     """One row a run, in the order given. mean_last, median_last, last and best_on_test are of `metric`; head, medium, tail and
     geometric_mean are means over the same evaluations as mean_last. All are shares in [0, 1], NaN unless the status is "done".
-    best_on_test picks by the test set: it is here for comparison with papers that report it, and in no table. seconds:
-    training and evaluation. code: fingerprint of the code that ran; drawn_by: how the split was drawn."""
+    best_on_test picks by the test set: it is here for comparison with papers that report it, and in no column of a table. report:
+    which of them the run's recipe reports. seconds: training and evaluation. code: fingerprint of the code that ran; drawn_by: how
+    the split was drawn."""
     empty = dict.fromkeys(("mean_last", "median_last", "last", "best_on_test", *GROUPS, "geometric_mean"), math.nan)
     rows = []
     for record, label in zip(records, labels(records), strict=True):
@@ -237,13 +277,14 @@ def results(records: list[Record]) -> pd.DataFrame:
         rows.append({
             "cell": record.cell, "method": record.method, "label": label, "seed": record.seed,
             "steps": record.config.get("steps", math.nan), "profile": record.config.get("profile", ""),
-            "status": run["status"], "metric": METRIC, "rule": "", **(numbers(record) if record.done else empty),
+            "status": run["status"], "metric": METRIC, "rule": "", "report": _report(record),
+            **(numbers(record) if record.done else empty),
             "seconds": run["seconds"] if record.done else math.nan,
             "key": run["key"], "code": run["code"], "commit": run.get("commit") or "", "dirty": run.get("dirty", ""),
             "device": resolved.get("device", ""), "precision": resolved.get("precision", ""),
             "drawn_by": split.get("drawn_by", ""), "split": split.get("fingerprint", "")[:8], "error": run.get("error", ""),
         })
-    columns = ["cell", "method", "label", "seed", "steps", "profile", "status", "metric", "rule", *empty, "seconds", "key",
+    columns = ["cell", "method", "label", "seed", "steps", "profile", "status", "metric", "rule", *empty, "report", "seconds", "key",
                "code", "commit", "dirty", "device", "precision", "drawn_by", "split", "error"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.astype({"steps": "Int64"})          # a run that was not started has none
@@ -350,6 +391,7 @@ def _notes(records: list[Record], seeds: pd.DataFrame) -> list[str]:
         notes.append("±: standard deviation over the n seeds (n - 1 in the denominator). A number without it is a single run.")
     else:
         notes.append("Single runs: no spread is known.")
+    notes += _own_reports(seeds[seeds["status"] == "done"])
     notes += [_split_note(known[0])] if known else []
     notes += _machines(known)
     for record, label in zip(records, labels(records), strict=True):
@@ -362,6 +404,15 @@ def _notes(records: list[Record], seeds: pd.DataFrame) -> list[str]:
         mixed = " These runs are of different code." if group["code"].nunique() > 1 else ""
         notes.append(f"Runs (seed:key-code) of {display(label)}: {', '.join(ids)}.{mixed}")
     return notes
+
+
+def _own_reports(done: pd.DataFrame) -> list[str]:
+    """Where a recipe reports another number than the table's column: that number, beside it and not in its place."""
+    words = {"median_last": "median of the evaluations averaged here", "last": "last evaluation",
+             "best_on_test": "best evaluation, picked by the test set"}
+    found = [f"{display(label)} {100 * group[report].mean():.2f} ({words[report]})"
+             for (label, report), group in done.groupby(["label", "report"], sort=False) if report in words]
+    return [f"As their own recipes report them (%): {', '.join(found)}."] if found else []
 
 
 def _split_note(record: Record) -> str:

@@ -47,11 +47,11 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
             kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             done = record.read_log(path)
             record.write(path, {**entry, "status": kind, "error": f"{type(error).__name__}: {error}",
-                                "traceback": _traceback(error), **({"so_far": metrics.summary(done)} if done else {})})
+                                "traceback": _traceback(error), **({"so_far": metrics.summary(done, report=run.report)} if done else {})})
             progress.end(run, kind)
             raise
         evaluations = record.read_log(path)
-        result = metrics.summary(evaluations)
+        result = metrics.summary(evaluations, report=run.report)
         record.write(path, {**entry, "status": "done", "seconds": round(seconds, 2), "result": result,
                             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         progress.end(run, "done", result)
@@ -95,7 +95,7 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
     """What the record says of a run besides its configuration: everything that was resolved."""
     run, split = trainer.run, trainer.split
     return {
-        "resolved": {"device": torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else "cpu",
+        "resolved": {"device": record.device_name(trainer.device),
                      "precision": trainer.precision, "threads": torch.get_num_threads(), "eval_every": run.eval_steps,
                      "durations": trainer.method.durations(), "stages": {s.name: s.start for s in trainer.stages},
                      "parameters": sum(p.numel() for p in trainer.net.parameters())},
@@ -114,7 +114,7 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise TrainingError(f"{path.name}/checkpoint.npz is damaged ({error}): delete it to begin the run again") from error
         seconds = float(state.pop("seconds"))
-        trainer.load_state_dict(state)
+        trainer.load_state_dict(state, path)
         start = trainer.step
     kept = [e for e in record.read_log(path) if e["step"] <= start]
     record.write_log(path, kept)
@@ -140,7 +140,7 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
         if done == run.steps or now - last_save >= run.keep_seconds:
             trainer.monitor.check_finite()
             checkpoint.save(path / "checkpoint.npz",
-                            {**trainer.state_dict(), "seconds": torch.tensor(seconds + now - began, dtype=torch.float64)})
+                            {**trainer.state_dict(path), "seconds": torch.tensor(seconds + now - began, dtype=torch.float64)})
             last_save = now
     idle = trainer.monitor.never_active(trainer.method.components)
     if idle:

@@ -6,16 +6,21 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.transforms.functional import normalize
+from torchvision.transforms import functional
 
 from semilib import augment, rng
-from semilib.augment import OPS
+from semilib.augment import OPS, POOLS
 from semilib.errors import BadInput
 
 SIDE = 32
 SIGNED = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}
 BLENDED = {"Brightness", "Color", "Contrast", "Sharpness"}
 LEVELS = range(1, 10)
+MEAN = (0.4914, 0.4822, 0.4465)                # of CIFAR-10: (125, 123, 114) in whole levels
+# Pool C's values as methods-a 2.4 has them, in its own order.
+FIXED = {"AutoContrast": 0, "Equalize": 0, "Invert": 0, "Rotate": 4, "Posterize": 4 * 4 / 30, "Solarize": 256 * 4 / 30,
+         "SolarizeAdd": 110 * 4 / 30, "Color": 0.34, "Contrast": 0.34, "Brightness": 0.34, "Sharpness": 0.34, "ShearX": 0.04,
+         "ShearY": 0.04, "CutoutAbs": 40 * 4 / 30, "TranslateX": 100 * 4 / 30, "TranslateY": 100 * 4 / 30}
 
 
 # ------------------------------------------------------------------------------------------------- images and slow references
@@ -64,8 +69,15 @@ def pillow_op(name: str, image: Image.Image, value: float) -> Image.Image:
 
     if name in BLENDED:
         return getattr(ImageEnhance, name)(image).enhance(value)
+    def added() -> Image.Image:
+        return Image.fromarray(np.clip(np.asarray(image).astype(float) + value, 0, 255).astype(np.uint8))
+
+    def posterized() -> Image.Image:            # 0 bits: black in the Pillow of the releases, refused by later ones
+        return ImageOps.posterize(image, int(value)) if value >= 1 else Image.new("RGB", image.size)
+
     return {"AutoContrast": lambda: ImageOps.autocontrast(image), "Equalize": lambda: ImageOps.equalize(image),
-            "Identity": lambda: image, "Posterize": lambda: ImageOps.posterize(image, max(1, int(value))),
+            "Identity": lambda: image, "Posterize": posterized, "Invert": lambda: ImageOps.invert(image),
+            "SolarizeAdd": lambda: ImageOps.solarize(added(), 128), "CutoutAbs": lambda: image,
             "Rotate": lambda: image.rotate(value), "Solarize": lambda: ImageOps.solarize(image, value),
             "ShearX": lambda: affine(1, value, 0, 0, 1, 0), "ShearY": lambda: affine(1, 0, 0, value, 1, 0),
             "TranslateX": lambda: affine(1, 0, value, 0, 1, 0), "TranslateY": lambda: affine(1, 0, 0, 0, 1, value)}[name]()
@@ -110,24 +122,26 @@ def pillow_cutout(image: Image.Image, cx: float, cy: float, side: float, colour:
     return image
 
 
-def slow_weak(image: torch.Tensor, w: list[int], flip: bool) -> torch.Tensor:
-    """One weak view with numpy: flip, reflect padding, crop. w: three 32-bit words."""
+def slow_weak(image: torch.Tensor, w: list[int], flip: bool, crop: str = "reflect") -> torch.Tensor:
+    """One weak view with numpy: flip, padding, crop. w: three 32-bit words."""
     height, width = image.shape[1:]
     py, px = height // 8, width // 8
     array = image.numpy()
     if flip and w[0] >= 2 ** 31:
         array = array[:, :, ::-1]
-    padded = np.pad(array, ((0, 0), (py, py), (px, px)), mode="reflect")
+    padded = np.pad(array, ((0, 0), (py, py), (px, px)), mode={"reflect": "reflect", "zero": "constant"}[crop])
     top, left = w[1] * (2 * py + 1) >> 32, w[2] * (2 * px + 1) >> 32
     return torch.from_numpy(padded[:, top:top + height, left:left + width].copy())
 
 
-def slow_strong(image: torch.Tensor, w: list[int], flip: bool, pool: str) -> torch.Tensor:
+def slow_strong(image: torch.Tensor, w: list[int], flip: bool, pool: str, crop: str = "reflect") -> torch.Tensor:
     """One strong view with Pillow, from the same words as the batch gets."""
+    if pool == "C":
+        return slow_strong_c(image, w, flip, crop)
     ranges = {"Posterize": (4, 8), "Rotate": (-30, 30), "ShearX": (-0.3, 0.3), "ShearY": (-0.3, 0.3), "Solarize": (0, 256),
               "TranslateX": (-0.3 * SIDE, 0.3 * SIDE), "TranslateY": (-0.3 * SIDE, 0.3 * SIDE)}
     ranges |= dict.fromkeys(BLENDED, (0.05, 0.95))
-    picture = to_pillow(slow_weak(image, w[:3], flip))
+    picture = to_pillow(slow_weak(image, w[:3], flip, crop))
     for slot in range(2 if pool == "A" else 3):
         a, b, c, d = w[3 + 4 * slot:7 + 4 * slot]
         name = OPS[a * 14 >> 32]
@@ -141,9 +155,48 @@ def slow_strong(image: torch.Tensor, w: list[int], flip: bool, pool: str) -> tor
     return from_pillow(pillow_cutout(picture, u[0] * SIDE, u[1] * SIDE, side, colour))
 
 
+def slow_strong_c(image: torch.Tensor, w: list[int], flip: bool, crop: str) -> torch.Tensor:
+    """Pool C's strong view with Pillow and numpy: operations, then the weak view, then a square that is the mean colour."""
+    picture = to_pillow(image)
+    for a, b, c, d in (w[3 + 4 * slot:7 + 4 * slot] for slot in range(3)):
+        name = POOLS["C"][a * 16 >> 32]
+        if name == "CutoutAbs":
+            picture = pillow_cutout(picture, (b >> 8) / 2 ** 24 * SIDE, (d >> 8) / 2 ** 24 * SIDE, FIXED[name], (125, 123, 114))
+        picture = pillow_op(name, picture, FIXED[name] * (-1 if name in SIGNED and c >= 2 ** 31 else 1))
+    out = slow_weak(from_pillow(picture), w[:3], flip, crop).clone()
+    column, row = w[-3] * SIDE >> 32, w[-2] * SIDE >> 32
+    place = (slice(max(0, row - 8), row + 8), slice(max(0, column - 8), column + 8))
+    for channel, level in zip(out, (125, 123, 114)):
+        channel[place] = level
+    return out
+
+
 # ------------------------------------------------------------------------------------------------------------------ operations
 
-@pytest.mark.parametrize("name", OPS)
+def test_the_pools_hold_the_published_operations():
+    assert set(POOLS["C"]) == set(FIXED) and len(POOLS["C"]) == len(FIXED) == 16
+    assert POOLS["A"] == POOLS["B"] and len(POOLS["A"]) == 14
+    assert set(POOLS["A"]) == set(FIXED) - {"Invert", "SolarizeAdd", "CutoutAbs"} | {"Identity"}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_every_value_of_pool_c_equals_pillow(images, name):
+    check_against_pillow(images, name, [FIXED[name], -FIXED[name]] if name in SIGNED else [FIXED[name]])
+
+
+def test_no_bits_are_a_black_image_and_an_inverted_one_is_white(images):
+    black = apply_one(images, "Posterize", 4 * 4 / 30)
+    assert not black.any() and (apply_one(black, "Invert", 0) == 255).all()
+    with pytest.raises(ValueError):                                     # so nobody can make pool C's views with today's Pillow
+        ImageOps.posterize(to_pillow(images[0]), 0)
+
+
+@pytest.mark.parametrize("name,values", [("Solarize", [0.0, 0.5, 1.0, 255.0, 255.5]), ("SolarizeAdd", [0.0, 0.9, 1.0, 40.2, 110.0])])
+def test_thresholds_and_additions_at_their_edges_equal_pillow(images, name, values):
+    check_against_pillow(images, name, values)
+
+
+@pytest.mark.parametrize("name", POOLS["A"])
 def test_every_level_of_pool_a_equals_pillow(images, name):
     values = {level_value(name, level, minus) for level in LEVELS for minus in (False, True)}
     check_against_pillow(images, name, sorted(values))
@@ -167,7 +220,7 @@ def test_wide_rotations_equal_pillow(images):
 @pytest.mark.parametrize("name", OPS)
 def test_other_sides_equal_pillow(images, name):
     tall = torch.cat([images[:-1], images[1:]], dim=2)[:, :, :50, :27].contiguous()                 # 50 x 27, odd and unequal
-    check_against_pillow(tall[::2], name, [level_value(name, 7, True)])
+    check_against_pillow(tall[::2], name, [level_value(name, 7, True), FIXED.get(name, 0)])
 
 
 def test_cosine_and_sine():
@@ -179,10 +232,10 @@ def test_cosine_and_sine():
 
 
 def test_operations_mix_in_one_batch(images):
-    """The families must not disturb each other: one batch with all 14 operations equals 14 batches with one each."""
-    batch = images[:14]
-    value = torch.tensor([level_value(name, 5, False) for name in OPS], dtype=torch.float64)
-    got = augment.apply_ops(batch, torch.arange(14), value)
+    """The families must not disturb each other: one batch with all 17 operations equals 17 batches with one each."""
+    batch = images[:17]
+    value = torch.tensor([FIXED.get(name) or level_value(name, 5, False) for name in OPS], dtype=torch.float64)
+    got = augment.apply_ops(batch, torch.arange(17), value)
     for i, name in enumerate(OPS):
         assert torch.equal(got[i], apply_one(batch, name, value[i].item())[i]), name
 
@@ -215,32 +268,75 @@ def test_cutout_area(cx, cy, pixels):
     assert (out == 127).sum() == 3 * pixels and (out == 0).sum() == 3 * (SIDE * SIDE - pixels)
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (24, 41)])
+def test_the_square_cutout_is_clipped_at_every_border(shape):
+    """Each word selects its pixel; 16 x 16 around it, less what lies outside, in the colour given."""
+    height, width = shape
+    spots = [(c, r) for c in (0, 3, 8, 15, width - 9, width - 8, width - 1) for r in (0, 7, 8, height - 8, height - 1)]
+    w = torch.tensor([(-(-c * 2 ** 32 // width), -(-r * 2 ** 32 // height)) for c, r in spots])
+    got = augment.square_cutout(torch.zeros(len(spots), 3, *shape, dtype=torch.uint8), w, 16, (9, 8, 7))
+    for out, (column, row) in zip(got, spots):
+        want = torch.zeros(*shape, dtype=torch.uint8)
+        want[max(0, row - 8):row + 8, max(0, column - 8):column + 8] = 1
+        assert torch.equal(out, torch.stack([want * 9, want * 8, want * 7])), (column, row)
+
+
 # ----------------------------------------------------------------------------------------------------------------- whole views
 
+@pytest.mark.parametrize("crop", augment.CROPS)
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("shape", [(32, 32), (64, 64), (24, 41)])
-def test_weak_equals_padding_and_cropping(flip, shape):
+def test_weak_equals_padding_and_cropping(flip, shape, crop):
     x = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (40, 3, *shape), dtype=np.uint8))
     w = rng.words(3, "weak_u", 17, 40, 3).tolist()
-    want = torch.stack([slow_weak(image, words, flip) for image, words in zip(x, w)])
-    assert torch.equal(augment.weak(x, 3, "weak_u", 17, flip), want)
+    want = torch.stack([slow_weak(image, words, flip, crop) for image, words in zip(x, w)])
+    assert torch.equal(augment.weak(x, 3, "weak_u", 17, flip, crop), want)
 
 
+@pytest.mark.parametrize("crop", augment.CROPS)
+def test_every_crop_and_flip_is_one_of_torchvisions(crop):
+    """All 2 x 9 x 9 views of one image, padded, cropped and mirrored by torchvision: each is drawn, and none other."""
+    image = torch.from_numpy(np.random.default_rng(2).integers(1, 256, (3, SIDE, SIDE), dtype=np.uint8))
+    padded = functional.pad(image, [4], padding_mode={"reflect": "reflect", "zero": "constant"}[crop])
+    crops = [functional.crop(padded, top, left, SIDE, SIDE) for top in range(9) for left in range(9)]
+    want = {out.numpy().tobytes() for out in [*crops, *map(functional.hflip, crops)]}
+    views = augment.weak(image.expand(4000, -1, -1, -1), 0, "weak", 0, True, crop)
+    assert {view.numpy().tobytes() for view in views} == want and len(want) == 162
+    assert (views == 0).any() == (crop == "zero")
+
+
+@pytest.mark.parametrize("crop", augment.CROPS)
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("pool", ["A", "B"])
-def test_strong_equals_the_whole_chain_in_pillow(images, pool, flip):
+@pytest.mark.parametrize("pool", POOLS)
+def test_strong_equals_the_whole_chain_in_pillow(images, pool, flip, crop):
     batch = images.repeat(6, 1, 1, 1)
     n_words = 14 if pool == "A" else 18
     w = rng.words(5, "strong_u", 2, len(batch), n_words).tolist()
-    got = augment.strong(batch, 5, "strong_u", 2, flip, pool)
-    want = torch.stack([slow_strong(image, words, flip, pool) for image, words in zip(batch, w)])
+    got = augment.strong(batch, 5, "strong_u", 2, flip, pool, crop, MEAN)
+    want = torch.stack([slow_strong(image, words, flip, pool, crop) for image, words in zip(batch, w)])
     differing = (got != want).flatten(1).any(1)
     assert not differing.any(), f"{differing.sum()} of {len(batch)} views differ"
 
 
-def test_strong_rejects_an_unknown_pool(images):
+def test_strong_rejects_what_it_does_not_know(images):
     with pytest.raises(BadInput, match="pool"):
         augment.strong(images, 0, "s", 0, True, "D")
+    with pytest.raises(BadInput, match="crop"):
+        augment.strong(images, 0, "s", 0, True, "A", "mirror")
+    with pytest.raises(BadInput, match="crop"):
+        augment.weak(images, 0, "s", 0, True, "mirror")
+    with pytest.raises(BadInput, match="mean=None: the data set's mean colour"):
+        augment.strong(images, 0, "s", 0, True, "C")
+
+
+def test_the_mean_colour_is_nothing_to_the_network():
+    """Pool C's square is 0 in normalised space but for the rounding to whole levels, half a level at most."""
+    x = torch.full((4, 3, SIDE, SIDE), 255, dtype=torch.uint8)
+    out = augment.strong(x, 0, "s", 0, True, "C", "zero", MEAN)
+    w = rng.words(0, "s", 0, 4, 18)[:, -3:-1]
+    place = (augment.square_cutout(torch.zeros_like(x), w, 16, (1, 1, 1)) == 1)
+    std = (0.2471, 0.2435, 0.2616)
+    assert place.any() and augment.normalise(out, MEAN, std)[place].abs().max() <= 0.5 / 255 / min(std)
 
 
 def positions(seed: int, flip: bool, count: int = 30000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -298,7 +394,7 @@ def test_slots_draw_independently():
     assert_uniform(first * 13 + second, range(169))
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", POOLS["A"])
 def test_values_of_pool_a(name):
     """Words made to select each sign and level give the published value."""
     def word(k: int, n: int) -> int:
@@ -325,6 +421,36 @@ def test_draws_of_pool_b():
         assert_uniform((drawn * 6).long(), range(6))
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (96, 64)])
+def test_draws_of_pool_c(shape):
+    """16 operations alike, each at its one value, with either sign where it has one, whatever the image's size."""
+    op, value = augment.draw_ops(rng.words(0, "s", 0, 60000, 4), "C", *shape)
+    index = {name: i for i, name in enumerate(FIXED)}
+    assert_uniform(torch.tensor([index.get(name, -1) for name in OPS])[op], range(16))
+    for name, want in FIXED.items():
+        drawn = value[op == OPS.index(name)]
+        torch.testing.assert_close(drawn.abs(), torch.full_like(drawn, want), rtol=0, atol=1e-12)
+        if name in SIGNED:
+            assert_uniform((drawn > 0).long(), range(2))
+        else:
+            assert (drawn >= 0).all(), name
+
+
+def test_pool_c_paints_small_squares_where_it_draws_them():
+    """CutoutAbs of 5.33 px covers 6 x 6 pixels, fewer only at the right and the bottom border; other operations paint nothing."""
+    white = torch.full((2000, 3, SIDE, SIDE), 255, dtype=torch.uint8)
+    w = rng.words(0, "s", 0, 2000, 4)
+    out, op = augment.rand_augment(white, w, "C"), augment.draw_ops(w, "C", SIDE, SIDE)[0]
+    kept = torch.isin(op, torch.tensor([OPS.index(n) for n in ("AutoContrast", "Equalize", "Color", "Contrast", "Sharpness")]))
+    assert kept.any() and (out[kept] == 255).all()
+    painted = (out[op == OPS.index("CutoutAbs")] == torch.tensor([125, 123, 114], dtype=torch.uint8).view(3, 1, 1)).all(1)
+    columns, rows = painted.any(1).sum(1), painted.any(2).sum(1)
+    assert columns.max() == rows.max() == 6 and torch.equal(painted.sum((1, 2)), columns * rows)
+    assert columns.min() >= 1 and abs((columns == 6).double().mean() - (SIDE - 5 + 2.67) / SIDE) < 0.1
+    first = painted.any(1).double().argmax(1)
+    assert first.min() == 0 and first.max() >= 27
+
+
 def test_cutout_of_strong_views():
     """Pool A paints 17 x 17 pixels less the clipped part; pool B's side spreads over [0, W / 2)."""
     black = torch.zeros(3000, 3, SIDE, SIDE, dtype=torch.uint8)
@@ -341,7 +467,9 @@ def test_cutout_of_strong_views():
 
 VIEWS = {"weak": lambda x, seed=0, stream="v", step=4: augment.weak(x, seed, stream, step, True),
          "A": lambda x, seed=0, stream="v", step=4: augment.strong(x, seed, stream, step, True, "A"),
-         "B": lambda x, seed=0, stream="v", step=4: augment.strong(x, seed, stream, step, True, "B")}
+         "B": lambda x, seed=0, stream="v", step=4: augment.strong(x, seed, stream, step, True, "B"),
+         "C": lambda x, seed=0, stream="v", step=4: augment.strong(x, seed, stream, step, True, "C", "zero", MEAN),
+         "zero": lambda x, seed=0, stream="v", step=4: augment.weak(x, seed, stream, step, True, "zero")}
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -444,6 +572,6 @@ def test_gpu_gives_the_same_bits_and_captures(images, view):
                                              (torch.bfloat16, 2 ** -8)])
 def test_normalise(images, mean, std, dtype, tolerance):
     got = augment.normalise(images, mean, std, dtype)
-    want = normalize(images.double() / 255, mean, std)
+    want = functional.normalize(images.double() / 255, mean, std)
     assert got.dtype == dtype and got.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import smoke_run
 
-from semilib import data, engine, rng
+from semilib import augment, data, engine, rng, study
 from semilib.errors import BadInput
 from semilib.methods.base import Plan, Stream, Time
 
@@ -106,6 +106,31 @@ def test_a_view_of_an_unknown_stream_or_kind_is_refused(source):
     t.data.stage(0)
     with pytest.raises(BadInput, match="view='heavy'"):
         t.data.batch(Time(torch.tensor(0), 24, torch.float32))
+
+
+def test_views_follow_the_runs_pool_and_crop_and_the_sets_mean_colour(source):
+    made = {}
+    for pool, crop in (("A", "reflect"), ("B", "zero"), ("C", "zero")):
+        t = engine.Trainer(smoke_run("fixmatch", strong_pool=pool, crop=crop), source)
+        t.data.stage(3)
+        batch, views = t.data.batch(Time(torch.tensor(3), t.total, t.dtype))
+        raw = source.images[t.data.unlabelled[batch.index_u]]
+        assert torch.equal(views["w"], augment.weak(raw, 0, "view/w", 3, source.flip, crop))
+        assert torch.equal(views["s1"], augment.strong(raw, 0, "view/s1", 3, source.flip, pool, crop, source.mean))
+        made[pool] = views["s1"]
+    square = (made["C"] == torch.tensor([round(255 * m) for m in source.mean], dtype=torch.uint8).view(3, 1, 1)).all(1)
+    assert (square.sum((1, 2)) >= 64).all()                           # at least a quarter of 16 x 16 lies inside
+
+
+def test_example_views_are_those_that_a_run_sees(source):
+    run = smoke_run("fixmatch", strong_pool="C", crop="zero", seed=4)
+    grid, rows, names, title = study.example_views(run, step=2)
+    assert grid.shape == (4, 10, 32, 32, 3) and grid.dtype == np.uint8 and len(rows) == 4 and names == source.class_names
+    assert source.name in title
+    first = torch.stack([source.images[source.labels == k][0] for k in range(10)])
+    want = [first, augment.weak(first, 4, "view/w", 2, source.flip, "zero"),
+            *(augment.strong(first, 4, f"view/s{i}", 2, source.flip, "C", "zero", source.mean) for i in (1, 2))]
+    assert np.array_equal(grid, torch.stack(want).permute(0, 1, 3, 4, 2).numpy())
 
 
 def test_given_members_are_dealt_and_kept(source):

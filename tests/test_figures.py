@@ -196,6 +196,26 @@ def test_methods_keep_their_look():
     assert everything["semi (oheml=off)"]["linestyle"] != everything["semi"]["linestyle"]
 
 
+def test_the_whole_field_can_be_told_apart():
+    """Two dozen methods and their combinations: no two share colour and marker, and a name's look does not hang on the order."""
+    names = [*tables.NAMES, "remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1", "semi (plce=off)"]
+    found = figures.looks(names)
+    assert len({(tuple(look["color"]), look["marker"]) for look in found.values()}) == len(names)
+    assert figures.looks(names[::-1]) == found
+    for method in ("semi", "fixmatch", "supervised"):
+        assert figures.looks([method])[method] == found[method]
+
+
+def test_combinations_are_written_out_in_figures(tmp_path):
+    records = [tables.load(write(tmp_path, steady(80, 50, 20), method=name, pseudo=[pseudo(USED[0])] * 4))
+               for name in ("remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1")]
+    for draw in ALL:
+        figure, frame = draw(records)
+        assert {"remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1"} <= set(frame["label"]), draw.__name__
+        for shown in ("ReMixMatch + ABC", "ACR + OHEML + PLCE", "FixMatch + LA (post-hoc)"):
+            assert shown in text_of(figure), draw.__name__
+
+
 def test_colours_in_figures(records):
     for subset in (records, records[:3], records[2:4]):
         figure, frame = figures.learning_curves(subset)

@@ -13,7 +13,7 @@ from semilib.config import Run
 from semilib.ema import Average
 from semilib.engine import rate
 from semilib.errors import BadInput
-from semilib.losses import Term, ce, log_prior, normalised_entropy, reduce
+from semilib.losses import Term, ce, log_prior, normalised_entropy, one_hot, reduce
 
 ROWS, WEIGHT = f64([1.0, 2.0, 4.0, 8.0]), f64([1.0, 0.5, 0.0, 0.25])
 
@@ -92,6 +92,19 @@ def test_logit_adjusted_cross_entropy_of_the_second_toy(tau, rows, mean):
     have = ce(toy.B.X + log_prior(toy.B.pi, tau), toy.B.y)
     close(have, rows)
     close(have.mean(), mean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_hot_is_torchs_without_its_read_back(dtype):
+    label = torch.tensor([2, 0, 1, 2])
+    out = one_hot(label, 3, dtype)
+    assert out.dtype == dtype and torch.equal(out, torch.nn.functional.one_hot(label, 3).to(dtype))
+    assert one_hot(torch.tensor([-1, 1]), 3, dtype).tolist() == [[0, 0, 0], [0, 1, 0]]      # no label: a row of zeros
+    assert torch.equal(one_hot(label.view(2, 2), 3, dtype), out.view(2, 2, 3))
+    with toy.Captured():
+        one_hot(label, 3, dtype)
+    with toy.Captured(), pytest.raises(AssertionError):
+        torch.nn.functional.one_hot(label)
 
 
 @pytest.mark.parametrize("prob, value", [
@@ -264,9 +277,17 @@ def test_the_cosine_spans_seven_sixteenths_of_pi(t, value):
     close(rate(Run.of("cifar10", "fixmatch", lr=1.0, rate="constant"), f64(t)), 1)
 
 
-def test_a_run_uses_the_rate_of_its_zero_based_step():
-    t = toy.trainer("supervised", lr=0.03)
+@pytest.mark.parametrize("t, value", [(0, 1), (.25, .998795), (.5, .995185), (.75, .989177), (1, .980785)])
+def test_the_slow_cosine_spans_a_sixteenth_of_pi(t, value):
+    close(rate(Run.of("cifar10", "fixmatch", lr=1.0, rate="slow_cosine"), f64(t)), value)
+    with pytest.raises(BadInput, match="rate='slow': unknown; did you mean 'slow_cosine'"):
+        Run.of("cifar10", "fixmatch", rate="slow")
+
+
+@pytest.mark.parametrize("kind, sixteenths", [("cosine", 7), ("slow_cosine", 1), ("constant", 0)])
+def test_a_run_uses_the_rate_of_its_zero_based_step(kind, sixteenths):
+    t = toy.trainer("supervised", lr=0.03, rate=kind)
     for step in range(3):
         t.advance(step)
-        close(float(t.lr), 0.03 * math.cos(7 * math.pi * step / (16 * t.total)), 1e-8)
+        close(float(t.lr), 0.03 * math.cos(sixteenths * math.pi * step / (16 * t.total)), 1e-8)
         assert all(group["lr"] is t.lr for group in t.optimisers[0].param_groups)

@@ -1,6 +1,9 @@
-"""Scores against hand computation and the references' numbers; which evaluations a reported number averages."""
+"""Scores against hand computation and the references' numbers; which evaluations a reported number averages; evaluation with
+post-hoc logit adjustment."""
 import numpy as np
 import pytest
+import torch
+import toy
 
 from semilib import metrics
 
@@ -52,3 +55,59 @@ def test_the_reported_number_is_the_mean_of_the_last_twenty():
     assert s["rule"] == "mean of the last 20 evaluations" and s["evaluations_averaged"] == 20 and s["evaluations"] == 30
     assert s["best_on_test"] == 0.9 and s["last"] == 0.29
     assert metrics.summary(log[:3])["rule"] == "mean of all 3 evaluations"
+
+
+@pytest.mark.parametrize("report", ["mean_last", "median_last", "last", "best_on_test"])
+def test_a_summary_holds_every_number_and_names_the_one_that_its_recipe_reports(report):
+    log = [{"balanced_accuracy": v} for v in [0.9] + [0.5, 0.6, 0.7, 0.1] * 5]
+    s = metrics.summary(log, report=report)
+    assert (s["mean_last"], s["median_last"], s["last"], s["best_on_test"]) == pytest.approx((0.475, 0.55, 0.1, 0.9))
+    assert s["report"] == report and s[s["report"]] == s[report] and s["rule"] == "mean of the last 20 evaluations"
+    assert metrics.summary(log)["report"] == "mean_last"
+    assert {k: v for k, v in s.items() if k != "report"} == {k: v for k, v in metrics.summary(log).items() if k != "report"}
+
+
+# ---- post-hoc logit adjustment -----------------------------------------------------------------------------------------------
+
+
+def confusion_of(t, logits) -> torch.Tensor:
+    """The trainer's evaluation when its method says `logits` of the test images, in order."""
+    given = list(logits.split(500))
+    t.method.predict = lambda net, x: given.pop(0)
+    found = t.evaluate()
+    assert not given and int(found.sum()) == len(logits)
+    return found
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, 2.0])
+def test_post_hoc_adjustment_subtracts_tau_log_prior_from_test_logits(tau):
+    t = toy.trainer("supervised", post_hoc=tau)
+    logits = 2 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    prior = np.array([14, 9, 6, 4]) / 33
+    want = np.zeros((4, 4), dtype=int)
+    for y, row in zip(t.test_y.tolist(), logits.numpy().astype(float)):
+        want[y, (row - tau * np.log(prior)).argmax()] += 1
+    assert confusion_of(t, logits).tolist() == want.tolist()
+    assert (t.post_hoc is None) == (tau == 0)
+    plain = confusion_of(toy.trainer("supervised"), logits)
+    assert torch.equal(plain, torch.tensor(want)) == (tau == 0)                          # it changes something
+
+
+def test_post_hoc_adjustment_golden():
+    """argmax(W - log pi) = [0, 1, 2, 2] where argmax W = [0, 1, 2, 0]; the adjustment of a fourth class that is never predicted."""
+    t = toy.trainer("supervised", post_hoc=1.0)
+    assert torch.allclose(t.post_hoc, torch.tensor([14, 9, 6, 4]).div(33).log())
+    w = torch.cat([toy.B.W, torch.full((4, 1), -99.0, dtype=torch.float64)], 1).repeat(5, 1)
+    for post_hoc, predicted in ((torch.cat([toy.B.pi.log(), toy.f64([0])]), [5, 5, 10, 0]), (None, [10, 5, 5, 0])):
+        t.post_hoc = post_hoc
+        assert confusion_of(t, w).sum(0).tolist() == predicted
+
+
+def test_post_hoc_adjustment_leaves_training_and_ties_of_equal_classes_alone():
+    plain, adjusted = toy.trainer("supervised"), toy.trainer("supervised", post_hoc=1.5)
+    assert toy.train(plain, range(3)) == toy.train(adjusted, range(3))
+    toy.same_state(plain.state_dict(), adjusted.state_dict())
+    assert plain.run.key != adjusted.run.key and adjusted.run.label == "supervised+posthoc1.5"
+    logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
+    balanced = [toy.trainer("supervised", post_hoc=tau, gamma_l=1.0, gamma_u=1.0) for tau in (0.0, 3.0)]
+    assert torch.equal(*(confusion_of(t, logits) for t in balanced))                     # an equal prior moves no argmax

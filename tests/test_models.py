@@ -56,9 +56,9 @@ def normal(*size: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("variant, classes, heads, parameters", [
     ("V1", 10, 1, 1_467_610), ("V2", 10, 1, 1_467_610), ("V3", 10, 1, 1_467_674), ("V1", 10, 2, 1_468_900),
     ("V3", 10, 2, 1_467_674 + 1_290), ("V1", 100, 1, 1_479_220), ("V2", 100, 1, 1_479_220), ("V1", 127, 1, 1_482_703),
-    ("V2", 127, 1, 1_482_703)])
+    ("V2", 127, 1, 1_482_703), ("USB", 10, 1, 1_467_610 + 16), ("USB", 10, 3, 1_470_974 - 3 * 256)])     # CPE's less its three norms
 def test_wrn_28_2_has_the_published_number_of_parameters(variant, classes, heads, parameters):
-    net = make_net("wrn-28-2", variant, classes, ("head", "balanced")[:heads])
+    net = make_net("wrn-28-2", variant, classes, ("head", "balanced", "third")[:heads])
     assert sum(p.numel() for p in net.parameters()) == parameters
     assert net.backbone.features == 128
 
@@ -66,8 +66,11 @@ def test_wrn_28_2_has_the_published_number_of_parameters(variant, classes, heads
 @pytest.mark.parametrize("rule, heads, decayed, exempt", [
     ("weights", 1, 29, 51), ("weights", 2, 30, 52), ("ndim", 3, 31, 53), ("ndim", 1, 29, 51), ("norms", 1, 30, 50),
     ("all", 1, 80, 0)])
-def test_each_decay_rule_exempts_the_published_number_of_tensors(rule, heads, decayed, exempt):
-    net = make_net("wrn-28-2", heads=("head", "balanced", "third")[:heads])
+@pytest.mark.parametrize("variant, biases", [("V1", 0), ("USB", 1)])
+def test_each_decay_rule_exempts_the_published_number_of_tensors(rule, heads, decayed, exempt, variant, biases):
+    """USB's stem has a bias more, which is treated as a head's."""
+    net = make_net("wrn-28-2", variant, heads=("head", "balanced", "third")[:heads])
+    decayed, exempt = (decayed + biases, exempt) if rule in ("norms", "all") else (decayed, exempt + biases)
     groups = decay_groups([net], rule)
     assert tuple(len(g) for g in groups) == (decayed, exempt)
     assert {id(p) for g in groups for p in g} == {id(p) for p in net.parameters()}, "every parameter in one group"
@@ -119,21 +122,21 @@ def test_unknown_networks_are_refused(name):
 
 
 def slow_wrn(net: Net, x: torch.Tensor, variant: str, training: bool) -> torch.Tensor:
-    """Logits of the WRN, block by block as the repositories have it, from the parameters alone: V1 computes the first norm of
-    every block and throws it away where the width changes in groups 2 and 3."""
+    """Logits of the WRN, block by block as the repositories have it, from the parameters alone: V1 and USB compute the first norm of
+    every block and throw it away where the width changes in groups 2 and 3."""
     p = dict(net.backbone.named_parameters()) | dict(net.backbone.named_buffers())
 
-    def activated(x, name):
+    def activated(x, name, eps=1e-5):
         parts = ("weight", "bias", "running_mean", "running_var")
         weight, bias, mean, var = (p[f"{name}.{part}"].view(1, -1, 1, 1) for part in parts)
         if training:
             mean = x.mean((0, 2, 3), keepdim=True)
             var = (x - mean).square().mean((0, 2, 3), keepdim=True)
-        x = (x - mean) / torch.sqrt(var + 1e-5) * weight + bias
+        x = (x - mean) / torch.sqrt(var + eps) * weight + bias
         return torch.where(x >= 0, x, 0.1 * x)
 
     blocks = len(net.backbone.blocks) // 3
-    x = F.conv2d(x, p["stem.weight"], padding=1)
+    x = F.conv2d(x, p["stem.weight"], p["stem.bias"] if variant == "USB" else None, padding=1)
     for group in range(3):
         for i in range(blocks):
             name, stride = f"blocks.{group * blocks + i}", 2 if group > 0 and i == 0 else 1
@@ -149,15 +152,18 @@ def slow_wrn(net: Net, x: torch.Tensor, variant: str, training: bool) -> torch.T
             r = F.conv2d(residual, p[f"{name}.conv1.weight"], stride=stride, padding=1)
             r = F.conv2d(activated(r, f"{name}.bn2"), p[f"{name}.conv2.weight"], padding=1)
             x = r + (x if equal else F.conv2d(shortcut, p[f"{name}.shortcut.weight"], stride=stride))
-    f = activated(x, "bn").mean((2, 3))
+    f = activated(x, "bn", 1e-3 if variant == "USB" else 1e-5).mean((2, 3))
     return f @ net.heads["head"].weight.T + net.heads["head"].bias
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("network", ["wrn-10-1", "wrn-16-0.25", "wrn-28-2"])
-@pytest.mark.parametrize("variant", ["V1", "V2", "V3"])
+@pytest.mark.parametrize("variant", ["V1", "V2", "V3", "USB"])
 def test_each_variant_equals_its_slow_twin(variant, network, training):
     net = shaken(make_net(network, variant)).train(training)
+    if variant == "USB":
+        assert not net.backbone.stem.bias.any()                 # its initial value
+        net.backbone.stem.bias.data.copy_(normal(len(net.backbone.stem.bias), seed=2))
     x, out = normal(3, 3, 8, 8), normal(3, 10, seed=1)
     want = slow_wrn(net, x, variant, training)
     have = net(x)["head"]
@@ -171,15 +177,20 @@ def test_each_variant_equals_its_slow_twin(variant, network, training):
 
 
 def test_the_variants_differ():
-    nets = [shaken(make_net("wrn-10-1", v)) for v in ("V1", "V2", "V3")]
+    nets = [shaken(make_net("wrn-10-1", v)) for v in ("V1", "V2", "V3", "USB")]
     logits = [net(normal(3, 3, 8, 8))["head"] for net in nets]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert (logits[i] - logits[j]).abs().max() > 1e-3
+    assert 1e-5 < (logits[0] - logits[3]).abs().max() < 1e-2           # USB is V1 but for the stem's bias and the last eps
+    norms = [m for m in nets[3].modules() if isinstance(m, nn.BatchNorm2d)]
+    assert [m.eps for m in norms] == [1e-5] * (len(norms) - 1) + [1e-3] and norms[-1] is nets[3].backbone.bn
+    assert all(m.eps == 1e-5 for net in nets[:3] for m in net.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 @pytest.mark.parametrize("variant, dead", [
     ("V1", {f"backbone.blocks.{i}.bn1.{what}" for i in (4, 8) for what in ("weight", "bias")}), ("V2", set()),
-    ("V3", {"backbone.bn3.weight", "backbone.bn3.bias"})])
+    ("V3", {"backbone.bn3.weight", "backbone.bn3.bias"}),
+    ("USB", {f"backbone.blocks.{i}.bn1.{what}" for i in (4, 8) for what in ("weight", "bias")})])
 def test_the_parameters_without_gradient_are_those_that_the_published_networks_leave_dead(variant, dead):
     net = make_net("wrn-28-2", variant)
     net(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))["head"].sum().backward()

@@ -22,7 +22,7 @@ def source(cell: dict) -> str:
 
 
 def test_there_are_notebooks():
-    assert {"00_quickstart.ipynb", "10_run.ipynb"} <= {p.name for p in ALL}
+    assert {"00_quickstart.ipynb", "10_run.ipynb", "30_add_your_method.ipynb"} <= {p.name for p in ALL}
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
@@ -31,9 +31,13 @@ def test_a_notebook_is_thin(path):
     first = text["cells"][0]
     assert first["cell_type"] == "markdown" and source(first).startswith("# ") and len(source(first)) > 200
     code = [source(c) for c in cells(path)]
-    assert sum(len(s.splitlines()) for s in code) <= 60
+    defines = path.stem == "30_add_your_method"          # the one notebook that may define a class
+    assert sum(len(s.splitlines()) for s in code) <= (90 if defines else 60)
     for s in code:
-        assert not any(isinstance(n, ast.FunctionDef | ast.ClassDef | ast.For | ast.While) for n in ast.walk(ast.parse(s)))
+        tree = ast.parse(s)
+        assert not any(isinstance(n, ast.For | ast.While) for n in ast.walk(tree))
+        assert not any(isinstance(n, ast.FunctionDef | ast.ClassDef) for n in ast.walk(tree)) or \
+            (defines and [type(n) for n in tree.body[:1]] == [ast.ClassDef])
     import papermill
     assert notebooks.parameters(path), "a cell tagged `parameters`, of literals"
     assert papermill.inspect_notebook(str(path)).keys() == notebooks.parameters(path).keys(), "papermill reads each line too"

@@ -28,12 +28,12 @@ def test_the_code_fingerprint_follows_meaning_not_words(tmp_path, monkeypatch):
         new = change(old)
         assert new != old
         path.write_text(new)
-        record.code_fingerprint.cache_clear()
+        record._fingerprint.cache_clear()
         out = record.code_fingerprint("fixmatch")
         path.write_text(old)
         return out
 
-    record.code_fingerprint.cache_clear()
+    record._fingerprint.cache_clear()
     try:
         assert record.code_fingerprint("fixmatch") == before
         assert fingerprint("losses.py", lambda s: "# a comment\n" + s.replace('"""A term as one', '"""Another')) == before
@@ -44,7 +44,48 @@ def test_the_code_fingerprint_follows_meaning_not_words(tmp_path, monkeypatch):
         assert fingerprint("tables.py", lambda s: s + "\nx = 1\n") == before, "a table is not part of a run"
         assert fingerprint("progress.py", lambda s: s + "\nx = 1\n") == before
     finally:
-        record.code_fingerprint.cache_clear()
+        record._fingerprint.cache_clear()
+
+
+COMBINATIONS = [("fixmatch",), ("remixmatch",), ("abc",), ("abc", "remixmatch"), ("fixmatch", "", "oheml"), ("abc", "", "oheml")]
+
+
+def test_the_fingerprint_is_of_the_method_its_base_and_its_additions():
+    found = {parts: record.code_fingerprint(*parts) for parts in COMBINATIONS}
+    assert len(set(found.values())) == len(COMBINATIONS)
+    assert record.code_fingerprint("abc", "fixmatch") == found["abc",]                     # its first base, named
+    assert record.code_fingerprint("abc", "", "oheml+plce") == found["abc", "", "oheml"]  # one file holds both modules
+    run = smoke_run("abc", base="remixmatch")
+    assert record.code_of(run.numbers()) == found["abc", "remixmatch"]
+    assert record.code_of({"method": "fixmatch"}) == found["fixmatch",]                   # a record of before there were bases
+    assert record.code_of({"method": "gone"}) is None and record.code_of({**run.numbers(), "base": "acr"}) is None
+
+
+@pytest.mark.parametrize("module, among", [
+    ("methods.abc", {("abc",), ("abc", "remixmatch"), ("abc", "", "oheml")}),
+    ("methods.remixmatch", {("remixmatch",), ("abc", "remixmatch")}),
+    ("methods.additions", {("fixmatch", "", "oheml"), ("abc", "", "oheml")}),
+    ("methods.semi", {("fixmatch", "", "oheml"), ("abc", "", "oheml")}),
+    *((name, set(COMBINATIONS)) for name in ("methods.fixmatch", "methods.base", "engine", "augment", "rng", "models", "config")),
+    *((name, set()) for name in ("methods", "methods.acr", "methods.supervised", "tables", "figures", "study", "cli"))])
+def test_a_run_executes_the_files_of_its_own_method_alone(module, among):
+    assert {parts for parts in COMBINATIONS if f"semilib.{module}" in record.executed(*parts)} == among
+
+
+def test_another_methods_file_moves_no_fingerprint_and_the_bases_does(tmp_path, monkeypatch):
+    import shutil
+    package = tmp_path / "semilib"
+    shutil.copytree(record.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(record, "PACKAGE", package)
+    record._fingerprint.cache_clear()
+    found = {parts: record.code_fingerprint(*parts) for parts in COMBINATIONS[2:4]}
+    for name in ("acr", "remixmatch"):
+        with open(package / "methods" / f"{name}.py", "a") as file:
+            file.write("x = 1\n")
+        record._fingerprint.cache_clear()
+        moved = {parts for parts in found if record.code_fingerprint(*parts) != found[parts]}
+        assert moved == ({("abc", "remixmatch")} if name == "remixmatch" else set()), name
+    record._fingerprint.cache_clear()
 
 
 def test_a_record_is_dirty_when_executed_code_differs_from_the_commit(tmp_path, monkeypatch):
@@ -55,18 +96,18 @@ def test_a_record_is_dirty_when_executed_code_differs_from_the_commit(tmp_path, 
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
         subprocess.run([*git, *words], cwd=tmp_path, check=True)
     monkeypatch.setattr(record, "PACKAGE", tmp_path / "semilib")
-    assert record.provenance("fixmatch")["dirty"] is False and len(record.provenance("fixmatch")["commit"]) == 40
+    assert record.provenance(smoke_run("fixmatch"))["dirty"] is False and len(record.provenance(smoke_run("fixmatch"))["commit"]) == 40
     for file, dirty in (("tables.py", False), ("methods/semi.py", False), ("losses.py", True)):
         with open(tmp_path / "semilib" / file, "a") as f:
             f.write("x = 1\n")
-        assert record.provenance("fixmatch")["dirty"] is dirty, file
+        assert record.provenance(smoke_run("fixmatch"))["dirty"] is dirty, file
 
 
 def test_states(finished, monkeypatch, tmp_path):
     runs, path = finished
     run = smoke_run("supervised")
     assert record.state(run, runs) == "done" and record.state(run, tmp_path) == "not started"
-    monkeypatch.setattr(record, "code_fingerprint", lambda method: "00000000")
+    monkeypatch.setattr(record, "code_fingerprint", lambda *parts: "00000000")
     assert record.state(run, runs) == "stale"
     monkeypatch.undo()
     found = record.read(path)

@@ -37,8 +37,9 @@ def config(method="fixmatch", seed=0, options=None, steps=40, profile="quickstar
 
 
 def write(runs, recalls, method="fixmatch", seed=0, cell=CELL, status="done", every=10, seconds=60.0, pseudo=None,
-          code="c0dec0de", **changes):
-    """A run's folder: `recalls` holds a list of recalls (per cent) an evaluation, `pseudo` what they say of pseudo-labels."""
+          code="c0dec0de", report="mean_last", **changes):
+    """A run's folder: `recalls` holds a list of recalls (per cent) an evaluation, `pseudo` what they say of pseudo-labels. method: the
+    run's label."""
     log = [evaluation((i + 1) * every, r, pseudo and pseudo[i]) for i, r in enumerate(recalls)]
     made = config(method, seed, **{"steps": len(recalls) * every, **changes})
     key = f"{zlib.crc32(json.dumps(made, sort_keys=True).encode()):08x}"
@@ -47,7 +48,7 @@ def write(runs, recalls, method="fixmatch", seed=0, cell=CELL, status="done", ev
            "split": {"fingerprint": "ab" * 32, "labelled_counts": LABELLED, "unlabelled_counts": UNLABELLED,
                      "class_names": ["ant", "bee", "cow"], "test_images": 3 * IMAGES, "drawn_by": "file order"},
            "commit": None, "dirty": False}
-    run |= {"seconds": seconds, "result": metrics.summary(log)} if status == "done" else \
+    run |= {"seconds": seconds, "result": metrics.summary(log, report=report)} if status == "done" else \
         {"error": "TrainingError: the loss 'x' was not finite"} if status == "failed" else {}
     folder = Path(runs) / f"{cell}.s{seed}" / f"{method}-{key}-{code}"
     folder.mkdir(parents=True)
@@ -177,7 +178,8 @@ def test_runs_that_are_not_done_are_seen(tmp_path):
 
 
 @pytest.mark.parametrize("field, change", [
-    ("cell", dict(cell="mnistm5k-lt.n8.m16.g8-8")), ("profile", dict(profile="paper")), ("steps", dict(every=20))])
+    ("cell", dict(cell="mnistm5k-lt.n8.m16.g8-8")), ("profile", dict(profile="paper")), ("steps", dict(every=20)),
+    ("recipe", dict(recipe="original"))])
 def test_scales_do_not_mix(tmp_path, field, change):
     records = tables.load_all([write(tmp_path, steady(80, 50, 20)), write(tmp_path, steady(80, 50, 20), seed=1, **change)])
     with pytest.raises(BadInput, match=f"^{field}=.*not comparable"):
@@ -209,7 +211,95 @@ def test_labels_tell_what_differs(tmp_path):
     presets = [dict(method="semi", options=full | change) for change in ({}, {"preset": "readme", "t": 0.5})]
     assert labels_of(tmp_path / "d", *presets) == ["semi (preset=paper)", "semi (preset=readme)"]
     assert labels_of(tmp_path / "e", dict(lr=0.1), dict(lr=0.05, method="semi")) == ["fixmatch (lr=0.1)", "semi (lr=0.05)"]
-    assert tables.display("semi (oheml=off)") == "SeMi (oheml=off)" and tables.display("acr") == "acr"
+    assert tables.display("semi (oheml=off)") == "SeMi (oheml=off)" and tables.display("mine") == "mine"
+
+
+@pytest.mark.parametrize("label, shown", [
+    ("crestplus", "CReST+"), ("remixmatch+abc", "ReMixMatch + ABC"), ("acr+oheml+plce", "ACR + OHEML + PLCE"),
+    ("daso+align", "DASO + Align"), ("fixmatch+posthoc1", "FixMatch + LA (post-hoc)"),
+    ("remixmatch+crestplus", "ReMixMatch + CReST+"), ("fixmatch+posthoc0.5", "FixMatch + LA (post-hoc, tau=0.5)"),
+    ("supervised+posthoc1e-05", "Supervised + LA (post-hoc, tau=1e-05)"), ("la", "LA"),
+    ("remixmatch+cossl+posthoc2 (lr=0.05)", "ReMixMatch + CoSSL + LA (post-hoc, tau=2) (lr=0.05)"),
+    ("acr+oheml (threshold=0.7, plce=off)", "ACR + OHEML (threshold=0.7, plce=off)"), ("posthocery", "posthocery"),
+    ("mine+oheml", "mine + OHEML")])
+def test_combinations_are_written_with_their_parts(label, shown):
+    assert tables.display(label) == shown
+
+
+def test_every_method_has_a_written_name_and_runs_are_shown_by_theirs():
+    from semilib.config import Run
+    from semilib.methods import ADDITIONS, METHODS
+    assert list(tables.NAMES) == list(METHODS) and set(tables.MODULES) == set(ADDITIONS)
+    assert len(set(tables.NAMES.values())) == len(tables.NAMES)
+    assert tables.display(Run.of(method="fixmatch", post_hoc=1).label) == "FixMatch + LA (post-hoc)"
+    assert tables.display(Run.of(method="remixmatch", post_hoc=0.25).label) == "ReMixMatch + LA (post-hoc, tau=0.25)"
+
+
+def test_scale_and_untold_name_fields_of_a_run():
+    """A field renamed in Run must not silently come back into the labels."""
+    import dataclasses
+
+    from semilib.config import Run
+    fields = {f.name for f in dataclasses.fields(Run)}
+    assert set(tables.SCALE) <= tables.UNTOLD <= fields
+    told = fields - tables.UNTOLD
+    assert {"lr", "mu", "network", "variant", "strong_pool", "policy"} <= told
+
+
+def test_what_stands_before_the_brackets_is_not_repeated_in_them(tmp_path):
+    runs = [dict(method="fixmatch", base="", add="", post_hoc=0.0), dict(method="fixmatch+posthoc1", base="", add="", post_hoc=1.0),
+            dict(method="remixmatch+abc", base="remixmatch", add="", post_hoc=0.0),
+            dict(method="acr+oheml+plce", base="", add="oheml+plce", post_hoc=0.0),
+            dict(method="acr+oheml+plce", base="", add="oheml+plce", post_hoc=0.0, options={"t": 1})]
+    runs[3]["options"] = {"t": 0}
+    assert labels_of(tmp_path, *runs) == ["fixmatch", "fixmatch+posthoc1", "remixmatch+abc", "acr+oheml+plce (t=0)",
+                                          "acr+oheml+plce (t=1)"]
+
+
+def test_combinations_have_rows_of_their_own_beside_their_method(tmp_path):
+    names = ["acr+oheml", "remixmatch+abc", "mine", "semi", "fixmatch+posthoc1", "abc", "fixmatch", "acr", "crestplus"]
+    records = tables.load_all([write(tmp_path, steady(80, 50, 20), method=name) for name in names])
+    made = tables.table(records)
+    assert list(made.frame["label"]) == ["fixmatch", "fixmatch+posthoc1", "crestplus", "abc", "remixmatch+abc", "acr", "acr+oheml",
+                                         "semi", "mine"]
+    assert "| ReMixMatch + ABC | 50.0 | 1 |" in made.markdown and "| ACR + OHEML | 50.0 | 1 |" in made.markdown
+    assert "of FixMatch + LA (post-hoc): s0:" in " ".join(made.notes)
+
+
+@pytest.mark.parametrize("name", ["remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc0.5"])
+def test_a_combination_that_was_not_started_is_known_by_its_folder(tmp_path, name):
+    for place in (f"{CELL}.s3/{name}-0123abcd-89abcdef", f"{CELL}.s3_{name}-0123abcd"):
+        record, = tables.load_all([tmp_path / place])
+        assert (record.method, record.seed, record.run["key"]) == (name, 3, "0123abcd")
+        assert tables.table([record]).frame["label"].tolist() == [name]
+
+
+def test_original_recipes_have_tables_of_their_own(tmp_path):
+    """There the settings differ by nature: they are told only where one method's runs differ. What a recipe reports stands beside the
+    column that all tables share."""
+    rising = [[10 * k, 60, 30] for k in range(1, 9)]                                    # balanced accuracy (10 k + 90) / 3
+    own = dict(recipe="original")
+    records = tables.load_all([
+        write(tmp_path, rising, **own, lr=0.03, mu=7, report="best_on_test"), write(tmp_path, rising, "daso", **own, report="median_last"),
+        write(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam"),
+        write(tmp_path, rising, "darp", **own, lr=0.001, optimiser="adam", seed=1)])
+    made = tables.table(records)
+    assert made.title == f"{CELL}, 80 steps of profile quickstart, each method's original recipe"
+    assert list(made.frame["label"]) == ["fixmatch", "darp (lr=0.002)", "darp (lr=0.001)", "daso"]
+    assert made.frame["balanced_accuracy"].tolist() == pytest.approx([45.0] * 4)
+    note, = [n for n in made.notes if "own recipes" in n]
+    assert note == ("As their own recipes report them (%): FixMatch 56.67 (best evaluation, picked by the test set), "
+                    "DASO 45.00 (median of the evaluations averaged here).")
+    assert made.seeds["report"].tolist() == ["best_on_test", "mean_last", "mean_last", "median_last"]
+    with pytest.raises(BadInput, match="darp, seed 0, 2 times"):                        # the same seed of one label, again
+        tables.table([records[2], tables.load(write(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam", code="0ddc0de0"))])
+
+
+def test_records_of_before_there_were_recipes_are_of_the_shared_one(tmp_path):
+    old, new = (tables.load(write(tmp_path, steady(80, 50, 20), seed=i, **r)) for i, r in enumerate([{}, dict(recipe="shared")]))
+    assert "recipe" not in old.config and tables.labels([old, new]) == ["fixmatch", "fixmatch"]
+    made = tables.table([old, new])
+    assert made.title == f"{CELL}, 40 steps of profile quickstart" and "own recipes" not in made.text
 
 
 def test_files(tmp_path):

@@ -15,7 +15,6 @@ from semilib import checkpoint
 from semilib.config import Run
 from semilib.engine import Trainer
 from semilib.losses import reduce
-from semilib.methods import get
 from semilib.methods.base import Info, Method, Time
 from semilib.models import View, Views
 from semilib.sources import Source
@@ -64,7 +63,7 @@ def method(name: str = "semi", options: dict | None = None, counts: tuple[int, .
     info = Info(classes=len(counts), features=features, counts=counts, n_labelled=int(counts.sum()), n_unlabelled=100,
                 batch=batch, mu=run.mu, steps=steps, seed=run.seed, device=torch.device("cpu"), dtype=torch.float64,
                 first_pass=first_pass, run=run)
-    out = get(name)(run.method_options(), info)
+    out = run.method_class()(run.method_options(), info)
     out.build()
     return out
 

@@ -3,6 +3,11 @@
 The engine runs a step as: draw `plan().views` -> `forward` -> `pseudo` -> `terms` -> reduce, one backward -> optimisers -> average
 -> `end_step`; between steps, on the host, `end_epoch` every `every()` steps and `enter` at the start of each of `stages()`.
 
+Methods combine (`methods.get`): an imbalance method on a base, SeMi's modules on either. The result is one class that inherits from
+its parts, outermost first, so a part that may be combined calls `super()` and changes what comes back. The places made for it are
+`look` (what else the network is asked), `logits` and `adjust` (the distribution that pseudo-labels are read from; each is called
+once a step, in `pseudo` or, where targets are mixed into the images, in `forward`), and `terms`.
+
 B labelled images, mu * B unlabelled images, S strong views, C classes, D features. Inside a step everything is a tensor: time is a
 device scalar (`Time`), there is no Python branch on it, nothing is read back, and no shape depends on values. So the same code runs
 eagerly on a CPU and as one captured CUDA graph. State is kept in buffers, which checkpoints then hold without being asked.
@@ -18,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from semilib.config import Options
+from semilib.errors import BadInput
 from semilib.losses import Term
 from semilib.models import Net, View, Views, linear
 
@@ -27,11 +33,18 @@ if TYPE_CHECKING:
 
 class Pseudo(SimpleNamespace):
     """Pseudo-labels of the unlabelled batch, none with a gradient: `prob` [mu B, C], `label` [mu B] int64, `mask` [mu B] float in
-    [0, 1] (the share of each row's loss that counts). A method with more than one head adds fields of its own."""
+    [0, 1] (the share of each row's loss that counts), `target`: what the strong views are trained on, `label` or soft rows [mu B, C].
+    `branches`: unsupervised term -> the `prob` that it stems from. Given the first three, the others are `label` and {"u": prob}. A
+    method with more than one head adds fields of its own."""
 
     prob: Tensor
     label: Tensor
     mask: Tensor
+    target: Tensor
+    branches: dict[str, Tensor]
+
+    def __init__(self, **fields: Any):
+        super().__init__(**{"target": fields["label"], "branches": {"u": fields["prob"]}, **fields})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +149,10 @@ class Method(nn.Module):
     """A method of the engine; `FixMatch` gives every function its default, and a new method usually starts from that class."""
 
     Config: type[Options] = Options
+    bases: tuple[str, ...] = ()     # the methods that this one can be put on; the first is the default. () = a method of its own
+    refuses: dict[str, str] = {}    # base, or "add" for SeMi's modules -> why it cannot be combined with it
+    ignores: dict[str, str] = {}    # as a base: options that methods bring along from FixMatch and that do nothing here -> why
+    uses: tuple[str, ...] = ()      # of those, the ones that this method reads itself
     components: dict[str, str] = {}     # what must act at least once in a run -> what to do if it never does
     capturable = True               # False: a step reads values back, so no CUDA graph can hold it
 
@@ -145,6 +162,12 @@ class Method(nn.Module):
         self.phase = "main"             # the running stage's name, set by the engine
 
     # ---- before training -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def original(cls, run: dict[str, Any]) -> dict[str, Any]:
+        """Fields of `Run` under recipe="original", `options` among them: what the method's published numbers were made with. `run`:
+        the fields so far (data set, cell, base, profile)."""
+        raise BadInput("recipe", "original", f"shared: no recipe of its own is known for {cls.__name__}")
 
     def plan(self) -> Plan:
         """The images of a step. May read `self.phase`: the engine asks again at each stage."""
@@ -174,7 +197,13 @@ class Method(nn.Module):
     def forward(self, net: Net, images: dict[str, Tensor], batch: SimpleNamespace, t: Time, teacher: Net) -> Views:
         """images: view name -> normalised float [n, 3, H, W]."""
         plan = self.plan()
+        with torch.no_grad():
+            self.look(net, images, batch, t, teacher)
         return net.views(images, plan.strong, plan.policy, teacher)
+
+    def look(self, net: Net, images: dict[str, Tensor], batch: SimpleNamespace, t: Time, teacher: Net) -> None:
+        """What the method asks of the networks besides the views, before them and without gradient: features of the average, logits of
+        a blank image. It leaves them in `batch`. A pass of the live network in training mode would move its batch norms."""
 
     def pseudo(self, v: Views, batch: SimpleNamespace, t: Time) -> Pseudo | None:
         """Pseudo-labels; called without gradient on detached views. batch: `y` [B] labels; `index_l`, `index_u` positions in the
@@ -215,5 +244,4 @@ class Method(nn.Module):
 
     def per_view(self, rows: Tensor) -> Tensor:
         """[mu B, ...] repeated once for each strong view, in the order of `v.s`."""
-        n = len(self.plan().strong)
-        return rows if n == 1 else torch.cat([rows] * n)
+        return torch.cat([rows] * len(self.plan().strong))

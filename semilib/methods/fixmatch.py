@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from torch import Tensor
+
 from semilib.config import Options, option
 from semilib.losses import Term, ce
 from semilib.methods.base import Method, Plan, Pseudo
@@ -29,18 +31,31 @@ class FixMatch(Method):
 
     components = {"u": "no pseudo-label reached the threshold: lower it, or train longer"}
 
+    @classmethod
+    def original(cls, run):
+        """The PyTorch port: mu 7, one strong view, 2^20 steps, evaluated every 1,024."""
+        return dict(mu=7, steps=2**20, eval_every=1024, options=dict(strong_views=1))
+
     def plan(self) -> Plan:
         strong = {f"s{i + 1}": ("unlabelled", "strong") for i in range(self.cfg.strong_views)}
-        return Plan({"l": ("labelled", "weak"), "w": ("unlabelled", "weak"), **strong})
+        return Plan({"l": ("labelled", "weak"), "w": ("unlabelled", "weak"), **strong}, self.info.run.policy)
+
+    def logits(self, v, batch, t) -> Tensor:
+        """What pseudo-labels are read from, [mu B, C]."""
+        return v.w["head"]
+
+    def adjust(self, prob, v, batch, t) -> Tensor:
+        """The softmax of `logits`, aligned, blended or refined by the methods that do; [mu B, C]."""
+        return prob
 
     def pseudo(self, v, batch, t) -> Pseudo:
-        prob = v.w["head"].softmax(-1)
+        prob = self.adjust(self.logits(v, batch, t).softmax(-1), v, batch, t)
         confidence, label = prob.max(-1)
         return Pseudo(prob=prob, label=label, mask=(confidence >= self.cfg.threshold).to(prob.dtype))
 
     def terms(self, v, batch, p, t) -> dict[str, Term]:
         return {"x": Term(ce(v.l["head"], batch.y)),
-                "u": Term(ce(v.s["head"], self.per_view(p.label)), self.per_view(p.mask), scale=self.cfg.lambda_u)}
+                "u": Term(ce(v.s["head"], self.per_view(p.target)), self.per_view(p.mask), scale=self.cfg.lambda_u)}
 
     def activity(self, v, batch, p, t, terms):
         return {"u": p.mask.sum() > 0}

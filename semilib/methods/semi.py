@@ -47,7 +47,32 @@ DEFECTS = ("misaligned_features", "shifted_bank", "empty_as_zero", "droplast_pri
            "decay_restarts")
 
 
+def semantic_label(bank: MemoryBank, f: Tensor, t_proto: float) -> tuple[Tensor, Tensor]:
+    """s of (1), [B, C], of features f [B, D]: softmax of minus the distance to each class's prototype over t_proto; and which classes
+    have one, bool [C]. A class without one gets 0; without any prototype s is uniform."""
+    centres, filled = bank.prototypes()
+    distance = torch.cdist(f, centres).masked_fill(~filled, float("inf"))
+    return torch.where(filled.any(), -distance / t_proto, torch.zeros_like(distance)).softmax(-1), filled
+
+
+def entropy_weight(prob: Tensor, scale: float) -> Tensor:
+    """w of (4), [B]: 1 - scale for a certain pseudo-label, 1 for a uniform one."""
+    return scale * normalised_entropy(prob) + 1 - scale
+
+
+def align_target(f: Tensor, centre: Tensor, t_e: float) -> Tensor:
+    """q of (5), [B, D], of weak features f [B, D] and their moving centre [D]."""
+    return ((f - centre) / (t_e / 5)).softmax(-1)
+
+
+def align_rows(q: Tensor, f: Tensor, t_e: float) -> Tensor:
+    """Rows of L_e in (5), [B]: cross-entropy of strong features f [B, D] against q [B, D]."""
+    return -(q * (f / t_e).log_softmax(-1)).sum(-1)
+
+
 class SeMi(Method):
+    refuses = {"add": "it has all three modules already, each an option of its own (oheml, plce, embedding_align)"}
+
     @dataclasses.dataclass(frozen=True)
     class Config(Options):
         preset: str = option("paper", "values to start from: paper, released, readme")
@@ -122,9 +147,14 @@ class SeMi(Method):
         if cfg.misaligned_features and info.mu != 1:
             raise BadInput("mu", info.mu, "1 with misaligned_features, which reproduces a batch of four equal parts")
 
+    @classmethod
+    def original(cls, run):
+        """The shared recipe is SeMi's own."""
+        return {}
+
     def plan(self) -> Plan:
         return Plan({"l": ("labelled", "weak"), "w": ("unlabelled", "weak"), "s1": ("unlabelled", "strong"),
-                     "s2": ("unlabelled", "strong")})
+                     "s2": ("unlabelled", "strong")}, self.info.run.policy)
 
     def heads(self):
         names = ("head", "balanced") if self.cfg.balanced_head else ("head",)
@@ -175,8 +205,7 @@ class SeMi(Method):
         if self.lambda_e > 0:
             f = self.features(v)
             q = self.align_target(f["w"].detach())                                                                # (5)
-            rows = -(self.per_view(q) * (f["s"] / self.cfg.t_e).log_softmax(-1)).sum(-1)
-            out["e"] = Term(rows, self.per_view(1 - p.mask), scale=warm * self.lambda_e)
+            out["e"] = Term(align_rows(self.per_view(q), f["s"], self.cfg.t_e), self.per_view(1 - p.mask), scale=warm * self.lambda_e)
         return out
 
     def end_step(self, v, batch, p, t) -> None:
@@ -208,9 +237,7 @@ class SeMi(Method):
 
     def enhance(self, linear: Tensor, f: Tensor, t) -> Tensor:
         """(1): p blended with the semantic pseudo-label of f (strong view 1), [B, C]; not renormalised."""
-        centres, filled = self.bank.prototypes()
-        distance = torch.cdist(f, centres).masked_fill(~filled, float("inf"))
-        semantic = torch.where(filled.any(), -distance / self.cfg.t_proto, torch.zeros_like(distance)).softmax(-1)
+        semantic, filled = semantic_label(self.bank, f, self.cfg.t_proto)
         epoch = 500 if self.cfg.r_by_epoch_length else self.epoch
         done = torch.div(t.step, epoch, rounding_mode="floor").to(linear.dtype)
         r = done / (500 if self.cfg.r_by_epoch_length else -(-t.total // epoch))
@@ -220,11 +247,11 @@ class SeMi(Method):
 
     def entropy_weight(self, prob: Tensor) -> Tensor:
         """w of (4), [B]: 1 - scale for a certain pseudo-label, 1 for a uniform one."""
-        return self.scale * normalised_entropy(prob) + 1 - self.scale
+        return entropy_weight(prob, self.scale)
 
     def align_target(self, f: Tensor) -> Tensor:
         """q of (5), [B, D]."""
-        return ((f - self.qbar) / (self.cfg.t_e / 5)).softmax(-1)
+        return align_target(f, self.qbar, self.cfg.t_e)
 
     def features(self, v) -> dict[str, Tensor]:
         """Features by view. With misaligned_features, row j of part g is that of row 4 j + g of the joined batch (l, w, s1, s2): the

@@ -14,9 +14,16 @@ from semilib.methods.base import Method, Plan
 
 
 class Supervised(Method):
+    refuses = {"add": "it sees no unlabelled images"}
+
     @dataclasses.dataclass(frozen=True)
     class Config(Options):
         pass
+
+    @classmethod
+    def original(cls, run):
+        """USB's supervised runs."""
+        return dict(steps=2**18, eval_every=1024, variant="USB", decay="ndim", report="best_on_test")
 
     def plan(self) -> Plan:
         return Plan({"l": ("labelled", "weak")})

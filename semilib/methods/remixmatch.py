@@ -1,0 +1,129 @@
+"""ReMixMatch (Berthelot et al., ICLR 2020, arXiv 1911.09785): aligned and sharpened soft pseudo-labels, MixUp over all views, and two
+terms that keep the strong views honest.
+
+    q = sharpen(align(softmax(z_w))),  align(p) = norm(p (pi + 1e-6) / (m + 1e-6)),  m: moving average of p,  sharpen(p) = norm(p^(1/T))
+    rows [x, s1, s2, w] with targets [onehot y, q, q, q];  l ~ Beta(a, a), l = max(l, 1 - l), one permutation of all rows
+    L_x, L_u = mean CE(mix(rows), mix(targets)) over the part of x, over those of s1, s2, w
+    L = L_x + lambda_u r L_u + lambda_1 r mean CE(z(s1), q) + lambda_r mean CE(rotation(R_k s1), k),   r = min(1, t / ramp)
+
+Follows: USB and TorchSSL, which agree: T 0.5, a 0.75, lambda_u 1.5, lambda_1 0.5, lambda_r 0.5, the weak view without gradient and
+    without a share in the running statistics. The ramp over the whole run is the DARP family's, which made it a base of imbalance methods.
+Differs: under the shared recipe the mixed, the unmixed and the rotated images are one joint batch; the original recipe
+    (policy="frozen") gives each part a pass of its own, of which the first moves the running statistics. USB's ramp ends after 1/64 of
+    the run (ramp=1/64, in the original recipe): 4,096 steps there, nothing in a short run, whose unready pseudo-labels then all count. The
+    DARP family's labelled view is strong (labelled_view="strong"). The momentum 0.999 of m belongs to 250,000
+    steps and is scaled (`momentum_of`). Aligning to the LABELLED prior is wrong by construction where the two sets disagree.
+Numbers: `softCE` and the mixing of the tests' toy rows; alignment [[.977508, .017273, .005219], ...], sharpened .999659.
+
+There is no threshold: every row counts. As a base it offers `adjust` (before it lie the imbalance methods' refinements) and
+`unmixed`, the views that a method wants to see unmixed as well.
+"""
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from semilib import rng
+from semilib.config import Options, momentum_of, option
+from semilib.losses import Term, ce, one_hot
+from semilib.methods.base import Plan, Pseudo
+from semilib.methods.fixmatch import FixMatch
+from semilib.models import Views, linear, running_statistics_kept
+
+MIXED = ("l", "s1", "s2", "w")
+
+
+class ReMixMatch(FixMatch):
+    @dataclasses.dataclass(frozen=True)
+    class Config(Options):
+        lambda_u: float = option(1.5, "weight of the mixed unlabelled term", low=0)
+        lambda_1: float = option(0.5, "weight of the unmixed strong view's term", low=0)
+        lambda_r: float = option(0.5, "weight of the rotation term", low=0)
+        temperature: float = option(0.5, "T of the sharpening; 1 = none", low=1e-3, high=1)
+        mix: float = option(0.75, "a of Beta(a, a)", low=0.5)
+        ramp: float = option(1.0, "share of the run over which lambda_u and lambda_1 rise", low=1e-9, high=1)
+        align: bool = option(True, "align pseudo-labels to the labelled prior")
+        align_momentum: float = option(0.999, "momentum of m, for 250,000 steps", low=0, high=1)
+        labelled_view: str = option("weak", "the labelled view that is mixed", choices=("weak", "strong"))
+
+    components = {"u": "lambda_u is 0, or the ramp never rose"}
+    refuses = {"add": "its targets are soft and mixed into the images: there is no mask for SeMi's modules to act on"}
+    ignores = {"threshold": "every row counts on ReMixMatch", "strong_views": "ReMixMatch mixes two strong views"}
+    unmixed: tuple[str, ...] = ("s1",)
+
+    @classmethod
+    def original(cls, run):
+        """USB: 2^18 steps, RandAugment of pool B, one pass a chunk, the best of all evaluations on the test set."""
+        return dict(mu=1, steps=2**18, eval_every=1024, variant="USB", strong_pool="B", decay="ndim", policy="frozen",
+                    labelled_in_unlabelled=False, report="best_on_test", options=dict(ramp=1 / 64))
+
+    def plan(self):
+        return Plan({"l": ("labelled", self.cfg.labelled_view), "w": ("unlabelled", "weak"), "s1": ("unlabelled", "strong"),
+                     "s2": ("unlabelled", "strong")}, self.info.run.policy)
+
+    def heads(self):
+        return {**super().heads(), "rotation": linear(self.info.features, 4)}
+
+    def build(self):
+        super().build()
+        self.register_buffer("prior", self.info.prior())
+        self.register_buffer("mean", torch.zeros(self.info.classes, dtype=self.info.dtype))        # m; all zero: no batch yet
+        self.momentum = momentum_of(self.cfg.align_momentum, self.info.steps)
+
+    def align(self, prob: Tensor) -> Tensor:
+        """prob [mu B, C] with the labelled prior as its mean over time; moves m, whose first batch sets it."""
+        now = prob.mean(0)
+        self.mean.copy_(torch.where(self.mean.sum() > 0, self.momentum * self.mean + (1 - self.momentum) * now, now))
+        aligned = prob * (self.prior + 1e-6) / (self.mean + 1e-6)
+        return aligned / aligned.sum(-1, keepdim=True)
+
+    def adjust(self, prob, v, batch, t):
+        prob = self.align(prob) if self.cfg.align else prob
+        sharp = prob ** (1 / self.cfg.temperature)
+        return super().adjust(sharp / sharp.sum(-1, keepdim=True), v, batch, t)
+
+    def forward(self, net, images, batch, t, teacher):
+        with torch.no_grad():
+            self.look(net, images, batch, t, teacher)
+            with running_statistics_kept(net):
+                weak = net(images["w"])
+            seen = Views({"w": weak}, [])
+            q = batch.q = self.adjust(self.logits(seen, batch, t).softmax(-1), seen, batch, t)
+        rows = torch.cat([images[name] for name in MIXED])
+        targets = torch.cat([one_hot(batch.y, self.info.classes, q.dtype), q, q, q])
+        words = rng.words(self.info.seed, "mix", t.step, len(rows), 3, rows.device)
+        share = rng.beta(rng.uniform(words[0, 0]).to(rows.dtype), self.cfg.mix)
+        share, order = torch.maximum(share, 1 - share), torch.argsort(words[:, 1], stable=True)
+        mixed = share * rows + (1 - share) * rows[order]
+        sizes = [len(images[name]) for name in MIXED]
+        batch.mixed = dict(zip(MIXED, (share * targets + (1 - share) * targets[order]).split(sizes), strict=True))
+        batch.turns = rng.integers(words[:len(images["s1"]), 2], 4)
+        parts = {f"mixed_{name}": x for name, x in zip(MIXED, mixed.split(sizes), strict=True)}
+        parts.update({name: images[name] for name in self.unmixed}, rotated=rotate(images["s1"], batch.turns))
+        strong = [name for name in ("s1", "s2") if name in parts]
+        v = net.views(parts, strong, self.plan().policy)
+        v["w"] = weak
+        return v
+
+    def pseudo(self, v, batch, t):
+        label = batch.q.argmax(-1)
+        return Pseudo(prob=batch.q, label=label, target=batch.q, mask=torch.ones_like(batch.q[:, 0]), branches={})
+
+    def terms(self, v, batch, p, t):
+        ramp = (t.progress / self.cfg.ramp).clamp(max=1)
+        unlabelled = [ce(v[f"mixed_{name}"]["head"], batch.mixed[name]) for name in MIXED[1:]]
+        return {"x": Term(ce(v.mixed_l["head"], batch.mixed["l"])),
+                "u": Term(torch.cat(unlabelled), scale=self.cfg.lambda_u * ramp),
+                "s1": Term(ce(v.s1["head"], p.prob), scale=self.cfg.lambda_1 * ramp),
+                "r": Term(ce(v.rotated["rotation"], batch.turns), scale=self.cfg.lambda_r)}
+
+    def activity(self, v, batch, p, t, terms):
+        return {"u": torch.as_tensor(terms["u"].scale) > 0}
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Each image of x [n, 3, H, H] turned by turns [n] quarters of a circle."""
+    turned = torch.stack([torch.rot90(x, k, (2, 3)) for k in range(4)])
+    return turned[turns, torch.arange(len(x), device=x.device)]
