@@ -299,7 +299,8 @@ class Table:
 
     frame: one row a label, per cent and percentage points: balanced_accuracy, spread (standard deviation over seeds, NaN for a
     single one), done and runs (how many finished, of how many), unfinished (what happened to the others), head, medium, tail,
-    rule, minutes a run. text: the same for a notebook's output, title first, footnotes last. seeds: `results`, a row a run.
+    rule, minutes a run, step_seconds: the same over the steps, evaluations included. text: the same for a notebook's output, title
+    first, footnotes last. seeds: `results`, a row a run.
     notes: the footnotes. digits: decimals shown.
     """
 
@@ -314,13 +315,14 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """The table as strings, header first; a dash stands for what is not there."""
-        head = ["method", "balanced accuracy %", "n", "head", "medium", "tail", "rule", "minutes"]
+        head = ["method", "balanced accuracy %", "n", "head", "medium", "tail", "rule", "minutes", "s a step"]
         rows = []
         for row in self.frame.itertuples():
             spread = "" if math.isnan(row.spread) else f" ± {row.spread:.{self.digits}f}"
             n = f"{row.done}" if row.done == row.runs else f"{row.done}/{row.runs}, {row.unfinished}"
             rows.append([display(row.label), self._number(row.balanced_accuracy) + spread, n,
-                         *(self._number(getattr(row, g)) for g in GROUPS), row.rule or DASH, self._number(row.minutes, 1)])
+                         *(self._number(getattr(row, g)) for g in GROUPS), row.rule or DASH, self._number(row.minutes, 1),
+                         self._number(row.step_seconds, 3)])
         return [head, *rows]
 
     def _number(self, value: float, digits: int | None = None) -> str:
@@ -367,7 +369,8 @@ def _row(label: str, group: pd.DataFrame) -> dict[str, Any]:
     return {"label": label, "balanced_accuracy": values.mean(), "spread": values.std(ddof=1), "done": len(done),
             "runs": len(group), "unfinished": ", ".join(f"{n} {s}" for s, n in left.items()),
             **{g: 100 * done[g].mean() for g in GROUPS},
-            "rule": "; ".join(sorted({_short(rule) for rule in done["rule"]})), "minutes": done["seconds"].mean() / 60}
+            "rule": "; ".join(sorted({_short(rule) for rule in done["rule"]})), "minutes": done["seconds"].mean() / 60,
+            "step_seconds": (done["seconds"] / done["steps"].astype(float)).mean()}
 
 
 def _short(rule: str) -> str:
@@ -429,7 +432,8 @@ def _machines(known: list[Record]) -> list[str]:
     """The hardware behind the minutes."""
     resolved = [r.run["resolved"] for r in known if "resolved" in r.run]
     found = dict.fromkeys(f"{r['device']} in {r['precision']}" for r in resolved)
-    return [f"Minutes: training and evaluation of one run, mean over seeds; on {', '.join(found)}."] if found else []
+    what = "Minutes: training and evaluation of one run, mean over seeds; s a step: the same over its steps"
+    return [f"{what}; on {', '.join(found)}."] if found else []
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

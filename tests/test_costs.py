@@ -19,7 +19,8 @@ def rows_of(method: str, **changes) -> list[dict]:
     ("supervised", {}, {"main": (B, 0)}),
     ("remixmatch", {}, {"main": (6 * B, B)}),                                         # four mixed parts, s1, the rotated one; w
     ("cdmad", {}, {"main": (4 * B, 1)}),                                              # a blank image
-    ("cossl", {"options": {"represent": 12}}, {"represent": (4 * B, 0), "cotrain": (4 * B, 3 * B)})])  # and w and two batches by the average
+    # w and two more batches by the average
+    ("cossl", {"options": {"represent": 12}}, {"represent": (4 * B, 0), "cotrain": (4 * B, 3 * B)})])
 def test_the_passes_of_a_step_are_counted(method, changes, stages):
     found = rows_of(method, **changes)
     assert {r["stage"]: (r["grad"], r["free"]) for r in found} == stages

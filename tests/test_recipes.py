@@ -7,8 +7,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
+from conftest import smoke_run
 
 from semilib.config import PROFILES, SCALE, Run, option
+from semilib.engine import Trainer
 from semilib.errors import BadInput
 from semilib.methods import METHODS, get
 from semilib.methods.fixmatch import FixMatch
@@ -198,3 +201,15 @@ def test_an_original_recipe_on_remixmatch_is_the_published_one(name):
     ("cifar100", "simpro", {}, dict(lr=0.17, steps=43_000, mu=8)), ("cifar10", "cdmad", dict(gamma_l=150), dict(weight_decay=0.04))])
 def test_recipes_follow_the_data(dataset, method, given, want):
     assert not differing(Run.of(dataset, method, recipe="original", **given), want)
+
+
+PAIRS = [(name, base) for name in METHODS if name != "debiaspl" for base in ("", *get(name).bases[1:])]
+
+
+@pytest.mark.parametrize("name, base", PAIRS, ids=lambda pair: pair)
+def test_an_original_recipe_trains(name, base, source):
+    """Its views, policy, average, optimiser and pool work together, for every method on every base."""
+    t = Trainer(smoke_run(name, base=base, recipe="original"), source)
+    for step in range(3):
+        t.advance(step)
+    assert t.last_losses and all(torch.isfinite(x) for x in t.last_losses.values())

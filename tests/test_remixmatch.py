@@ -98,6 +98,12 @@ def test_the_four_terms_and_the_usb_ramp():
             close(reduce(terms[name]), want, 2e-6)
 
 
+@pytest.mark.parametrize("policy", ["weak_first", "ema_eval"])
+def test_a_policy_that_it_cannot_follow_is_refused(policy):
+    with pytest.raises(BadInput, match=f"policy='{policy}': joint, separate, frozen or interleave"):
+        toy.method("remixmatch", policy=policy)
+
+
 def test_the_ramp_over_the_whole_run():
     for step, ramp in ((0, 0), (750, .003), (125_000, .5), (249_999, 1 - 4e-6)):            # epochs 0, 1.5 and 250 of 500 steps
         close(step_of(method(ramp=1.0), step)["u"].scale, 1.5 * ramp, 1e-12)

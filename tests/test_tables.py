@@ -123,9 +123,9 @@ def test_means_and_spreads(tmp_path):
     assert single["balanced_accuracy"] == pytest.approx(30) and math.isnan(single["spread"])
     lines = text.splitlines()
     assert lines[0] == f"{CELL}, 40 steps of profile quickstart"
-    assert lines[2].split() == ["method", "balanced", "accuracy", "%", "n", "head", "medium", "tail", "rule", "minutes"]
-    assert lines[4].split() == ["Supervised", "30.0", "1", "60.0", "30.0", "0.0", "all", "4", "0.5"]
-    assert lines[5].split() == ["FixMatch", "54.0", "±", "4.6", "3", "84.0", "54.0", "24.0", "all", "4", "2.3"]
+    assert lines[2].split() == ["method", "balanced", "accuracy", "%", "n", "head", "medium", "tail", "rule", "minutes", "s", "a", "step"]
+    assert lines[4].split() == ["Supervised", "30.0", "1", "60.0", "30.0", "0.0", "all", "4", "0.5", "0.750"]
+    assert lines[5].split() == ["FixMatch", "54.0", "±", "4.6", "3", "84.0", "54.0", "24.0", "all", "4", "2.3", "3.500"]
     assert "best" not in text and "**" not in made.markdown
 
 
@@ -164,8 +164,8 @@ def test_runs_that_are_not_done_are_seen(tmp_path):
     frame, text = made = tables.table(tables.load_all(folders))
     rows = {line.split()[0]: line for line in text.splitlines()[4:7]}
     assert "1/2, 1 failed" in rows["FixMatch"] and " 50.0 " in rows["FixMatch"]        # nothing of the failed run is in it
-    assert "0/1, 1 unfinished" in rows["Supervised"] and rows["Supervised"].count("–") == 6
-    assert "0/1, 1 not started" in rows["SeMi"] and rows["SeMi"].count("–") == 6
+    assert "0/1, 1 unfinished" in rows["Supervised"] and rows["Supervised"].count("–") == 7
+    assert "0/1, 1 not started" in rows["SeMi"] and rows["SeMi"].count("–") == 7
     assert "FixMatch seed 1, failed (TrainingError: the loss 'x' was not finite)" in text
     assert "Supervised seed 0, unfinished" in text and "SeMi seed 0, not started" in text
     assert frame.set_index("label").loc["fixmatch", "balanced_accuracy"] == pytest.approx(50)

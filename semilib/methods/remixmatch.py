@@ -27,6 +27,7 @@ from torch import Tensor
 
 from semilib import rng
 from semilib.config import Options, momentum_of, option
+from semilib.errors import BadInput
 from semilib.losses import Term, ce, one_hot
 from semilib.methods.base import Plan, Pseudo
 from semilib.methods.fixmatch import FixMatch
@@ -52,6 +53,12 @@ class ReMixMatch(FixMatch):
     refuses = {"add": "its targets are soft and mixed into the images: there is no mask for SeMi's modules to act on"}
     ignores = {"threshold": "every row counts on ReMixMatch", "strong_views": "ReMixMatch mixes two strong views"}
     unmixed: tuple[str, ...] = ("s1",)
+
+    def __init__(self, cfg, info):
+        super().__init__(cfg, info)
+        if info.run.policy in ("weak_first", "ema_eval"):
+            raise BadInput("policy", info.run.policy, "joint, separate, frozen or interleave on ReMixMatch, whose weak view has a pass "
+                                                      "of its own before the others anyway")
 
     @classmethod
     def original(cls, run):
