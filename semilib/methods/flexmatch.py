@@ -16,6 +16,9 @@ Differs: the releases count the pool anew each step; here the counts move with s
 Numbers: sel [-, -, -, 0, 0, 0, 1, -]: beta [.75, .25, 0], thresholds [.57, .135714, 0], L_u .339291 on the tests' toy rows.
 
 Every row counts until the first pseudo-label reaches tau: a run in which none does has no threshold at all, which the component tells.
+
+On the embedded pictures at 600 steps it is not above Supervised (48.8 +- 2.4 against 51.4 +- 2.8, three seeds): a class that has claimed
+little is let in almost unconditionally, so nearly all early pseudo-labels count, most of them of the large classes (tail 9 %).
 """
 from __future__ import annotations
 

@@ -15,6 +15,9 @@ Differs: all rows of both strong views enter (2). p is what `adjust` gives, so S
     softmax past every alignment. Not followed: TorchSSL's statistics of the TEST set after a supervised warm-up (it discards them; the
     2,049 supervised steps go with them), its thresholds fixed to [.9, .95] on SVHN, its NaN where no row passes.
 Numbers: toy rows, momentum 0.9: tau .377338, thresholds [.377338, .371081, .374613], L_u .589777, L_f -1.120043.
+
+On the embedded pictures at 600 steps it is not above Supervised (50.2 +- 4.2 against 51.4 +- 2.8, three seeds): the threshold begins at
+1/C, so early pseudo-labels count whatever they are, most of them of the large classes (tail 8 %).
 """
 from __future__ import annotations
 

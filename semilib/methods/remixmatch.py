@@ -17,6 +17,10 @@ Numbers: `softCE` and the mixing of the tests' toy rows; alignment [[.977508, .0
 
 There is no threshold: every row counts. As a base it offers `adjust` (before it lie the imbalance methods' refinements) and
 `unmixed`, the views that a method wants to see unmixed as well.
+
+On the embedded pictures at 600 steps it stays below Supervised (41.2 +- 0.8 against 51.4 +- 2.8, three seeds): without a threshold the
+soft labels of an unready network count, and they know only the large classes. The ramp shows it: one seed has 42.2 with the ramp over
+the whole run and 25.0 with 1/64 of it (results/learning-causes-600-steps).
 """
 from __future__ import annotations
 

@@ -21,6 +21,10 @@ Differs: (2) is solved to the optimum and (3) by an exact scan, where the releas
     to 1 by its bounds, is left out; so are the variant with a balanced validation set, and the warm-up, which crashes. Under the shared
     recipe the pool holds the held-out images too, without their labels.
 Numbers: pi [2, 1, .5], t [.97, .45, .9] on the toy tensors: mask [0, 1, 1, 1], L_u .551293.
+
+On the embedded pictures at 600 steps it stays below Supervised (24.9 +- 1.3 against 51.4 +- 2.8, three seeds): the network that is tested
+began at step 300 and ends at 33 to 40 %, where Supervised had 39 to 44 % after as many steps; and half of 131 labelled images, as few as
+one of a class, is little to calibrate ten classes with.
 """
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ Differs: under the shared recipe the pool holds the labelled images too, which t
     excludes them). Priors are buffers, so they survive a resume (the release loses them). The "+ 1" leaves pi_u just below a sum of 1,
     as released; the softmax cancels it. SeMi's modules act on q: soft targets are put back to a sum of 1 after their blend, and the priors
     are estimated from what comes out. In a short run pi_u ends on the classes that were confident first: ten epochs are then too few
-    steps for a network to learn the others.
+    steps for a network to learn the others. So on the embedded pictures at 600 steps it stays below Supervised (36.9 +- 2.6 against
+    51.4 +- 2.8, three seeds).
 Numbers: toy tensors, rho 2, tau 2: mask [1, 0, 1, 0], L_x .959919, L_u .848929; pi_u' [.332377, .300859, .333431].
 """
 from __future__ import annotations
