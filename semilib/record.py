@@ -15,12 +15,14 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
 import shutil
 import subprocess
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +101,18 @@ def _fingerprint(method: str, base: str, add: str, entry: str | type | None) -> 
     modules, digest = executed(method, base, add), hashlib.sha256()
     for name in modules:
         digest.update(json.dumps([name, _meaning(ast.parse(_file(name).read_text(encoding="utf-8")))]).encode())
-    if not isinstance(entry, str) and entry.__module__ not in modules:     # a class made in a notebook: its own source, if it has one
-        import inspect
-        with contextlib.suppress(OSError, TypeError):
-            digest.update(inspect.getsource(entry).encode())
+    if not isinstance(entry, str) and entry.__module__ not in modules:     # a class made in a notebook, which no file holds
+        digest.update(json.dumps(_compiled(entry)).encode())
     return digest.hexdigest()[:8]
+
+
+def _compiled(entry: type) -> list[Any]:
+    """What the functions of a class do, as compiled: instructions, names and constants, without docstrings."""
+    def of(code) -> list[Any]:
+        constants = [of(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts if not isinstance(c, str) or "\n" not in c]
+        return [code.co_code.hex(), list(code.co_names), list(code.co_varnames), constants]
+    functions = {name: inspect.unwrap(getattr(f, "__func__", f)) for name, f in vars(entry).items()}
+    return [[name, of(f.__code__)] for name, f in sorted(functions.items()) if isinstance(f, types.FunctionType)]
 
 
 def device_name(device: Any) -> str:

@@ -146,3 +146,22 @@ def test_a_record_says_what_was_run_and_names_no_folder(finished):
     assert found["config"] == smoke_run("supervised").numbers()
     assert len(found["split"]["fingerprint"]) == 64 and found["resolved"]["device"] == "cpu" and found["resolved"]["precision"] == "fp32"
     assert '"/' not in json.dumps(found)
+
+
+def test_a_class_made_in_a_notebook_has_a_fingerprint_of_its_own(monkeypatch):
+    """Its source is in no file, and a changed one must not be taken for the one that has run."""
+    from semilib.methods import METHODS
+
+    def fingerprint(line: str) -> str:
+        scope = {"__name__": "__main__"}
+        exec(f"""from semilib.methods.fixmatch import FixMatch
+class Mine(FixMatch):
+    def pseudo(self, v, batch, t):
+        p = super().pseudo(v, batch, t)
+        {line}
+        return p
+""", scope)
+        monkeypatch.setitem(METHODS, "mine", scope["Mine"])
+        return record.code_fingerprint("mine")
+    found = [fingerprint(line) for line in ("p.mask = p.mask * 1", "p.mask = p.mask * 2", "p.mask = p.label * 2", "p.mask = p.mask * 1")]
+    assert found[0] == found[3] and len({*found, record.code_fingerprint("fixmatch")}) == 4
