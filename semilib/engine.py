@@ -93,7 +93,7 @@ class Trainer:
         info = Info(classes=self.data.classes, features=backbone.features, counts=self.data.counts, n_labelled=len(self.data.labelled),
                     n_unlabelled=len(self.data.unlabelled), batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed,
                     device=self.device, dtype=self.dtype, run=run,
-                    first_pass=one_pass[:max(1, len(one_pass) // run.batch) * run.batch])
+                    first_pass=one_pass[:max(1, len(one_pass) // run.batch) * run.batch], stages=backbone.stages)
         self.method = run.method_class()(run.method_options(), info)
         self.method.build()
         self.method.to(self.device)

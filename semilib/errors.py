@@ -20,6 +20,6 @@ def check_name(kind: str, name: str, valid) -> None:
     """Raise `BadInput` unless `name` is one of `valid`; the message offers the nearest valid name."""
     valid = list(valid)
     if name not in valid:
-        near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(str(name), map(str, valid), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise BadInput(kind, name, f"unknown; {hint}valid: {', '.join(sorted(valid))}")
+        raise BadInput(kind, name, f"unknown; {hint}valid: {', '.join(sorted(map(str, valid)))}")

@@ -70,10 +70,18 @@ class WideResNet(nn.Module):
         self.bn = norm(widths[3], last_eps)
         if variant == "V3":
             self.bn3 = norm(widths[1])            # declared and never used in RDA's network; kept so that parameter counts agree
-        self.features = widths[3]
+        self.features, self.stages, self.keep_stages = widths[3], tuple(widths), False
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.bn(self.blocks(self.stem(x))), 0.1, inplace=True)
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The last map; with `keep_stages` also, before it, the stem's output and those of the three groups, unnormalised."""
+        maps, x = [], self.stem(x)
+        for i, block in enumerate(self.blocks):
+            if i % (len(self.blocks) // 3) == 0:
+                maps.append(x)
+            x = block(x)
+        maps.append(x)
+        last = F.leaky_relu(self.bn(maps[-1]), 0.1, inplace=True)
+        return (*maps, last) if self.keep_stages else last
 
 
 class ResNet50(nn.Module):
@@ -91,10 +99,14 @@ class ResNet50(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = bn_momentum
-        self.features = 2048
+        self.features, self.stages, self.keep_stages = 2048, (256, 512, 1024, 2048), False
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.trunk(x)
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The last map; with `keep_stages` also, before it, the outputs of the four groups of blocks."""
+        maps = [self.trunk[:4](x)]
+        for group in self.trunk[4:]:
+            maps.append(group(maps[-1]))
+        return (*maps, maps[-1]) if self.keep_stages else maps[-1]
 
 
 def parse_network(network: str) -> tuple[int, float] | None:
@@ -194,25 +206,24 @@ class Views(dict):
 
 class Net(nn.Module):
     """A backbone and its named heads. A head reads the pooled features [B, D]; one with `reads = "map"` reads the map before
-    pooling, and one with `reads = None` is not applied here (a method calls it itself, such as a projector of class weights)."""
+    pooling; one with `reads = "stages"` the list of maps at all depths (`backbone.stages` are their channels); and one with
+    `reads = None` is not applied here (a method calls it itself, such as a projector of class weights)."""
 
     def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module]):
         super().__init__()
         self.backbone, self.heads = backbone, nn.ModuleDict(heads)
+        self.reads = {name: getattr(head, "reads", "features") for name, head in heads.items()}
+        backbone.keep_stages = "stages" in self.reads.values()
         self.compute = lambda x: backbone(x)            # replaced by a compiled or autocast version on a GPU
 
     def forward(self, x: Tensor) -> View:
         """One pass: x float [B, 3, H, W] -> View. Pooling and heads run in the heads' own precision, whatever the backbone's."""
-        fmap = self.compute(x)
+        said = self.compute(x)
+        *maps, fmap = said if self.backbone.keep_stages else (said,)
         f = fmap.mean((2, 3), dtype=next(self.heads.parameters()).dtype)
-        needs_map = any(getattr(head, "reads", "features") == "map" for head in self.heads.values())
-        fmap = fmap.to(f.dtype) if needs_map else None
-        out = {}
-        for name, head in self.heads.items():
-            reads = getattr(head, "reads", "features")
-            if reads is not None:
-                out[name] = head(f if reads == "features" else fmap)
-        return View(out, f, fmap)
+        fmap = fmap.to(f.dtype) if "map" in self.reads.values() else None
+        given = {"features": f, "map": fmap, "stages": [m.to(f.dtype) for m in maps]}
+        return View({name: head(given[self.reads[name]]) for name, head in self.heads.items() if self.reads[name] is not None}, f, fmap)
 
     def views(self, images: dict[str, Tensor], strong: list[str] = (), policy: str = "joint", teacher: Net | None = None) -> Views:
         """All views of a step, by name, under a forward policy (it decides which images share batch-norm statistics).

@@ -67,9 +67,7 @@ class ACR(FixMatch):
 
     def build(self):
         super().build()
-        info, prior = self.info, self.info.prior()
-        if self.cfg.droplast_prior:
-            prior = one_hot(info.first_pass, info.classes, torch.float64).mean(0).to(info.device, info.dtype)
+        info, prior = self.info, self.info.prior(drop_last=self.cfg.droplast_prior)
         uniform = torch.full_like(prior, 1 / info.classes)
         self.register_buffer("anchors", torch.stack([prior, uniform, prior.flip(0)]))
         self.register_buffer("tau", torch.full_like(prior[0], self.cfg.tau_1))

@@ -76,7 +76,8 @@ class Plan:
 @dataclasses.dataclass(frozen=True)
 class Info:
     """What a method may know before training. counts: labelled images a class, int64 [C]; `n_unlabelled` images in the pool;
-    `first_pass`: labels of the labelled images of one drop-last pass (what a release's loader would have counted)."""
+    `first_pass`: labels of the labelled images of one drop-last pass (what a release's loader would have counted). `stages`: channels of
+    the backbone's maps that a head with `reads = "stages"` gets."""
 
     classes: int
     features: int
@@ -91,10 +92,12 @@ class Info:
     dtype: torch.dtype
     first_pass: Tensor
     run: Any
+    stages: tuple[int, ...] = ()
 
-    def prior(self) -> Tensor:
-        """Labelled class prior N_k / N, [C]."""
-        return (self.counts.double() / self.counts.sum()).to(self.device, self.dtype)
+    def prior(self, drop_last: bool = False) -> Tensor:
+        """Labelled class prior N_k / N, [C]; drop_last: counted over `first_pass`, as releases count it."""
+        counts = torch.bincount(self.first_pass, minlength=self.classes) if drop_last else self.counts
+        return (counts.double() / counts.sum()).to(self.device, self.dtype)
 
 
 class Time:

@@ -162,10 +162,7 @@ class SeMi(Method):
 
     def build(self) -> None:
         cfg, info = self.cfg, self.info
-        prior = info.prior()
-        if cfg.droplast_prior:
-            counted = torch.bincount(info.first_pass, minlength=info.classes)
-            prior = (counted.double() / counted.sum()).to(info.device, info.dtype)
+        prior = info.prior(drop_last=cfg.droplast_prior)
         size = (info.classes, cfg.slots, info.features)
         kind = dict(balanced=cfg.bank_balance, dtype=info.dtype)
         self.bank = (ReleasedBank(*size, shifted=cfg.shifted_bank, empty_as_zero=cfg.empty_as_zero, **kind)

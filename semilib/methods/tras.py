@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
 from torch import Tensor
 
 from semilib.config import Duration, option, span, steps_of
-from semilib.losses import Term, ce, log_prior, one_hot
+from semilib.losses import Term, ce, log_prior
 from semilib.methods.base import Stage
 from semilib.methods.fixmatch import FixMatch
 from semilib.models import linear
@@ -58,9 +57,7 @@ class TRAS(FixMatch):
 
     def build(self):
         super().build()
-        info, prior = self.info, self.info.prior()
-        if self.cfg.droplast_prior:
-            prior = one_hot(info.first_pass, info.classes, torch.float64).mean(0).to(info.device, info.dtype)
+        prior = self.info.prior(drop_last=self.cfg.droplast_prior)
         self.register_buffer("la", log_prior(prior, self.cfg.tau))
         self.register_buffer("enhancement", self.cfg.a * (-self.la).softmax(-1) + self.cfg.b)                      # (1)
 
