@@ -1,4 +1,4 @@
-"""Image views as whole-batch tensor arithmetic: the weak view, the strong view, and the step from bytes to network input.
+"""Image views as whole-batch tensor arithmetic: weak, strong and contrastive ("sim"), and the step from bytes to network input.
 
 weak   = random horizontal flip, then a random crop after padding by 1/8 of the side, mirrored or black.
 strong = an own weak view, RandAugment and a painted rectangle (cut-out). Three published variants, called pools:
@@ -6,6 +6,7 @@ strong = an own weak view, RandAugment and a painted rectangle (cut-out). Three 
   B (CPE):           3 slots, continuous magnitudes, always applied, cut-out side uniform in [0, W/2), near-mean colour;
   C (CDMAD, DARP):   3 slots, one fixed magnitude, always applied, BEFORE the weak view; 16 px cut-out in the mean colour.
 A and B draw with replacement from the same 14 operations, C from 13 of them (no Identity) and three more. All agree with Pillow's.
+sim    = SimCLR's view: random resized crop, flip, colour jitter, grey, blur, as torchvision does them on Pillow images.
 
 Random numbers come from `rng` alone. Shapes never depend on data and nothing is read back from the device, so a CUDA graph can
 capture every function here once the small constant tables are cached (the first call fills them). Arithmetic is in integers,
@@ -14,6 +15,7 @@ or in floating point through single multiplications, additions and tensor divisi
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import torch
@@ -205,6 +207,175 @@ def _paint(x: Tensor, rows: Tensor, columns: Tensor, colour: tuple[int, int, int
     """One colour where `rows`, bool [B, H], and `columns`, bool [B, W], meet."""
     inside = rows.unsqueeze(2) & columns.unsqueeze(1)                                                      # [B, H, W]
     return torch.where(inside.unsqueeze(1), _constant(colour, torch.uint8, x.device).view(1, 3, 1, 1), x)
+
+
+# ----------------------------------------------------------------------------------------------------------------- sim view
+
+TRIES = 10                                              # crops that torchvision draws before it gives up
+AREA, ASPECT = (0.2, 1.0), 4 / 3                        # share of the image; width over height, from 1 / ASPECT to ASPECT
+JITTER, HUE = 0.4, 0.1                                  # brightness, contrast and saturation 1 -+ 0.4; hue -+ 0.1 of the circle
+P_JITTER, P_GREY, P_BLUR, SIGMA = 0.8, 0.2, 0.5, (0.1, 2.0)
+
+
+def sim(x: Tensor, seed: int, stream: str, step: int | Tensor, flip: bool) -> Tensor:
+    """SimCLR's view (Chen et al., ICML 2020), as CCL has it of labelled images: uint8 [B, 3, H, W] to the same; see `weak`.
+
+    Every operation equals what torchvision makes of a Pillow image, in every byte, given its parameters. They are distributed as
+    torchvision's; all ten tries at a crop are drawn where it stops at the first that fits.
+    """
+    batch, _, height, width = x.shape
+    w = rng.words(seed, stream, step, batch, 2 * TRIES + 12, x.device)
+    crop, w = draw_crop(w[:, :2 * TRIES + 2], height, width), w[:, 2 * TRIES + 2:]
+    u = rng.uniform(w).double()
+    mirrored = (rng.integers(w[:, 0], 2) == 1) if flip else torch.zeros_like(w[:, 0], dtype=torch.bool)
+    image = resized_crop(x, *crop, mirrored).float()
+    jittered = u[:, 1] < P_JITTER
+    orders = _constant(tuple(itertools.permutations(range(4))), torch.int64, x.device)
+    factor = torch.where(jittered.unsqueeze(1), 1 + JITTER * (2 * u[:, 3:6] - 1), 1)
+    image = colour_jitter(image, orders[rng.integers(w[:, 2], len(orders))], factor, HUE * (2 * u[:, 6] - 1), jittered)
+    image = torch.where((u[:, 7] < P_GREY).view(-1, 1, 1, 1), _grey(image), image)
+    sigma = torch.where(u[:, 8] < P_BLUR, SIGMA[0] + (SIGMA[1] - SIGMA[0]) * u[:, 9], 0)
+    return gaussian_blur(image, sigma).to(torch.uint8)
+
+
+def draw_crop(w: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Top, left, height and width of a crop, int64 [B], from words, int64 [B, 2 TRIES + 2]: an area and an aspect a try, which must
+    fit into the image; the first that does is placed uniformly. If none does, the middle of the image in the nearest aspect."""
+    u = rng.uniform(w[:, :2 * TRIES]).double()
+    area = ((AREA[0] + (AREA[1] - AREA[0]) * u[:, :TRIES]) * (height * width)).sqrt()
+    half = _exp((2 * u[:, TRIES:] - 1) * (math.log(ASPECT) / 2))                     # root of an aspect, uniform in its logarithm
+    w_try, h_try = (area * half).round().long(), (area / half).round().long()        # half to even, as Python's round
+    fits = (w_try <= width) & (h_try <= height) & (w_try > 0) & (h_try > 0)
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)                             # the first of the largest
+    found = fits.any(1)
+    w_else, h_else = min(width, round(height * ASPECT)), min(height, round(width * ASPECT))
+    w_crop = torch.where(found, w_try.gather(1, first).squeeze(1), w_else)
+    h_crop = torch.where(found, h_try.gather(1, first).squeeze(1), h_else)
+    top = torch.where(found, rng.integers(w[:, -2], height - h_crop + 1), (height - h_else) // 2)
+    left = torch.where(found, rng.integers(w[:, -1], width - w_crop + 1), (width - w_else) // 2)
+    return top, left, h_crop, w_crop
+
+
+def _exp(a: Tensor) -> Tensor:
+    """exp of float64 within +-1/4 by its power series (the first omitted term is below 1e-17); see `_cos_sin`."""
+    out = torch.zeros_like(a)
+    for k in range(12, -1, -1):
+        out = out * a + 1 / math.factorial(k)
+    return out
+
+
+def resized_crop(x: Tensor, top: Tensor, left: Tensor, h_crop: Tensor, w_crop: Tensor, mirrored: Tensor) -> Tensor:
+    """Crops, int64 [B] inside the image, brought back to its size by Pillow's bilinear `resize`, columns first, then mirrored where
+    asked (bool [B]); uint8 to uint8."""
+    height, width = x.shape[2:]
+    column = torch.arange(width, device=x.device)
+    column = torch.where(mirrored.unsqueeze(1), width - 1 - column, column)
+    x = _magnify(x, left.unsqueeze(1), w_crop.unsqueeze(1), column)
+    row = torch.arange(height, device=x.device).unsqueeze(0)
+    return _magnify(x.transpose(2, 3), top.unsqueeze(1), h_crop.unsqueeze(1), row).transpose(2, 3)
+
+
+def _magnify(x: Tensor, first: Tensor, size: Tensor, out: Tensor) -> Tensor:
+    """Pixels `first`, ..., first + size - 1 (int64 [B, 1]) of the last axis as x.shape[-1] ones, of which those numbered `out`, int64
+    [1 or B, N]; no more than there are, so that two neighbours make each: their weights in Pillow's 22-bit fixed point, rounded."""
+    n = x.shape[-1]
+    centre = (out + 0.5) * (size.double() / torch.full_like(size, n, dtype=torch.float64))
+    near = (centre - 0.5).clamp(min=0).floor()
+    far = near + 1
+    a = 1 - (near - centre + 0.5).abs()
+    b = torch.where(far < size, 1 - (far - centre + 0.5).abs(), 0).clamp(min=0)
+
+    def part(position: Tensor, weight: Tensor) -> Tensor:
+        index = (first + torch.minimum(position.long(), size - 1)).view(len(x), 1, 1, n).expand(x.shape)
+        return x.gather(3, index).int() * (weight / (a + b) * 2**22 + 0.5).int().view(len(x), 1, 1, n)
+
+    return ((part(near, a) + part(far, b) + 2**21) >> 22).to(torch.uint8)
+
+
+def colour_jitter(image: Tensor, order: Tensor, factor: Tensor, hue: Tensor, chosen: Tensor) -> Tensor:
+    """torchvision's ColorJitter of Pillow images: whole numbers in float32 [B, 3, H, W] to the same. order: int64 [B, 4], a permutation
+    of 0 brightness, 1 contrast, 2 saturation, 3 hue; factor: float64 [B, 3]; hue: float64 [B], a share of the circle. chosen: bool
+    [B], where the hue is shifted at all: the way to HSV in bytes and back moves an image also by itself.
+
+    The hue is shifted once: before it come as many of the three others as the order says, after it the rest; a factor of 1 is nothing.
+    """
+    place = torch.arange(4, device=image.device)
+    at = ((order == 3) * place).sum(1, keepdim=True)                                 # of the hue
+    others = torch.where(place[:3] < at, order[:, :3], order[:, 1:])                 # [B, 3], the hue left out
+    factor = factor.gather(1, others)
+    before = place[:3] < at
+    for i in range(3):
+        image = _enhance(image, others[:, i], torch.where(before[:, i], factor[:, i], 1))
+    image = torch.where(chosen.view(-1, 1, 1, 1), _shift_hue(image, (hue * 255).trunc().view(-1, 1, 1)), image)
+    for i in range(3):
+        image = _enhance(image, others[:, i], torch.where(before[:, i], 1, factor[:, i]))
+    return image
+
+
+def _enhance(image: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
+    """Brightness (kind 0), contrast (1) or saturation (2), int64 [B], by Pillow's `blend` with black, the mean grey or the grey image;
+    unlike `_mix` also for factors beyond 1, which are cut off at 0 and 255 before they are truncated."""
+    grey, kind = _grey(image), kind.view(-1, 1, 1, 1)
+    count = grey.shape[2] * grey.shape[3]
+    mean = ((2 * grey.long().sum((1, 2, 3)) + count) // (2 * count)).to(grey.dtype).view(-1, 1, 1, 1)
+    degenerate = torch.where(kind == 2, grey, torch.where(kind == 1, mean, 0))
+    return (image - degenerate).mul_(factor.float().view(-1, 1, 1, 1)).add_(degenerate).clamp_(0, 255).floor_()
+
+
+def _shift_hue(image: Tensor, shift: Tensor) -> Tensor:
+    """To HSV in bytes, the hue moved by `shift` of 256 steps, and back: whole numbers in float32 [B, 3, H, W], float64 [B, 1, 1].
+
+    Pillow's `convert`, in single and double precision where that has them, which decides the last level here and there.
+    """
+    red, green, _ = image.unbind(1)
+    high, low = image.amax(1), image.amin(1)
+    span = high - low
+    rest = (high.unsqueeze(1) - image) / span.clamp(min=1).unsqueeze(1)
+    r, g, b = rest.double().unbind(1)
+    angle = torch.where(red == high, b - g, torch.where(green == high, 2 + r - b, 4 + g - r)).float().double()
+    turn = angle / torch.full_like(angle, 6) + 1
+    h = ((turn - turn.floor()).float().double() * 255).floor()
+    s = ((span / high.clamp(min=1)).double() * 255).floor()
+    h = h + shift
+    h = h - (h * 2.0**-8).floor() * 256
+    full = torch.full_like(h, 255)
+    sixth = h * 6 / full
+    sector = sixth.floor()
+    f, s, v = (sixth - sector).float(), (s / full).float(), high.double()
+    weights = torch.stack([torch.zeros_like(v), s.double(), (s * f).double(), s.double() * (1 - f.double())], 1)
+    levels = (v.unsqueeze(1) * (1 - weights) + 0.5).floor().float()                  # value, and Pillow's p, q, t
+    table = _constant(((0, 3, 1), (2, 0, 1), (1, 0, 3), (1, 2, 0), (3, 1, 0), (0, 1, 2), (0, 3, 1)), torch.int64, image.device)
+    return levels.gather(1, table[sector.long()].permute(0, 3, 1, 2))
+
+
+def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
+    """Pillow's GaussianBlur, three box filters along the rows and three along the columns, each rounded to whole levels: whole numbers
+    in float32 [B, 3, H, W] to the same. sigma: float64 [B], at most 2 (0 = none), so that five pixels suffice."""
+    s2 = sigma.float().square() / torch.full_like(sigma, 3, dtype=torch.float32)
+    length = (s2.double() * 12 + 1).sqrt().float()
+    whole = ((length - 1) / 2).floor()
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * s2) / (6 * (s2 - (whole + 1) * (whole + 1)))
+    radius = whole + part
+    whole = radius.floor()
+    inner = (torch.full_like(radius, 2**24) / (radius * 2 + 1)).double().floor()      # 24-bit weights of the pixels within the box
+    edge = ((2**24 - (2 * whole.double() + 1) * inner) / 2).floor()                   # and of the two that it cuts
+    weights = [w.view(-1, 1, 1, 1) for w in (inner, torch.where(whole > 0, inner, edge), torch.where(whole > 0, edge, 0))]
+    for _ in range(2):
+        for _ in range(3):
+            image = _box(image, weights)
+        image = image.transpose(2, 3)
+    return image
+
+
+def _box(image: Tensor, weights: list[Tensor]) -> Tensor:
+    """One symmetric filter of five pixels along the last axis, its border pixels continued; weights float64 [B, 1, 1, 1], whole numbers
+    from the middle outwards that sum to 2^24: exact."""
+    n = image.shape[3]
+    wide = torch.cat([image[..., :1], image[..., :1], image, image[..., -1:], image[..., -1:]], 3)
+    near = (wide[..., 1:n + 1] + wide[..., 3:n + 3]).double()
+    far = (wide[..., :n] + wide[..., 4:]).double()
+    total = (image.double() * weights[0]).add_(near.mul_(weights[1])).add_(far.mul_(weights[2]))
+    return total.add_(2**23).mul_(2.0**-24).floor_().float()
 
 
 # --------------------------------------------------------------------------------------------------------------- operations

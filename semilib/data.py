@@ -145,7 +145,8 @@ class Data:
         return batch, views
 
     def view(self, x: Tensor, kind: str, name: str, step: int | Tensor) -> Tensor:
-        """One view of raw images, uint8 to uint8; its draws are keyed by the run's seed, the view's name and the step."""
+        """One view of raw images, uint8 to uint8; its draws are keyed by the run's seed, the view's name and the step. kind: "none" (the
+        images as they are), "weak", "strong" (of the run's pool) or "sim" (contrastive); see `augment`."""
         if kind == "none":
             return x
         if kind == "weak":
@@ -153,7 +154,9 @@ class Data:
         if kind == "strong":
             return augment.strong(x, self.run.seed, f"view/{name}", step, self.source.flip, self.run.strong_pool, self.run.crop,
                                   self.source.mean)
-        raise BadInput("view", kind, "none, weak or strong")
+        if kind == "sim":
+            return augment.sim(x, self.run.seed, f"view/{name}", step, self.source.flip)
+        raise BadInput("view", kind, "none, weak, strong or sim")
 
     def normalise(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         return augment.normalise(x, self.source.mean, self.source.std, dtype)

@@ -31,7 +31,8 @@ from semilib.errors import BadInput
 NAMES = {"supervised": "Supervised", "la": "LA", "fixmatch": "FixMatch", "remixmatch": "ReMixMatch", "flexmatch": "FlexMatch",
          "freematch": "FreeMatch", "softmatch": "SoftMatch", "darp": "DARP", "crest": "CReST", "crestplus": "CReST+", "abc": "ABC",
          "saw": "SAW", "adsh": "Adsh", "daso": "DASO", "cossl": "CoSSL", "debiaspl": "DebiasPL", "rda": "RDA", "tras": "TRAS",
-         "acr": "ACR", "cpe": "CPE", "cdmad": "CDMAD", "simpro": "SimPro", "seval": "SEVAL", "semi": "SeMi"}
+         "acr": "ACR", "cpe": "CPE", "cdmad": "CDMAD", "simpro": "SimPro", "seval": "SEVAL",
+         "bacon": "BaCon", "adello": "ADELLO", "decon": "DeCon", "ccl": "CCL", "metaexpert": "Meta-Expert", "cpg": "CPG", "semi": "SeMi"}
 MODULES = {"oheml": "OHEML", "plce": "PLCE", "align": "Align"}
 METRIC = "balanced_accuracy"
 POST_HOC, NUMBER = "posthoc", r"[0-9.]+(e[+-]?[0-9]+)?"           # of a label's part such as posthoc0.5

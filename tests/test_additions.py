@@ -3,7 +3,7 @@ SeMi, and hosts that they cannot help refuse them."""
 import pytest
 import torch
 import toy
-from conftest import ACTIVE, smoke_run
+from conftest import SMOKE_OPTIONS, smoke_run
 
 from semilib import engine
 from semilib.errors import BadInput
@@ -18,7 +18,7 @@ QUICK = {"oheml": {}, "plce": {"plce_epoch": 1, "plce_decay_every": 2, "plce_slo
 
 def threshold(host: str, value: float) -> dict:
     """One that an untrained network's rows pass (0.12), miss (0.3), or partly pass (0.2)."""
-    return {"threshold": value} if "threshold" in ACTIVE[host] else {}
+    return {"threshold": value} if "threshold" in SMOKE_OPTIONS[host] else {}
 
 
 def losses(method: str, source, steps: int = 5, acts: str = "", **changes) -> list[dict[str, float]]:
@@ -110,4 +110,4 @@ def test_each_method_takes_them_or_says_why_not():
         if parts:
             assert len(parts[0].refuses["add"]) > 20
         else:
-            assert smoke_run(name, add="oheml+plce+align", options=ACTIVE[name]).label == f"{name}+oheml+plce+align"
+            assert smoke_run(name, add="oheml+plce+align", options=SMOKE_OPTIONS[name]).label == f"{name}+oheml+plce+align"

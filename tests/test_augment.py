@@ -1,12 +1,15 @@
 """The views against Pillow, numpy and torchvision, one image at a time, and the properties that training relies on."""
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.transforms import functional
+from torchvision.transforms import ColorJitter, RandomResizedCrop, functional
 
 from semilib import augment, rng
 from semilib.augment import OPS, POOLS
@@ -469,7 +472,8 @@ VIEWS = {"weak": lambda x, seed=0, stream="v", step=4: augment.weak(x, seed, str
          "A": lambda x, seed=0, stream="v", step=4: augment.strong(x, seed, stream, step, True, "A"),
          "B": lambda x, seed=0, stream="v", step=4: augment.strong(x, seed, stream, step, True, "B"),
          "C": lambda x, seed=0, stream="v", step=4: augment.strong(x, seed, stream, step, True, "C", "zero", MEAN),
-         "zero": lambda x, seed=0, stream="v", step=4: augment.weak(x, seed, stream, step, True, "zero")}
+         "zero": lambda x, seed=0, stream="v", step=4: augment.weak(x, seed, stream, step, True, "zero"),
+         "sim": lambda x, seed=0, stream="v", step=4: augment.sim(x, seed, stream, step, True)}
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -575,3 +579,203 @@ def test_normalise(images, mean, std, dtype, tolerance):
     want = functional.normalize(images.double() / 255, mean, std)
     assert got.dtype == dtype and got.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
+
+
+# -------------------------------------------------------------------------------------------------------------------- sim view
+
+JITTER = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation, functional.adjust_hue)
+
+
+def slow_crop(w: list[int], height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width as torchvision's `get_params` finds them, from twenty words for its ten tries and two for the place."""
+    u = [(v >> 8) / 2 ** 24 for v in w[:20]]
+    for i in range(10):
+        area, aspect = height * width * (0.2 + 0.8 * u[i]), math.exp(math.log(4 / 3) * (2 * u[10 + i] - 1))
+        w_crop, h_crop = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if w_crop <= width and h_crop <= height:
+            return w[20] * (height - h_crop + 1) >> 32, w[21] * (width - w_crop + 1) >> 32, h_crop, w_crop
+    h_crop, w_crop = height, width
+    if width / height < 3 / 4:
+        h_crop = round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        w_crop = round(height * (4 / 3))
+    return (height - h_crop) // 2, (width - w_crop) // 2, h_crop, w_crop
+
+
+def slow_sim(image: torch.Tensor, w: list[int], flip: bool) -> torch.Tensor:
+    """One sim view as torchvision makes it of a Pillow image, from the same 32 words as the batch gets."""
+    height, width = image.shape[1:]
+    picture = functional.resized_crop(to_pillow(image), *slow_crop(w[:22], height, width), [height, width])
+    w = w[22:]
+    u = [(v >> 8) / 2 ** 24 for v in w]
+    if flip and w[0] >= 2 ** 31:
+        picture = functional.hflip(picture)
+    if u[1] < 0.8:
+        values = [1 + 0.4 * (2 * v - 1) for v in u[3:6]] + [0.1 * (2 * u[6] - 1)]
+        for i in list(itertools.permutations(range(4)))[w[2] * 24 >> 32]:
+            picture = JITTER[i](picture, values[i])
+    if u[7] < 0.2:
+        picture = functional.to_grayscale(picture, 3)
+    if u[8] < 0.5:
+        picture = picture.filter(ImageFilter.GaussianBlur(0.1 + 1.9 * u[9]))
+    return from_pillow(picture)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("shape", [(32, 32), (64, 64), (24, 41), (30, 60)])
+def test_sim_equals_the_whole_chain_in_torchvision_and_pillow(images, shape, flip):
+    """In every byte, not to a tolerance."""
+    scaled = torch.stack([functional.pil_to_tensor(to_pillow(image).resize(shape[::-1])) for image in images])
+    batch = scaled.repeat(3, 1, 1, 1)
+    words = rng.words(5, "sim", 2, len(batch), 32).tolist()
+    got = augment.sim(batch, 5, "sim", 2, flip)
+    want = torch.stack([slow_sim(image, w, flip) for image, w in zip(batch, words)])
+    differing = (got != want).flatten(1).any(1)
+    assert got.shape == batch.shape and not differing.any(), f"{differing.sum()} of {len(batch)} views differ"
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (27, 50)])
+def test_resized_crops_equal_torchvision_at_every_size(shape):
+    """Every height and width of a crop, the whole image and a single pixel among them."""
+    height, width = shape
+    random = np.random.default_rng(3)
+    sizes = [(1 + i % height, 1 + (7 * i) % width) for i in range(max(shape) * 3)] + [(height, width), (1, 1), (1, width)]
+    x = torch.from_numpy(random.integers(0, 256, (len(sizes), 3, *shape), dtype=np.uint8))
+    places = [(random.integers(height - h + 1), random.integers(width - w + 1), h, w) for h, w in sizes]
+    mirrored = torch.arange(len(sizes)) % 2 == 0
+    got = augment.resized_crop(x, *torch.tensor(places).unbind(1), mirrored)
+    for i, (image, place) in enumerate(zip(x, places)):
+        want = functional.resized_crop(to_pillow(image), *map(int, place), list(shape))
+        assert torch.equal(got[i], from_pillow(functional.hflip(want) if mirrored[i] else want)), place
+    whole = torch.tensor([(0, 0, height, width)]).repeat(len(x), 1).unbind(1)
+    assert torch.equal(augment.resized_crop(x, *whole, torch.zeros(len(x), dtype=torch.bool)), x)
+
+
+@pytest.mark.parametrize("kind, name", [(0, "brightness"), (1, "contrast"), (2, "saturation")])
+def test_factors_beyond_one_equal_torchvision(images, kind, name):
+    """The jitter's range and its ends; 1 leaves the image alone, 0 and 2 are further than it goes."""
+    for factor in (0.0, 0.6, 0.7312, 0.999, 1.0, 1.001, 1.25, 1.4, 2.0):
+        got = augment._enhance(images.float(), torch.full((len(images),), kind), torch.full((len(images),), factor, dtype=torch.float64))
+        want = torch.stack([from_pillow(JITTER[kind](to_pillow(image), factor)) for image in images])
+        assert torch.equal(got.to(torch.uint8), want), (name, factor)
+    same = augment._enhance(images.float(), torch.full((len(images),), kind), torch.ones(len(images), dtype=torch.float64))
+    assert torch.equal(same, images.float())
+
+
+def test_the_hue_of_every_fourth_colour_equals_torchvision():
+    """All colours with levels 0, 4, ..., 252 and 255, in five shifts to either side; also none, which still rounds in HSV."""
+    level = np.append(np.arange(0, 256, 4), 255).astype(np.uint8)
+    colours = np.stack(np.meshgrid(level, level, level, indexing="ij"), -1).reshape(65, -1, 3)
+    x = torch.from_numpy(colours).permute(2, 0, 1).unsqueeze(0).float()
+    moved = 0
+    for hue in (-0.1, -0.0437, -0.002, 0.0, 0.0593, 0.1):
+        got = augment._shift_hue(x, torch.tensor([hue * 255], dtype=torch.float64).trunc().view(1, 1, 1))
+        assert torch.equal(got[0].to(torch.uint8), from_pillow(functional.adjust_hue(Image.fromarray(colours), hue))), hue
+        moved += (got != x).any(1).sum().item() if hue == 0 else 0
+    assert 0 < moved < colours.shape[0] * colours.shape[1]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_colour_jitter_in_every_order_equals_torchvision(images, order):
+    batch = images[::2]
+    random = np.random.default_rng(sum(10 ** i * k for i, k in enumerate(order)))
+    factor, hue = random.uniform(0.6, 1.4, (len(batch), 3)), random.uniform(-0.1, 0.1, len(batch))
+    chosen = torch.arange(len(batch)) % 4 != 0
+    factor[~chosen.numpy()] = 1
+    got = augment.colour_jitter(batch.float(), torch.tensor([order] * len(batch)), torch.from_numpy(factor), torch.from_numpy(hue), chosen)
+    for i, image in enumerate(batch):
+        picture = to_pillow(image)
+        for k in order if chosen[i] else ():
+            picture = JITTER[k](picture, [*factor[i], hue[i]][k])
+        assert torch.equal(got[i].to(torch.uint8), from_pillow(picture)), i
+
+
+def test_the_blur_equals_pillow_at_every_radius(images):
+    """From nearly none to 2, on both sides of the sigma at which the box grows by a pixel (sqrt 2); 0 leaves the image alone."""
+    for sigma in [1e-3, 0.1, 1.414, math.sqrt(2), 1.4143, 2.0, *np.random.default_rng(4).uniform(0.1, 2, 20)]:
+        got = augment.gaussian_blur(images.float(), torch.full((len(images),), sigma, dtype=torch.float64))
+        want = torch.stack([from_pillow(to_pillow(image).filter(ImageFilter.GaussianBlur(float(sigma)))) for image in images])
+        assert torch.equal(got.to(torch.uint8), want), sigma
+    assert torch.equal(augment.gaussian_blur(images.float(), torch.zeros(len(images), dtype=torch.float64)), images.float())
+    small = images[:, :, :2, :3]                              # smaller than the filter
+    got = augment.gaussian_blur(small.float(), torch.full((len(small),), 2.0, dtype=torch.float64)).to(torch.uint8)
+    assert torch.equal(got, torch.stack([from_pillow(to_pillow(i).filter(ImageFilter.GaussianBlur(2.0))) for i in small]))
+
+
+def test_the_exponential():
+    a = torch.linspace(-0.25, 0.25, 1001, dtype=torch.float64)
+    torch.testing.assert_close(augment._exp(a), a.exp(), rtol=0, atol=4e-16)
+
+
+def same_distribution(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Two samples of numbers: their distribution functions are nowhere further apart than chance allows once in 30,000."""
+    points = torch.cat([a, b]).unique()
+    below = [torch.searchsorted(s.sort().values, points, right=True) / len(s) for s in (a.contiguous(), b.contiguous())]
+    assert (below[0] - below[1]).abs().max() < 2.35 * math.sqrt(1 / len(a) + 1 / len(b))
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (20, 40)])
+def test_crops_are_distributed_as_torchvisions(shape):
+    """Heights, widths, areas, aspects and places; on 20 x 40 crops that do not fit, and the middle one after ten, are frequent."""
+    top, left, h, w = augment.draw_crop(rng.words(0, "s", 0, 60000, 22), *shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        x = torch.empty(3, *shape)
+        theirs = torch.tensor([RandomResizedCrop.get_params(x, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)])
+    ours = torch.stack([top, left, h, w], 1)
+    assert (ours >= 0).all() and (top + h <= shape[0]).all() and (left + w <= shape[1]).all() and (h > 0).all() and (w > 0).all()
+    for name, f in {"top": lambda c: c[:, 0], "left": lambda c: c[:, 1], "height": lambda c: c[:, 2], "width": lambda c: c[:, 3],
+                    "area": lambda c: c[:, 2] * c[:, 3], "aspect": lambda c: c[:, 3] / c[:, 2],
+                    "right": lambda c: shape[1] - c[:, 1] - c[:, 3]}.items():
+        same_distribution(f(ours).double(), f(theirs).double())
+        assert f(ours).unique().numel() > 5, name
+    with pytest.raises(AssertionError):                       # the check sees a distribution that is a little off
+        same_distribution(h.clamp(max=shape[0] - 2).double(), theirs[:, 2].double())
+
+
+def test_the_middle_is_taken_where_no_try_fits():
+    """On 10 x 80 no crop of a fifth of the image or more fits."""
+    top, left, h, w = augment.draw_crop(rng.words(0, "s", 0, 50, 22), 10, 80)
+    assert set(zip(top.tolist(), left.tolist(), h.tolist(), w.tolist())) == {(0, 33, 10, 13)}
+    top, left, h, w = augment.draw_crop(rng.words(0, "s", 0, 50, 22), 80, 10)
+    assert set(zip(top.tolist(), left.tolist(), h.tolist(), w.tolist())) == {(33, 0, 13, 10)}
+
+
+def share(flags: torch.Tensor, p: float) -> None:
+    """A frequency within five standard deviations of p; 0 and 1 exactly."""
+    assert abs(flags.double().mean() - p) <= 5 * math.sqrt(p * (1 - p) / len(flags))
+
+
+def test_sim_statistics():
+    """How often each part is switched on by chance, read off views of images made for it."""
+    n, side = 4000, 8
+    ramp = (torch.arange(side) * 30).to(torch.uint8).view(1, 1, 1, side).expand(n, 3, side, side)
+    for flip, p in ((True, 0.5), (False, 0.0)):
+        views = augment.sim(ramp, 0, "s", 0, flip).float()
+        share(views[..., -1].mean((1, 2)) < views[..., 0].mean((1, 2)), p)
+    orange = torch.tensor([200, 120, 40], dtype=torch.uint8)
+    flat = augment.sim(orange.view(1, 3, 1, 1).expand(n, 3, side, side), 0, "s", 0, True)[:, :, 5, 5]
+    grey = (flat == flat[:, :1]).all(1)
+    share(grey, 0.2)
+    share((flat[~grey] == orange).all(1), 0.2)                # as it was: not jittered
+
+
+def test_jitter_and_blur_are_distributed_as_torchvisions(monkeypatch):
+    """And the sigma of the blur, which half of the images get."""
+    seen = {}
+    monkeypatch.setattr(augment, "colour_jitter", lambda image, order, factor, hue, chosen: seen.update(
+        order=order, factor=factor, hue=hue, chosen=chosen) or image)
+    monkeypatch.setattr(augment, "gaussian_blur", lambda image, sigma: seen.update(sigma=sigma) or image)
+    augment.sim(torch.zeros(30000, 3, 4, 4, dtype=torch.uint8), 0, "s", 0, True)
+    assert_uniform((seen["order"] * torch.tensor([64, 16, 4, 1])).sum(1).unique(return_inverse=True)[1], range(24))
+    assert (seen["factor"][~seen["chosen"]] == 1).all()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
+        drawn = [jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)[1:] for _ in range(4000)]
+    theirs = torch.tensor(drawn, dtype=torch.float64)
+    for i in range(3):
+        same_distribution(seen["factor"][seen["chosen"], i], theirs[:, i])
+    same_distribution(seen["hue"], theirs[:, 3])
+    share(seen["sigma"] > 0, 0.5)
+    same_distribution(seen["sigma"][seen["sigma"] > 0], torch.linspace(0.1, 2, 3000, dtype=torch.float64))

@@ -28,7 +28,7 @@ GOLDEN = Path(__file__).parent / "golden"
 # SeMi's modules on these, early enough and with a threshold that some rows pass.
 ADDED = {"semi_warmup": 2, "plce_epoch": 1, "plce_decay_every": 2, "plce_slots": 8}
 HOSTS = {"freematch": {}, **{host: {"threshold": 0.25} for host in ("fixmatch", "daso", "acr", "cpe", "abc", "darp")}}
-# name -> what a smoke run of it changes; `options` on top of conftest.ACTIVE.
+# name -> what a smoke run of it changes; `options` on top of grids.SMOKE_OPTIONS.
 VARIANTS = {**{name: {"method": name} for name in METHODS},
             **{f"{base}+{name}": {"method": name, "base": base} for name in METHODS for base in get(name).bases[1:]},
             "fixmatch+la": {"method": "la", "base": "fixmatch", "options": {"threshold": 0.12}},

@@ -16,7 +16,8 @@ from semilib.methods.fixmatch import FixMatch
 from semilib.methods.remixmatch import ReMixMatch
 
 FIELD = ("supervised", "la", "fixmatch", "remixmatch", "flexmatch", "freematch", "softmatch", "darp", "crest", "crestplus", "abc", "saw",
-         "adsh", "daso", "cossl", "debiaspl", "rda", "tras", "acr", "cpe", "cdmad", "simpro", "seval", "semi")
+         "adsh", "daso", "cossl", "debiaspl", "rda", "tras", "acr", "cpe", "cdmad", "simpro", "seval",
+         "bacon", "adello", "decon", "ccl", "metaexpert", "cpg", "semi")
 PAIRS = [(name, base) for name in FIELD for base in get(name).bases or ("",)]
 NO_RECIPE = {"debiaspl": "ImageNet"}           # methods without one of their own, and a word of why
 
@@ -25,7 +26,7 @@ NO_RECIPE = {"debiaspl": "ImageNet"}           # methods without one of their ow
 
 
 def test_the_field_is_registered():
-    assert tuple(METHODS) == FIELD and len(FIELD) == 24
+    assert tuple(METHODS) == FIELD and len(FIELD) == 30
 
 
 @pytest.mark.parametrize("name", FIELD)

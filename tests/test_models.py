@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from toy import close
 
+from semilib.ema import Average
 from semilib.engine import decay_groups
 from semilib.errors import BadInput
 from semilib.models import (
@@ -409,3 +410,200 @@ def test_close_is_strict():
     close(1.0, 1.0 + 1e-6)
     with pytest.raises(AssertionError):
         close(1.0, 1.0 + 3e-6)
+
+
+# ---- a head that reads all depths --------------------------------------------------------------------------------------------
+
+
+class Said:
+    """Keeps what a `Stages` head was given last."""
+
+
+class Stages(nn.Linear):
+    reads = "stages"
+
+    def __init__(self, widths: tuple[int, ...], classes: int, said: Said):
+        super().__init__(sum(widths), classes)
+        self.said = said
+
+    def forward(self, maps):
+        self.said.maps = maps
+        return super().forward(torch.cat([m.mean((2, 3)) for m in maps], 1))
+
+
+def short_backbone(network: str, variant: str = "V1") -> nn.Module:
+    """A ResNet-50 with the first block of each group alone, which is where the maps come from."""
+    if network != "resnet50":
+        return make_backbone(network, variant, 0.1)
+    with torch.device("meta"):
+        backbone = make_backbone(network, variant, 0.1)
+    for group in backbone.trunk[3:]:
+        del group[1:]
+    backbone.to_empty(device="cpu")
+    for m in backbone.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.reset_running_stats()
+    return backbone
+
+
+def deep_net(network: str, variant: str = "V1", **more: nn.Module) -> tuple[Net, Said]:
+    backbone, said = short_backbone(network, variant), Said()
+    net = Net(backbone, {"head": linear(backbone.features, 3), "deep": Stages(backbone.stages, 3, said), **more})
+    initialise(net, 0)
+    return net, said
+
+
+def plain_maps(net: Net, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The maps of all depths and the last map, from the backbone's parts one after another."""
+    b = net.backbone
+    if hasattr(b, "trunk"):
+        maps = [b.trunk[3](b.trunk[2](b.trunk[1](b.trunk[0](x))))]
+        for i in (4, 5, 6):
+            maps.append(b.trunk[i](maps[-1]))
+        return maps, maps[-1]
+    maps, each = [b.stem(x)], len(b.blocks) // 3
+    for group in range(3):
+        x = maps[-1]
+        for i in range(group * each, (group + 1) * each):
+            x = b.blocks[i](x)
+        maps.append(x)
+    return maps, F.leaky_relu(b.bn(maps[-1]), 0.1)
+
+
+DEEP = [("wrn-10-0.25", "V1", (4, 4, 8, 16)), ("wrn-16-1", "V2", (16, 16, 32, 64)), ("wrn-28-2", "USB", (16, 32, 64, 128)),
+        ("wrn-10-1", "V3", (16, 16, 32, 64)), ("resnet50", "V1", (256, 512, 1024, 2048))]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("network, variant, widths", DEEP)
+def test_maps_of_all_depths_are_those_of_the_network_s_parts(network, variant, widths, training):
+    net, said = deep_net(network, variant)
+    net = shaken(net).train(training)
+    slow = copy.deepcopy(net)
+    x = normal(3, 3, 16, 16)
+    v = net(x)
+    maps, last = plain_maps(slow, x)
+    assert net.backbone.stages == widths == tuple(m.shape[1] for m in said.maps)
+    assert len(said.maps) == len(maps) == 4
+    for have, want in zip(said.maps, maps, strict=True):                     # as they were left, untouched by what came after them
+        torch.testing.assert_close(have, want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(v.f, last.mean((2, 3)), rtol=1e-12, atol=1e-12)
+    deep = torch.cat([m.mean((2, 3)) for m in maps], 1) @ net.heads["deep"].weight.T + net.heads["deep"].bias
+    torch.testing.assert_close(v["deep"], deep, rtol=1e-9, atol=1e-9)
+    assert v.map is None and set(v) == {"head", "deep"}
+    for name, value in statistics(slow.backbone).items():
+        torch.testing.assert_close(statistics(net.backbone)[name], value, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", ["wrn-10-0.25", "resnet50"])
+def test_a_head_on_all_depths_moves_nothing_else(network):
+    """The other heads' values and gradients, and every name and initial value, are those of a network without it."""
+    net, _ = deep_net(network)
+    backbone = short_backbone(network)
+    plain = Net(backbone, {"head": linear(backbone.features, 3)})
+    initialise(plain, 0)
+    own = {"heads.deep.weight", "heads.deep.bias"}
+    assert [k for k in net.state_dict() if k not in own] == list(plain.state_dict())
+    assert all(torch.equal(value, net.state_dict()[k]) for k, value in plain.state_dict().items())
+    x = normal(3, 3, 16, 16).float()
+    a, b = net(x), plain(x)
+    assert torch.equal(a["head"], b["head"]) and torch.equal(a.f, b.f)
+    for v in (a, b):
+        v["head"].square().sum().backward()
+    mine = dict(net.named_parameters())
+    assert all(torch.equal(p.grad, mine[k].grad) for k, p in plain.named_parameters() if p.grad is not None)
+    assert isinstance(backbone(x), torch.Tensor), "without such a head the backbone says the last map alone"
+
+
+def test_the_names_of_the_resnet_are_torchvision_s():
+    from torchvision.models import resnet50
+    with torch.device("meta"):
+        want, have = resnet50().state_dict(), list(make_backbone("resnet50").state_dict())
+    parts = {"conv1": "0", "bn1": "1", "layer1": "3", "layer2": "4", "layer3": "5", "layer4": "6"}
+    renamed = [f"trunk.{parts[k.split('.')[0]]}.{k.split('.', 1)[1]}" for k in want if not k.startswith("fc.")]
+    assert have == renamed
+
+
+@pytest.mark.parametrize("network", ["wrn-10-0.25", "resnet50"])
+def test_the_gradient_reaches_every_depth(network):
+    net, said = deep_net(network)
+    net(normal(2, 3, 16, 16).float())
+    first = net.backbone.trunk[0] if network == "resnet50" else net.backbone.stem
+    for i, m in enumerate(said.maps):
+        gradient, = torch.autograd.grad(m.square().mean(), first.weight, retain_graph=True)
+        assert gradient.any(), i
+
+
+@pytest.mark.parametrize("rule", ["parameters", "warmup"])
+def test_the_average_reads_its_own_depths(rule):
+    net, said = deep_net("wrn-10-0.25")
+    average = Average(net, 0.5, rule)
+    x = normal(4, 3, 16, 16).float()
+    start = {k: v.clone() for k, v in average.net.state_dict().items()}
+    with torch.no_grad():
+        net(x)                                                               # moves the live net's statistics alone
+        for p in net.parameters():
+            p.add_(0.25 * torch.ones_like(p))
+        maps_by_hand = plain_maps(average.net, x)[0]
+        v = average.net(x)
+        assert not average.net.training and all(torch.equal(average.net.state_dict()[k], value) for k, value in start.items())
+        theirs = average.net.heads["deep"].said.maps
+        for have, want in zip(theirs, maps_by_hand, strict=True):
+            torch.testing.assert_close(have, want)
+        live = net.eval()(x)
+        assert not torch.allclose(v["deep"], live["deep"])
+        for step in range(40):
+            average.update(torch.tensor(step + 1000), torch.tensor(0.1))
+        torch.testing.assert_close(average.net(x)["deep"], live["deep"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", ["wrn-10-0.25", "resnet50"])
+def test_maps_of_a_bf16_backbone_reach_the_head_in_its_own_precision(network):
+    net, said = deep_net(network)
+    x = normal(2, 3, 16, 16).float()
+    with torch.no_grad():
+        net.eval()(x)
+        exact, raw = said.maps, []
+
+        def compute(x):
+            with torch.autocast("cpu", torch.bfloat16):
+                raw[:] = net.backbone(x)
+            return tuple(raw)
+        net.compute = compute
+        v = net(x)
+    assert v["deep"].dtype == v.f.dtype == torch.float32
+    assert len(raw) == 5 and torch.bfloat16 in {m.dtype for m in raw}
+    for have, low, want in zip(said.maps, raw, exact):
+        assert have.dtype == torch.float32 and torch.equal(have, low.float())
+        assert 0 < (have - want).norm() / want.norm() < 0.05
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_gives_each_row_its_own_depths(policy):
+    net, teacher = (shaken(deep_net("wrn-10-0.25")[0], seed).eval() for seed in (1, 6))
+    v = net.views(IMAGES, ["s1", "s2"], policy, teacher)
+    for name, images in IMAGES.items():
+        by = teacher if (policy, name) == ("ema_eval", "w") else net
+        torch.testing.assert_close(v[name]["deep"], by(images)["deep"], rtol=1e-9, atol=1e-10)
+
+
+def test_heads_on_features_map_and_all_depths_stand_side_by_side():
+    net, said = deep_net("wrn-10-0.25", peak=MapHead(16, 3), silent=Silent(5, 2))
+    net = shaken(net).eval()
+    x = normal(4, 3, 8, 8)
+    v = net(x)
+    maps, last = plain_maps(net, x)
+    assert set(v) == {"head", "deep", "peak"}
+    torch.testing.assert_close(v.map, last)
+    torch.testing.assert_close(v["peak"], net.heads["peak"](last))
+    torch.testing.assert_close(said.maps[3], maps[3])
+    assert not torch.equal(said.maps[3], v.map), "before and after the last norm"
+
+
+@pytest.mark.parametrize("network", ["wrn-10-0.25", "resnet50"])
+def test_a_backbone_that_says_all_depths_compiles_to_one_graph(network):
+    backbone = deep_net(network)[0].backbone.eval()
+    x = torch.zeros(2, 3, 16, 16)
+    with torch.no_grad():
+        have, want = torch.compile(backbone, backend="eager", fullgraph=True)(x), backbone(x)
+    assert len(have) == len(want) == 5 and all(torch.equal(a, b) for a, b in zip(have, want, strict=True))

@@ -1,7 +1,7 @@
 """Original recipes: how they lie between profile and what is given, and what each method's own recipe is on CIFAR-10.
 
-The table is typed off the references (methods-a 1.2 and 2, methods-b 3.3 and 6), not off the method files. A field that the references
-leave open for a method is missing from its row."""
+The table is typed off the references (methods-a 1.2 and 2, methods-b 3.3 and 6, methods-c 1.2), not off the method files. A field that
+the references leave open for a method is missing from its row."""
 from __future__ import annotations
 
 import dataclasses
@@ -115,7 +115,7 @@ def test_a_recipe_moves_the_key_even_where_it_changes_nothing():
 
 # ---- what each method was published with -------------------------------------------------------------------------------------
 
-# A: methods-a, B: methods-b, with their sections. Options are compared by their own names.
+# A: methods-a, B: methods-b, C: methods-c, with their sections. Options are compared by their own names.
 SGD = dict(optimiser="sgd", lr=0.03, weight_decay=5e-4)
 PORT = dict(**SGD, variant="V1", rate="cosine", decay="weights", ema_rule="parameters", bn_momentum=0.001, crop="reflect", policy="joint",
             batch=64, report="mean_last")                                     # FixMatch's PyTorch port and what grew on it (A 1.2)
@@ -155,6 +155,14 @@ ROWS = {
                "strong_views": 2},                                                                                 # A 8
     "rda": {**PORT, "variant": "V3", "mu": 7, "steps": 2**20, "eval_steps": 1000, "strong_pool": "B", "crop": "zero", "decay": "norms",
             "labelled_in_unlabelled": True, "report": "best_on_test", "strong_views": 1},                          # A 10
+    "bacon": {**USB, "mu": 2, "steps": 300_000, "eval_steps": 1000, "rate": "constant", "strong_views": 1},        # C 1.2, 7.4, 7.5
+    "adello": {**USB, "mu": 2, "rate": "constant", "labelled_in_unlabelled": True, "report": "mean_last", "strong_views": 1},  # C 5.4
+    "decon": {**PORT, "mu": 1, "steps": 250_000, "eval_steps": 500, "strong_pool": "A", "labelled_in_unlabelled": True, "strong_views": 2,
+              "tau": 1.0, "tau_4": 1.0, "droplast_prior": True},                                                   # C 1.2, 4.5
+    "ccl": {**PORT, "mu": 1, "steps": 250_000, "eval_steps": 500, "strong_pool": "A", "labelled_in_unlabelled": True,
+            "strong_views": 2},                                                                                    # C 1.2, 3
+    "metaexpert": {**USB, "mu": 2, "rate": "constant", "strong_views": 1, "official_frozen_gate": True},           # C 1.2, 8.4, 8.6
+    "cpg": {**USB, "mu": 7, "strong_views": 1, "labelled_strong": True, "official_radius": True, "absolute_floor": 12},        # C 1.2, 6.5
     "semi": {**PORT, "mu": 1, "steps": 250_000, "eval_steps": 500, "strong_pool": "A", "labelled_in_unlabelled": True},
 }
 # The references give LA no training run of its own; DASO's repository is the one that has it in this field (B 5.2, A 2.9).
@@ -197,7 +205,8 @@ def test_an_original_recipe_on_remixmatch_is_the_published_one(name):
 
 @pytest.mark.parametrize("dataset, method, given, want", [
     ("cifar100", "cdmad", {}, dict(weight_decay=0.08)), ("cifar10", "cdmad", dict(order="uniform"), dict(weight_decay=0.01)),
-    ("cifar100", "seval", {}, dict(eval_steps=2500)), ("cifar100", "darp", {}, dict(refine_every=100, rounds=20)),
+    ("cifar100", "decon", {}, dict(tau=2.0)), ("cifar100", "seval", {}, dict(eval_steps=2500)),
+    ("cifar100", "darp", {}, dict(refine_every=100, rounds=20)),
     ("cifar100", "simpro", {}, dict(lr=0.17, steps=43_000, mu=8)), ("cifar10", "cdmad", dict(gamma_l=150), dict(weight_decay=0.04))])
 def test_recipes_follow_the_data(dataset, method, given, want):
     assert not differing(Run.of(dataset, method, recipe="original", **given), want)

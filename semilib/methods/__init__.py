@@ -33,6 +33,12 @@ METHODS: dict[str, str | type] = {
     "cdmad": "semilib.methods.cdmad:CDMAD",
     "simpro": "semilib.methods.simpro:SimPro",
     "seval": "semilib.methods.seval:SEVAL",
+    "bacon": "semilib.methods.bacon:BaCon",
+    "adello": "semilib.methods.adello:ADELLO",
+    "decon": "semilib.methods.decon:DeCon",
+    "ccl": "semilib.methods.ccl:CCL",
+    "metaexpert": "semilib.methods.metaexpert:MetaExpert",
+    "cpg": "semilib.methods.cpg:CPG",
     "semi": "semilib.methods.semi:SeMi",
 }
 
