@@ -6,11 +6,11 @@ STAMP := $(VENV)/.installed
 STARTED := $(VENV)/.installing
 NOTEBOOKS := build/nbval
 
-.PHONY: help quickstart test lab clean
+.PHONY: help quickstart test docs lab clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' Makefile
-	@echo "The first of quickstart, test and lab also installs what they need into $(VENV) (Linux: about 6 GB, a few minutes)."
+	@echo "The first of quickstart, test, docs and lab also installs what they need into $(VENV) (Linux: about 6 GB, a few minutes)."
 	@echo "Another Python than python3: make PYTHON=python3.12 quickstart"
 
 quickstart: $(STAMP) ## run notebooks/00_quickstart.ipynb from start to end, with live progress
@@ -22,6 +22,9 @@ test: $(STAMP) ## lint, run the tests, then run every notebook with small parame
 	rm -rf $(NOTEBOOKS)
 	$(VENV)/bin/python -m semilib smoke-notebooks $(NOTEBOOKS)
 	$(VENV)/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
+
+docs: $(STAMP) ## build the documentation site, offline and from stored outputs, and print where it is
+	$(VENV)/bin/python docs/build.py build/docs
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab notebooks

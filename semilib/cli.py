@@ -10,6 +10,8 @@ from typing import Any
 
 from semilib.errors import BadInput, TrainingError
 
+NOT_RENDERED = ("00_quickstart", "10_run", "30_add_your_method")       # a story, the unit of work and a lesson: no table, no figure
+
 
 def value(text: str) -> Any:
     """A command-line value as the literal it spells (12, 0.5, None, True, {"a": 1}), else as the text itself."""
@@ -50,15 +52,132 @@ def given_run(words: list[str]):
 
 
 def run(args) -> None:
+    tables, fields = words_of(args.what)
+    if tables or args.on != "local":
+        return sweep(args, given_runs(tables, fields) if tables else [given_run(fields)])
+    for name in ("slots", "per_gpu", "threads", "retries", "per_job", "bare", "no_wait", "slurm", "ray"):
+        if getattr(args, name):
+            raise BadInput(name.replace("_", "-"), getattr(args, name), "not given for a single run; it is for tables, such as table1")
+    return single(args, fields)
+
+
+def single(args, fields: list[str]) -> None:
     from semilib import progress, record, study  # no pandas, no notebooks: a bare machine with torch can run this
     from semilib.training import train
-    wanted = given_run(args.field)
+    wanted = given_run(fields)
     path = train(wanted, study.place(args.runs), args.folder, progress.Terminal())
     found = record.read(path)
     result = found["result"]
     print(f"{found['name']}, {wanted.steps:,} steps of profile {wanted.profile}: {result['metric'].replace('_', ' ')} "
           f"{result['mean_last']:.2%} ({result['rule']}; last {result['last']:.2%})")
     print(f"record: {study.shown(path)} ({found['status']})")
+
+
+def sweep(args, runs: list) -> None:
+    from semilib import launch
+    if args.folder:
+        raise BadInput("folder", args.folder, "not given with a sweep, whose runs each have their own")
+    how = {name: getattr(args, name) for name in ("slots", "per_gpu", "threads", "retries", "per_job") if getattr(args, name) is not None}
+    how |= {"notebook": not args.bare, **assignments(getattr(args, args.on, None) or [])}
+    if args.no_wait:
+        how["wait"] = False
+    for engine, only in (("slurm", ("per_job", "wait")), ("ray", ())):
+        for name in (*only, *([engine] if getattr(args, engine) else [])):
+            if args.on != engine and (name in how or name == engine):
+                raise BadInput("on", args.on, f"{engine}, for what was given beside it ({name.replace('_', '-')})")
+    if args.on == "ray" and {"slots", "per_gpu", "threads"} & how.keys():
+        raise BadInput("on", "ray", "--ray num_cpus=N --ray num_gpus=SHARE in place of slots, per-gpu and threads")
+    outcomes = launch.sweep(runs, args.runs, args.on, **how)
+    print(launch.summary(outcomes))
+    if any(outcome.state in ("failed", "killed") for outcome in outcomes):
+        sys.exit(1)
+
+
+def words_of(words: list[str]) -> tuple[list[str], list[str]]:
+    """Names of tables, and NAME=VALUE words. Raises BadInput for a word that is neither."""
+    tables, fields = [w for w in words if "=" not in w], [w for w in words if "=" in w]
+    for name in tables:
+        from semilib import grids  # only here: it needs pandas, which a single run does without
+        if name not in grids.TITLES:
+            raise BadInput("argument", name, f"NAME=VALUE, such as method=fixmatch, or a table: {', '.join(grids.TITLES)}")
+    return tables, fields
+
+
+def given_runs(tables: list[str], fields: list[str]) -> list:
+    """The runs of tables, each once: `table1 table4 profile=smoke seeds=[0]`."""
+    return list({run.key: run for grid in given_grids(tables, fields) for run in grid.runs}.values())
+
+
+def given_grids(tables: list[str], fields: list[str]) -> list:
+    """The grids of tables; none named: of all that the profile has."""
+    from semilib import grids, study
+    given = {"root": str(study.place("data")), **assignments(fields)}
+    found = []
+    for name in tables or grids.TITLES:
+        try:
+            found.append(grids.table(name, **given))
+        except BadInput as error:
+            if tables or error.field != "profile" or given.get("profile") not in grids.PROFILES:
+                raise
+    return found
+
+
+def plan(args) -> None:
+    """Runs, hours and disk of tables before they are run."""
+    from semilib import launch
+    grids = given_grids(*words_of(args.what))
+    slots = args.slots or len(launch.slots_of(10**6))
+    for grid in grids:
+        print(f"{grid.title}\n{launch.plan(grid.runs, args.runs, notebook=not args.bare).text(slots)}")
+    if len(grids) > 1:
+        print(f"together, each run once\n{launch.plan([r for g in grids for r in g.runs], args.runs, notebook=not args.bare).text(slots)}")
+
+
+def list_(args) -> None:
+    """The runs of tables and their state."""
+    from collections import Counter
+
+    from semilib import launch
+    for grid in given_grids(*words_of(args.what)):
+        found = launch.states(grid.runs, args.runs)
+        print(f"{grid.title}\n  " + ", ".join(f"{n} {state}" for state, n in Counter(state for _, state in found).items()))
+        for run, state in found if args.all else ():
+            print(f"  {state:12} {run.name}  {run.key}")
+
+
+def render(args) -> None:
+    """Execute the notebooks of tables and figures."""
+    import papermill.exceptions
+
+    from semilib import notebooks, study
+    home, given = study.home() / "notebooks", assignments([w for w in args.what if "=" in w])
+    named = [Path(w) for w in args.what if "=" not in w]
+    named = [path if path.is_file() else home / path.with_suffix(".ipynb").name for path in named]
+    chosen = named or sorted(path for path in home.glob("*.ipynb") if path.stem not in NOT_RENDERED)
+    for path in chosen:
+        if not path.is_file():
+            raise BadInput("notebook", path.name, f"one of {', '.join(sorted(p.stem for p in home.glob('*.ipynb')))}")
+    known = {path: notebooks.parameters(path) for path in chosen}
+    for name in given:
+        if not any(name in names for names in known.values()):
+            every = sorted({n for names in known.values() for n in names})
+            raise BadInput("parameter", name, f"one that these notebooks have: {', '.join(every)}")
+    failed = []
+    for path, names in known.items():
+        output = path if args.in_place else study.place(args.out) / path.name
+        try:
+            print(study.shown(notebooks.execute(path, output, {k: v for k, v in given.items() if k in names})), flush=True)
+        except papermill.exceptions.PapermillExecutionError as error:
+            failed.append(f"{path.name}: {error.ename}: {error.evalue} "
+                          f"({study.shown(output.with_name(output.stem + '.failed.ipynb'))})")
+    if failed:
+        sys.exit(f"{len(failed)} of {len(chosen)} notebooks failed\n" + "\n".join(failed))
+
+
+def one(args) -> None:
+    """What a launcher's worker does; see launch.worker."""
+    from semilib import launch
+    sys.exit(launch.worker(args.file, args.index, args.parent))
 
 
 def status(args) -> None:
@@ -144,6 +263,21 @@ def costs(args) -> None:
     print(measured.write(rows, study.place(args.out)))
 
 
+def prepare(args) -> None:
+    """Bring a data set into the form that runs read: download it, or make ImageNet-127 of what lies in a folder."""
+    from semilib import imagenet127, sources, study
+    from semilib.errors import check_name
+    root = study.place(args.root)
+    check_name("dataset", args.dataset, [name for name in sources.SOURCES if name != "imagefolder"])
+    if args.dataset == "imagenet127":
+        if args.given is None:
+            raise BadInput("from", None, "the folder of the down-sampled ImageNet, unpacked, or of ImageNet")
+        imagenet127.prepare(args.given, args.side, root)
+    source = sources.load(args.dataset, root, args.side)
+    print(f"{args.dataset}: {len(source.labels):,} training and {len(source.test_labels):,} test images "
+          f"in {len(source.class_names)} classes")
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="semilib", description="Class-imbalanced semi-supervised learning: the SeMi study.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -156,11 +290,45 @@ def parser() -> argparse.ArgumentParser:
     sub = verb(quickstart, "execute the quickstart notebook and print its table")
     sub.add_argument("parameter", nargs="*", metavar="NAME=VALUE", help="the notebook's parameters")
 
-    sub = verb(run, "do one run, or the rest of it, or nothing if it is done")
-    sub.add_argument("field", nargs="*", metavar="NAME=VALUE",
-                     help="fields of the run, such as dataset=cifar10 method=semi seed=1 semi.alpha=0.2; see `describe`")
+    of_tables = "TABLE or NAME=VALUE"
+    sub = verb(plan, "how many runs, hours and how much disk tables will take")
+    sub.add_argument("what", nargs="*", metavar=of_tables, help="table1 ... table5 (none: all), profile=small, seeds=[0], methods=[...]")
+    sub.add_argument("--runs", default="runs")
+    sub.add_argument("--slots", type=int, default=None, help="runs side by side (default: as `run` would choose)")
+    sub.add_argument("--bare", action="store_true", help="without a notebook a run")
+
+    sub = verb(list_, "the runs of tables and their state", "list")
+    sub.add_argument("what", nargs="*", metavar=of_tables, help="as for `plan`")
+    sub.add_argument("--runs", default="runs")
+    sub.add_argument("--all", action="store_true", help="each run")
+
+    sub = verb(run, "do what is missing of one run, or of tables")
+    sub.add_argument("what", nargs="*", metavar=of_tables,
+                     help="table1 ... with profile=small and the like; or the fields of one run, such as dataset=cifar10 method=semi "
+                          "seed=1 semi.alpha=0.2; see `describe`")
     sub.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
-    sub.add_argument("--folder", default=None, help="keep this run here instead")
+    sub.add_argument("--folder", default=None, help="keep this single run here instead")
+    sub.add_argument("--on", default="local", choices=("local", "slurm", "ray"), help="who does the runs (default: this machine)")
+    sub.add_argument("--slots", type=int, default=None, help="runs side by side (default: one a core, or one a GPU)")
+    sub.add_argument("--per-gpu", type=int, default=None, help="runs that share a GPU (default: 1)")
+    sub.add_argument("--threads", type=int, default=None, help="CPU threads a run (default: the cores shared out)")
+    sub.add_argument("--retries", type=int, default=None, help="how often a run that was killed is started again")
+    sub.add_argument("--bare", action="store_true", help="train without executing a notebook for each run")
+    sub.add_argument("--slurm", action="append", metavar="NAME=VALUE", help="an option of sbatch: partition=gpu, time=240, gres=gpu:1, ...")
+    sub.add_argument("--per-job", type=int, default=None, help="SLURM: runs a task of the array job (default: 1)")
+    sub.add_argument("--no-wait", action="store_true", help="SLURM: submit and return")
+    sub.add_argument("--ray", action="append", metavar="NAME=VALUE", help="address=HOST:PORT, num_cpus=2, num_gpus=0.25, ...")
+
+    sub = verb(render, "execute the notebooks of tables and figures")
+    sub.add_argument("what", nargs="*", metavar="NOTEBOOK or NAME=VALUE", help="none: all of them; profile=smoke and other parameters")
+    sub.add_argument("--out", default="executed", help="folder for the executed notebooks (default: executed)")
+    sub.add_argument("--in-place", action="store_true", help="put them in their own place instead")
+
+    sub = verbs.add_parser("one")                          # a launcher's worker, in no list of verbs
+    sub.set_defaults(function=one)
+    sub.add_argument("file")
+    sub.add_argument("index", type=int)
+    sub.add_argument("--parent", type=int, default=None)
 
     sub = verb(describe, "list every field of a run and every option of a method")
     sub.add_argument("method", nargs="?", default="semi")
@@ -186,6 +354,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("what", nargs="*", metavar="METHOD or NAME=VALUE", help="remixmatch+abc, profile=trial, ...; no method: all")
     sub.add_argument("--out", default="runs/costs", help="writes OUT.json and OUT.md")
     sub.add_argument("--steps", type=int, default=20, help="steps a stage")
+
+    sub = verb(prepare, "download a data set, or make ImageNet-127 from ImageNet's files")
+    sub.add_argument("dataset", help="imagenet127, stl10, svhn, cifar10, cifar100")
+    sub.add_argument("given", nargs="?", metavar="FROM", help="imagenet127: folder of the down-sampled ImageNet's batches, or of ImageNet")
+    sub.add_argument("--side", type=int, default=32, help="imagenet127: 32 or 64")
+    sub.add_argument("--root", default="data", help="folder of the data sets (default: data)")
 
     sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds, for the tests", "smoke-notebooks")
     sub.add_argument("folder")

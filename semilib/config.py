@@ -120,6 +120,9 @@ CELLS: dict[str, dict[str, Any]] = {           # the default cell of each data s
     "mnistm5k": dict(n1=40, m1=360, gamma_l=20.0, gamma_u=20.0, profile="quickstart"),
     "cifar10": dict(n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, profile="paper"),
     "cifar100": dict(n1=150, m1=300, gamma_l=10.0, gamma_u=10.0, profile="paper"),
+    "stl10": dict(n1=150, m1=0, gamma_l=10.0, gamma_u=1.0, labelled_in_unlabelled=False, profile="paper"),
+    "svhn": dict(n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, profile="paper"),
+    "imagenet127": dict(n1=None, m1=None, gamma_l=1.0, gamma_u=1.0, labelled_share=0.1, profile="paper"),
     "imagefolder": dict(n1=None, m1=None, gamma_l=1.0, gamma_u=1.0, profile="quickstart"),
 }
 
@@ -137,6 +140,24 @@ PROFILES: dict[str, dict[str, Any]] = {
     # Seconds, for tests of the machinery.
     "smoke": dict(steps=24, batch=16, lr=0.05, network="wrn-10-0.25", bn_momentum=0.1, ema=0.9, eval_every=6),
 }
+
+# The network of a data set where a profile means the paper's: ResNet-50 for ImageNet-127, with the batch (64 + 64) and the schedule of all
+# else, as SeMi's release and CoSSL have it (CCL and SimPro train 32 + 64: batch=32 mu=2).
+NETWORKS: dict[str, dict[str, Any]] = {"imagenet127": dict(network="resnet50", bn_momentum=0.1)}
+
+# Fields that do not apply to a data set: the one value that they may have, and why.
+_AS_IT_IS = "its 100,000 unlabelled images are taken as they are, and their classes are not known"
+_NATURAL = "it is imbalanced by nature; how much of each class is labelled is labelled_share, and all its images are unlabelled ones"
+FIXED: dict[str, dict[str, tuple[Any, str]]] = {
+    "stl10": {"m1": (0, _AS_IT_IS), "gamma_u": (1.0, _AS_IT_IS), "order": ("consistent", _AS_IT_IS),
+              "labelled_share": (None, "its labelled images are balanced; n1 and gamma_l make the long tail"),
+              "side": (32, "its 96 x 96 pictures are brought to 32 x 32 once, as in the published codes")},
+    "svhn": {"side": (32, "its pictures are 32 x 32"),
+             "labelled_share": (None, "n1 and gamma_l make its long tail")},
+    "imagenet127": {name: (value, _NATURAL) for name, value in
+                    dict(n1=None, m1=None, gamma_l=1.0, gamma_u=1.0, order="consistent").items()},
+}
+SIDES = {"imagenet127": (32, 64)}              # the sizes of a data set that has several
 
 # What a profile other than "paper" keeps of its own under recipe="original": the scale of the run, which no published recipe fits.
 SCALE = ("steps", "batch", "network", "bn_momentum", "ema", "eval_every")
@@ -156,13 +177,14 @@ class Run:
     seed: int = option(0, "seed of weights, order and views (not of the split: split_seed)", low=0)
 
     n1: int | None = option(40, "N1, labelled images of the first class; None = all that are labelled", low=1)
+    labelled_share: float | None = option(None, "share of each class that is labelled, instead of n1 and gamma_l", low=0, high=1)
     m1: int | None = option(360, "M1, unlabelled images of the largest class; None = all the rest", low=0)
     gamma_l: float = option(20.0, "imbalance of the labelled set, first class over last", low=1)
     gamma_u: float = option(20.0, "imbalance of the unlabelled set, largest class over smallest", low=1)
     order: str = option("consistent", "which classes are large in the unlabelled set", choices=ORDERS)
     labelled_in_unlabelled: bool = option(True, "the unlabelled pool holds the labelled images too (SeMi, ACR, DARP)")
     split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn", low=0)
-    side: int = option(32, "side of the images in pixels (imagefolder)", low=32, high=512)
+    side: int = option(32, "side of the images in pixels (imagefolder, imagenet127)", low=32, high=512)
     flip: bool | None = option(None, "whether a mirrored image keeps its class; None = as the data set says")
     root: str = option("data", "folder that holds, or will hold, the data sets", numbers=False)
 
@@ -210,14 +232,16 @@ class Run:
         profile = given.get("profile") or CELLS[dataset]["profile"]
         check_name("profile", profile, PROFILES)
         check_name("recipe", given.get("recipe", "shared"), RECIPES)
-        fields = {**CELLS[dataset], **PROFILES[profile], **given, "dataset": dataset, "method": method, "profile": profile}
+        network = NETWORKS.get(dataset, {}) if PROFILES[profile]["network"] == PROFILES["paper"]["network"] else {}
+        fields = {**CELLS[dataset], **PROFILES[profile], **network, **given, "dataset": dataset, "method": method, "profile": profile}
         if given.get("recipe") == "original":
             from semilib.methods import get
-            own = get(method, given.get("base", "")).original({**fields, "base": given.get("base", "")})
+            size = {"m1": fields["m1"] or None}                # to a recipe, no unlabelled images of known class is no size at all
+            own = get(method, given.get("base", "")).original({**fields, **size, "base": given.get("base", "")})
             own = {k: v for k, v in own.items() if profile == "paper" or k not in SCALE}
             fields.update({k: v for k, v in own.items() if k not in given and k != "options"})
             fields["options"] = {**own.get("options", {}), **given.get("options", {})}
-        if "gamma_l" in given and "gamma_u" not in given and fields["m1"] is not None:
+        if "gamma_l" in given and "gamma_u" not in given and fields["m1"] is not None and "gamma_u" not in FIXED.get(dataset, {}):
             fields["gamma_u"] = given["gamma_l"]
         return cls(**fields)
 
@@ -240,6 +264,7 @@ class Run:
             raise BadInput("eval_every", self.eval_every, f"at least 1 and at most steps={self.steps}")
         if self.order == "uniform" and self.gamma_u != 1:
             object.__setattr__(self, "gamma_u", 1.0)
+        self._check_data()
         if not (self.device in ("auto", "cpu") or self.device.split(":")[0] == "cuda"):
             raise BadInput("device", self.device, "auto, cpu, cuda or cuda:N")
         parse_network(self.network)
@@ -247,6 +272,23 @@ class Run:
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "add", add)
         object.__setattr__(self, "options", dataclasses.asdict(self.method_options()))
+
+    def _check_data(self) -> None:
+        """Raise BadInput for a field that does not apply to the data set, or not beside another one."""
+        for name, (value, why) in FIXED.get(self.dataset, {}).items():
+            if getattr(self, name) != value:
+                raise BadInput(name, getattr(self, name), f"{value!r} for {self.dataset}: {why}")
+        sides = SIDES.get(self.dataset)
+        if sides and self.side not in sides:
+            raise BadInput("side", self.side, f"{' or '.join(map(str, sides))}, the sizes of {self.dataset}")
+        if self.labelled_share is None:
+            if self.dataset == "imagenet127":
+                raise BadInput("labelled_share", None, "above 0 and at most 1, such as 0.1: the share of each class that is labelled")
+        elif self.labelled_share == 0:
+            raise BadInput("labelled_share", 0.0, "above 0: every class needs a labelled image")
+        elif self.n1 is not None or self.gamma_l != 1:
+            raise BadInput("labelled_share", self.labelled_share, f"None where n1={self.n1} and gamma_l={self.gamma_l:g} say how many "
+                                                                  "images of a class are labelled, or n1=None and gamma_l=1 beside it")
 
     def method_options(self) -> Options:
         """The method's options, complete and checked."""
@@ -271,11 +313,19 @@ class Run:
 
     @property
     def cell(self) -> str:
-        """The protocol in a word, such as cifar10-lt.n1500.m3000.g100-100."""
-        data = f"{self.dataset}-{Path(self.root).expanduser().resolve().name}" if self.dataset == "imagefolder" else self.dataset
+        """The protocol in a word, such as cifar10-lt.n1500.m3000.g100-100, stl10-lt.n150.m100k.g10.disjoint, imagenet127-32.l0.1."""
+        data = self.dataset
+        if data == "imagefolder":
+            data += f"-{Path(self.root).expanduser().resolve().name}"
+        elif data == "imagenet127":
+            data += f"-{self.side}"
         parts = [data + ("-lt" if max(self.gamma_l, self.gamma_u) > 1 else "")]
-        parts += ["nall" if self.n1 is None else f"n{self.n1}", "mrest" if self.m1 is None else f"m{self.m1}"]
-        parts += [f"g{self.gamma_l:g}-{self.gamma_u:g}"]
+        counts = "nall" if self.n1 is None else f"n{self.n1}"
+        parts += [counts if self.labelled_share is None else f"l{self.labelled_share:g}"]
+        if self.dataset == "stl10":
+            parts += ["m100k", f"g{self.gamma_l:g}"]
+        elif self.dataset != "imagenet127":
+            parts += ["mrest" if self.m1 is None else f"m{self.m1}", f"g{self.gamma_l:g}-{self.gamma_u:g}"]
         parts += [self.order] if self.order not in ("consistent", "uniform") else []
         parts += [] if self.labelled_in_unlabelled else ["disjoint"]
         parts += [] if self.split_seed is None else [f"split{self.split_seed}"]
@@ -296,6 +346,8 @@ class Run:
         """Every field that can move a number, as plain values; for a folder of pictures also what identifies its content, so
         that neither another folder of the same name nor the place where it lies matters."""
         out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["numbers"]}
+        if self.labelled_share is None:                    # younger than the first records: they keep the keys that they have
+            del out["labelled_share"]
         if self.dataset == "imagefolder":
             from semilib.sources import folder_id
             out["folder"] = folder_id(self.root)

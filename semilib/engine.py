@@ -78,7 +78,7 @@ class Trainer:
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
         self.source = source or sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
         self.split = splits.make_split(self.source.labels, len(self.source.class_names), run.n1, run.m1, run.gamma_l, run.gamma_u,
-                                       run.order, run.labelled_in_unlabelled, run.split_seed)
+                                       run.order, run.labelled_in_unlabelled, run.split_seed, run.labelled_share)
         self.data = Data(self.source, self.split, run, self.device)
         self.test_x = self.source.test_images.to(self.device) if self.data.resident else self.source.test_images
         self.test_y = torch.as_tensor(self.source.test_labels).to(self.device)
@@ -260,16 +260,28 @@ class Trainer:
         return View.cat(out), targets, members
 
     @torch.no_grad()
-    def evaluate(self) -> Tensor:
-        """Confusion matrix [C, C] of the averaged network on the test set, int64 on the device; rows are true classes."""
-        classes = self.data.classes
-        confusion = torch.zeros(classes * classes, dtype=torch.int64, device=self.device)
-        for x, y in zip(self.test_x.split(EVALUATION_BATCH), self.test_y.split(EVALUATION_BATCH), strict=True):
+    def predictions(self) -> Tensor:
+        """The averaged network's class for each test image, int64 [T] on the device."""
+        said = []
+        for x in self.test_x.split(EVALUATION_BATCH):
             logits = self.method.predict(self.average.net, self.data.normalise(x.to(self.device), self.dtype))
             if self.post_hoc is not None:
                 logits = logits - self.post_hoc
-            confusion.scatter_add_(0, y * classes + logits.argmax(-1), torch.ones_like(y))
-        return confusion.view(classes, classes)
+            said.append(logits.argmax(-1))
+        return torch.cat(said)
+
+    def confusion(self, predicted: Tensor, subset: Tensor | None = None) -> Tensor:
+        """Confusion matrix [C, C] of predictions [T] on the test set, or on a subset of it (bool [T]), int64 on the device; rows are
+        true classes."""
+        classes, y = self.data.classes, self.test_y
+        if subset is not None:
+            y, predicted = y[subset.to(y.device)], predicted[subset.to(y.device)]
+        counts = torch.zeros(classes * classes, dtype=torch.int64, device=self.device)
+        return counts.scatter_add_(0, y * classes + predicted, torch.ones_like(y)).view(classes, classes)
+
+    def evaluate(self) -> Tensor:
+        """Confusion matrix [C, C] of the averaged network on the test set, int64 on the device; rows are true classes."""
+        return self.confusion(self.predictions())
 
     def state_dict(self, folder: Path | None = None) -> dict[str, Tensor]:
         """Everything that the next step depends on; with a folder, row states too large for a checkpoint are written there."""

@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 
 REPORTED = "mean of the last 20 evaluations"
+# What is published as "accuracy", each under its own name: on a test set that is not balanced they are three different numbers.
+# accuracy: top-1 on the test set as it is. balanced_accuracy: mean of the per-class recalls on it. accuracy_50: top-1 on 50 test
+# images a class, where the data set has such a subset (ImageNet-127).
+NAMED = ("accuracy", "balanced_accuracy", "accuracy_50")
 
 
 def class_groups(classes: int) -> dict[str, slice]:
@@ -38,13 +42,19 @@ def scores(confusion: np.ndarray, labelled_counts: list[int]) -> dict[str, Any]:
         members = [k for k in order[part] if seen[k]]
         groups[name] = float(recall[members].mean()) if members else None
     return {
-        "accuracy": float(confusion.diagonal().sum() / max(1, total.sum())),
+        "accuracy": top1(confusion),
         "balanced_accuracy": float(recall[seen].mean()),
         "geometric_mean": float(np.exp(np.log(floor[seen]).mean())),
         **groups,
         "recall": [float(r) if s else None for r, s in zip(recall, seen, strict=True)],
         "confusion": confusion.tolist(),
     }
+
+
+def top1(confusion: np.ndarray) -> float:
+    """The share of the images of a confusion matrix that are on its diagonal."""
+    confusion = np.asarray(confusion, dtype=np.int64)
+    return float(confusion.diagonal().sum() / max(1, confusion.sum()))
 
 
 def pseudo_label_scores(used: np.ndarray, seen: np.ndarray, predicted: np.ndarray, shown: int) -> dict[str, Any]:
@@ -74,9 +84,15 @@ def summary(evaluations: list[dict[str, Any]], metric: str = "balanced_accuracy"
             report: str = "mean_last") -> dict[str, Any]:
     """The run's reported numbers: mean and median of the last 20 evaluations (all, if there are fewer) and the last one.
     `best_on_test` picks by the test set: it is stored for comparison with papers that report it, and is never a headline of the
-    shared recipe. report: which of them the run's recipe reports."""
-    values = [e[metric] for e in evaluations]
-    tail = values[-last:]
+    shared recipe. report: which of them the run's recipe reports. metrics: the same four numbers of each of `NAMED` that the
+    evaluations have, so that no table needs to take one for another."""
+    named = {name: _four([e[name] for e in evaluations], last) for name in NAMED if all(name in e for e in evaluations)}
+    tail = evaluations[-last:]
     return {"metric": metric, "rule": REPORTED if len(tail) == last else f"mean of all {len(tail)} evaluations",
-            "mean_last": statistics.fmean(tail), "median_last": statistics.median(tail), "evaluations_averaged": len(tail),
-            "last": values[-1], "best_on_test": max(values), "evaluations": len(values), "report": report}
+            **_four([e[metric] for e in evaluations], last), "evaluations_averaged": len(tail), "evaluations": len(evaluations),
+            "report": report, "metrics": named}
+
+
+def _four(values: list[float], last: int) -> dict[str, float]:
+    tail = values[-last:]
+    return {"mean_last": statistics.fmean(tail), "median_last": statistics.median(tail), "last": values[-1], "best_on_test": max(values)}

@@ -82,8 +82,9 @@ def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], sho
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".{output.stem}.{os.getpid()}.part.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
-    config = Config({"KernelManager": {"transport": "ipc"}}) if os.name == "posix" else Config()
-    with followed(show):
+    with followed(show), tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+        # A kernel's sockets are files. By default they have the same names for all kernels started in one folder, which then mix them up.
+        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}}) if os.name == "posix" else Config()
         try:
             papermill.execute_notebook(str(notebook), str(part), parameters=given, progress_bar=False, config=config,
                                        kernel_name="python3", cwd=str(notebook.parent))

@@ -3,16 +3,22 @@
 mnistm5k     digits on photographs, made here from what two dependencies ship: no download
 cifar10      CIFAR-10, through torchvision
 cifar100     CIFAR-100, through torchvision
+stl10        STL-10, through torchvision, brought to 32 x 32 once: 5,000 labelled and 100,000 unlabelled images
+svhn         SVHN's cropped digits, through torchvision
+imagenet127  ImageNet in 127 classes at 32 or 64 px, from what `semilib.imagenet127.prepare` has made
 imagefolder  your own pictures, in the folder tree that `image_folder` describes
 
 A source knows nothing of long tails: which of its training images are labelled is for `semilib.splits` to say.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import http.client
+import json
+import shutil
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +30,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from semilib import rng
-from semilib.checkpoint import write_atomically
+from semilib.checkpoint import write_atomically, write_text
 from semilib.errors import BadInput, check_name
 
 Colour = tuple[float, float, float]
@@ -38,6 +44,8 @@ class Source:
     images: uint8 [n, 3, H, W], possibly memory-mapped. labels: int64 [n], -1 where an image has none.
     test_images: uint8 [T, 3, H, W], likewise. test_labels: int64 [T], every one a class. class_names: [C].
     mean, std: of the three channels on the scale 0..1, for the normalisation. flip: whether a mirrored picture keeps its class.
+    test_subset: bool [T], the test images of a second, balanced measure (`accuracy_50`), or None. origin: what the images were
+    prepared from, where that is not the same for everybody; it stands in the record.
     """
 
     name: str
@@ -49,6 +57,8 @@ class Source:
     mean: Colour
     std: Colour
     flip: bool
+    test_subset: Tensor | None = None
+    origin: str = ""
 
 
 def channel_statistics(images: Tensor) -> tuple[Colour, Colour]:
@@ -66,6 +76,29 @@ def channel_statistics(images: Tensor) -> tuple[Colour, Colour]:
     mean = weight @ level
     std = (weight * (level - mean[:, None]) ** 2).sum(1).sqrt().clamp(min=1 / 255)
     return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
+
+
+def arrays_at(folder: Path, again: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """What was prepared once in a folder: its done.json, and the arrays named there, memory-mapped copy-on-write (a stray write
+    would stay in memory). Raises `BadInput` (field root) where they are not the arrays that done.json tells of; `again` says what
+    makes them anew."""
+    try:
+        done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in done["arrays"]}
+        found = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+        if found != done["arrays"]:
+            raise ValueError(f"{found}, not {done['arrays']}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput("root", str(folder.parent), f"intact arrays in {folder.name}/; {again} ({error})") from error
+    return done, arrays
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Raises `BadInput` (field root) unless `size` bytes more, and a hundredth of them to spare, fit beside a folder."""
+    free = shutil.disk_usage(folder).free
+    if free < size * 1.01:
+        raise BadInput("root", str(folder.parent), f"a disk with {size * 1.01 / 1e9:.2f} GB free for {folder.name}/; "
+                                                   f"it has {free / 1e9:.2f} GB")
 
 
 def _require_side(name: str, side: int) -> None:
@@ -164,25 +197,152 @@ def _cifar(name: str, mean: Colour, std: Colour, root: str | Path = "data", side
     from torchvision import datasets
 
     root, kind = Path(root).expanduser(), getattr(datasets, name.upper())
-    try:
+    files = kind.train_list + kind.test_list + [[kind.meta["filename"], kind.meta["md5"]]]
+    with _fetching(root, f"{kind.base_folder}/, intact, or {kind.filename}", [(root / kind.base_folder / f, md5) for f, md5 in files]):
         train, test = kind(root, train=True, download=True), kind(root, train=False)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise BadInput("root", str(root), f"the folder that holds {kind.base_folder}/, intact, or {kind.filename}; "
-                       f"{_cifar_state(kind, root)}, and the download failed: {error}") from error
     images, test_images = (torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))) for part in (train, test))
     return Source(name, images, torch.tensor(train.targets), test_images, torch.tensor(test.targets), list(train.classes),
                   mean, std, flip=True)
 
 
-def _cifar_state(kind, root: Path) -> str:
-    """Which files of a CIFAR class are missing or damaged under `root`, in words."""
+@contextlib.contextmanager
+def _fetching(root: Path, wanted: str, files: list[tuple[Path, str]]):
+    """While torchvision fetches and checks a data set: its errors as `BadInput`, with the files (and MD5 sums) that are missing or
+    damaged under `root`."""
     from torchvision.datasets.utils import check_integrity
 
-    files = kind.train_list + kind.test_list + [[kind.meta["filename"], kind.meta["md5"]]]
-    paths = [(root / kind.base_folder / name, md5) for name, md5 in files]
-    missing = [path.name for path, _ in paths if not path.is_file()]
-    damaged = [path.name for path, md5 in paths if path.is_file() and not check_integrity(path, md5)]
-    return f"missing there: {', '.join(missing) or 'nothing'}; damaged: {', '.join(damaged) or 'nothing'}"
+    try:
+        yield
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        missing = [path.name for path, _ in files if not path.is_file()]
+        damaged = [path.name for path, md5 in files if path.is_file() and not check_integrity(path, md5)]
+        raise BadInput("root", str(root), f"the folder that holds {wanted}; missing there: {', '.join(missing) or 'nothing'}; damaged: "
+                                          f"{', '.join(damaged) or 'nothing'}, and the download failed: {error}") from error
+
+
+def _require_labels(name: str, labels: np.ndarray, low: int, high: int) -> None:
+    wrong = labels[(labels < low) | (labels > high)]
+    if wrong.size:
+        raise BadInput("labels", int(wrong[0]), f"every label of {name} is one of {low}, ..., {high}")
+
+
+# --- STL-10 -----------------------------------------------------------------------------------------------------------------
+
+STL10_SIDE = 32                     # of 96: SeMi, ACR, SimPro, CDMAD and CPE resize first and augment afterwards
+STL10_CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+
+
+def stl10(root: str | Path = "data", side: int = STL10_SIDE, split_seed: int | None = None) -> Source:
+    """STL-10 (Coates, Ng and Lee, AISTATS 2011) at 32 x 32: its 5,000 training images, then its 100,000 unlabelled ones with the
+    label -1; 8,000 test images. Everything in the original order.
+
+    At the first call torchvision downloads the set to `root` unless intact files are there (5.9 GB with the archive), checks the MD5 sums,
+    and the resized images are kept in root/stl10-32/ (350 MB), from where every later call maps them; the original files may then
+    be deleted. The normalisation is CIFAR-10's, as in the published codes. `split_seed` changes nothing.
+    Raises `BadInput` where the files cannot be had.
+    """
+    _require_side("stl10, as the published codes use them,", side)
+    root = Path(root).expanduser()
+    folder = root / f"stl10-{side}"
+    if not (folder / "done.json").is_file():
+        _prepare_stl10(root, folder, side)
+    done, arrays = arrays_at(folder, f"delete {folder.name}/ to have it made again")
+    pixels = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Source("stl10", pixels["train_images"], pixels["labels"].clone(), pixels["test_images"], pixels["test_labels"].clone(),
+                  done["class_names"], (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616), flip=True)
+
+
+def _prepare_stl10(root: Path, folder: Path, side: int) -> None:
+    """Make the arrays of `stl10` in a folder; done.json, which says that they are whole, comes last."""
+    from torchvision import datasets
+
+    kind = datasets.STL10
+    place = root / kind.base_folder
+    files = [(place / name, md5) for name, md5 in kind.train_list + kind.test_list]
+    with _fetching(root, f"{kind.base_folder}/, intact, or {kind.filename}", files):
+        test = kind(root, split="test", download=True)
+        train = kind(root, split="train")
+    for part in (train, test):
+        _require_labels("stl10", part.labels, 0, 9)
+    # 2.8 GB: read as it is needed. In the file an image is channel, column, row, as torchvision's reader knows too.
+    rest = np.memmap(place / kind.train_list[2][0], np.uint8, "r").reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
+    n, m, t = len(train.data), len(rest), len(test.data)
+    arrays = {"train_images": ["uint8", n + m, 3, side, side], "labels": ["int64", n + m],
+              "test_images": ["uint8", t, 3, side, side], "test_labels": ["int64", t]}
+    folder.mkdir(parents=True, exist_ok=True)
+    require_space(folder, (n + m + t) * 3 * side * side)
+    out = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, tuple(shape))
+           for name, (dtype, *shape) in arrays.items()}
+    out["labels"][:] = np.concatenate([train.labels.astype(np.int64), np.full(m, -1)])
+    out["test_labels"][:] = test.labels
+    for name, start, images in (("train_images", 0, train.data), ("train_images", n, rest), ("test_images", 0, test.data)):
+        for i, image in enumerate(images, start):
+            out[name][i] = resized(image, side, Image.Resampling.BILINEAR)
+    for array in out.values():
+        array.flush()
+    names = getattr(train, "classes", None) or STL10_CLASSES
+    write_text(folder / "done.json", json.dumps({"arrays": arrays, "class_names": names, "filter": "bilinear"}, indent=1) + "\n")
+
+
+def resized(image: np.ndarray, side: int, filter: Image.Resampling) -> np.ndarray:
+    """An image uint8 [3, H, W] as uint8 [3, side, side] by one of Pillow's filters, which average over what they shrink (this is
+    what torchvision's Resize does to pictures)."""
+    picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    return np.asarray(picture.resize((side, side), filter)).transpose(2, 0, 1)
+
+
+# --- SVHN -------------------------------------------------------------------------------------------------------------------
+
+def svhn(root: str | Path = "data", side: int = 32, split_seed: int | None = None) -> Source:
+    """The cropped digits of SVHN (Netzer et al., 2011) in the original order: 73,257 to train, 26,032 to test; class k is digit k.
+
+    Downloaded to `root` unless intact files are there; the MD5 sums that torchvision knows are checked at every load. The test set
+    is used as it is, so accuracy and balanced accuracy differ (SeMi's release and ACR draw 1,500 images a class of it); the 531,131
+    images of `extra` are used by neither. A mirrored digit is no digit, so there is no flip, though both of them have one.
+    `split_seed` changes nothing. Raises `BadInput` where the files cannot be had.
+    """
+    _require_side("svhn", side)
+    from torchvision import datasets
+
+    root, kind = Path(root).expanduser(), datasets.SVHN
+    files = [kind.split_list[part][1:] for part in ("train", "test")]
+    with _fetching(root, " and ".join(name for name, _ in files), [(root / name, md5) for name, md5 in files]):
+        root.mkdir(parents=True, exist_ok=True)
+        train, test = kind(root, split="train", download=True), kind(root, split="test", download=True)
+    for part in (train, test):
+        _require_labels("svhn", part.labels, 0, 9)
+    (x, y), (test_x, test_y) = ((torch.from_numpy(np.ascontiguousarray(p.data)), torch.from_numpy(p.labels)) for p in (train, test))
+    return Source("svhn", x, y, test_x, test_y, [str(k) for k in range(10)], (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), flip=False)
+
+
+# --- ImageNet-127 -----------------------------------------------------------------------------------------------------------
+
+IMAGENET_MEAN, IMAGENET_STD = (0.4811, 0.4575, 0.4079), (0.2604, 0.2532, 0.2682)  # of the images at 32 px, from CoSSL's code
+
+
+def imagenet127(root: str | Path = "data", side: int = 32, split_seed: int | None = None) -> Source:
+    """ImageNet in 127 classes at 32 or 64 px, mapped from root/imagenet127-SIDE/, which `semilib.imagenet127.prepare` makes.
+
+    1,281,167 training and 50,000 test images, both imbalanced by nature (about 286:1). test_subset: the first 50 test images of
+    each class in file order. `split_seed` changes nothing. Raises `BadInput` where nothing has been prepared.
+    """
+    from semilib import imagenet127 as kept
+
+    done, arrays = kept.prepared(Path(root).expanduser(), side)
+    merged = torch.from_numpy(kept.merged())
+    labels, test_labels = (merged[torch.from_numpy(arrays[name].astype(np.int64))] for name in ("labels", "test_labels"))
+    images, test_images = (torch.from_numpy(arrays[name]) for name in ("train_images", "test_images"))
+    return Source("imagenet127", images, labels, test_images, test_labels, kept.class_names(), IMAGENET_MEAN, IMAGENET_STD, flip=True,
+                  test_subset=first_of_each(test_labels, 50), origin=done["origin"])
+
+
+def first_of_each(labels: Tensor, n: int) -> Tensor:
+    """Which images, bool [T], are among the first n of their class in an order of labels int64 [T]."""
+    order = torch.argsort(labels, stable=True)
+    sizes = torch.bincount(labels)
+    rank = torch.empty_like(labels)
+    rank[order] = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return rank < n
 
 
 # --- a user's own pictures --------------------------------------------------------------------------------------------------
@@ -323,6 +483,9 @@ SOURCES = {
     "mnistm5k": mnistm5k,
     "cifar10": functools.partial(_cifar, "cifar10", (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "cifar100": functools.partial(_cifar, "cifar100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "stl10": stl10,
+    "svhn": svhn,
+    "imagenet127": imagenet127,
     "imagefolder": image_folder,
 }
 

@@ -1,8 +1,9 @@
 """Which training images are labelled and which are unlabelled: long-tailed class counts, and index lists that follow them.
 
 The protocol is the field's common one. Class k of C gets N_k = int(N1 * gamma_l^(-k/(C-1))) labelled images and
-M_k = int(M1 * gamma_u^(-k/(C-1))) unlabelled ones, the M list then arranged by `order`. Within a class the labelled images come
-first and the unlabelled ones next. Whether the labelled images are also in the unlabelled pool differs between published codes
+M_k = int(M1 * gamma_u^(-k/(C-1))) unlabelled ones, the M list then arranged by `order`. A set that is imbalanced by nature is
+labelled by a share of each class instead (ImageNet-127). Within a class the labelled images come first and the unlabelled ones
+next. Whether the labelled images are also in the unlabelled pool differs between published codes
 (the FixMatch scripts of DARP, ACR and CDMAD: yes; SimPro, DASO, CPE, USB: no) and changes the numbers, so it is an option here.
 """
 from __future__ import annotations
@@ -100,8 +101,20 @@ def _counts(size_field: str, size: int | None, gamma_field: str, gamma: float | 
         raise BadInput(field, error.value, error.wanted) from None
 
 
+def shared_counts(share: float, n1: int | None, gamma_l: float | None, available: list[int]) -> list[int]:
+    """Labelled images a class where a share of each is labelled: round(share * n_k), halves to the even number, as the
+    preparation of small ImageNet-127 has it (CoSSL, CVPR 2022). Raises `BadInput` where a count is asked for as well."""
+    if not 0 < share <= 1:
+        raise BadInput("labelled_share", share, "above 0 and at most 1: the share of each class that is labelled")
+    for field, value, neutral in (("n1", n1, (None,)), ("gamma_l", gamma_l, (None, 1))):
+        if value not in neutral:
+            raise BadInput(field, value, f"{neutral[-1]!r} where labelled_share={share:g} says how many are labelled")
+    return [int(np.around(share * have)) for have in available]
+
+
 def make_split(labels: np.ndarray, num_classes: int, n1: int | None, m1: int | None, gamma_l: float | None,
-               gamma_u: float | None, order: str, labelled_in_unlabelled: bool = True, split_seed: int | None = None) -> Split:
+               gamma_u: float | None, order: str, labelled_in_unlabelled: bool = True, split_seed: int | None = None,
+               labelled_share: float | None = None) -> Split:
     """Choose the labelled and the unlabelled images among training images whose classes are `labels`.
 
     labels: integers [n] in {-1, 0, ..., num_classes - 1}; -1 marks an image without a label, always in the unlabelled pool.
@@ -111,6 +124,7 @@ def make_split(labels: np.ndarray, num_classes: int, n1: int | None, m1: int | N
     order: one of `ORDERS`; "uniform" does not look at gamma_u.
     labelled_in_unlabelled: whether the pool also holds the labelled images (the first N_k + M_k of a class, else the next M_k).
     split_seed: None takes the images of a class in the data set's own order; an integer in an order drawn from that seed.
+    labelled_share: the first such share of each class is labelled, whatever its size (n1 None, gamma_l None or 1).
     Raises `BadInput` where a class has fewer images than asked for, no labelled image, or where the pool would be empty.
     """
     labels = np.asarray(labels, dtype=np.int64)
@@ -120,13 +134,16 @@ def make_split(labels: np.ndarray, num_classes: int, n1: int | None, m1: int | N
     members = _members(labels, num_classes, split_seed)
     available = [len(m) for m in members]
     check_name("order", order, ORDERS)
-    n = _counts("n1", n1, "gamma_l", gamma_l, "consistent", available)
+    n = _counts("n1", n1, "gamma_l", gamma_l, "consistent", available) if labelled_share is None else \
+        shared_counts(labelled_share, n1, gamma_l, available)
     remaining = [max(have - taken, 0) for have, taken in zip(available, n)]
     m = [0] * num_classes if m1 == 0 else _counts("m1", m1, "gamma_u", gamma_u, order, remaining)
     for k, have in enumerate(available):
         if n[k] == 0:
-            raise BadInput("n1", n1, f"class {k} gets 0 labelled images with gamma_l={gamma_l} and {have} images at hand; "
-                                     "every class needs at least 1")
+            field, value, why = ("n1", n1, f"gamma_l={gamma_l}") if labelled_share is None else \
+                ("labelled_share", labelled_share, f"labelled_share={labelled_share:g}")
+            raise BadInput(field, value, f"class {k} gets 0 labelled images with {why} and {have} images at hand; "
+                                         "every class needs at least 1")
         if n[k] + m[k] > have:
             field, value = ("n1", n1) if n[k] > have else ("m1", m1)
             raise BadInput(field, value, f"class {k} is asked for {n[k]} labelled + {m[k]} unlabelled = {n[k] + m[k]} images "

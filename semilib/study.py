@@ -46,10 +46,19 @@ def quickstart(methods: Iterable[str] = QUICKSTART_METHODS, seeds: Iterable[int]
             for seed in seeds for method in methods]
 
 
-def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress | None = None) -> list[Path]:
-    """Do the runs that are not done, one after the other, and return all their folders. A run whose training fails leaves its record
-    and does not stop the others; a run that another process has is an error, because its numbers are not there yet."""
+def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress | None = None, slots: int = 1) -> list[Path]:
+    """Do the runs that are not done, in this process one after the other, and return all their folders. A run whose training fails
+    leaves its record and does not stop the others; a run that another process has is an error, because its numbers are not there yet.
+
+    slots: more than one does them side by side, a process a run (`launch.local`, which has more to choose).
+    """
     runs = list(runs)
+    if slots != 1:
+        from semilib import launch
+        outcomes = launch.local(runs, folder, slots, notebook=False, progress=progress)
+        if busy := [outcome for outcome in outcomes if outcome.state == "busy"]:
+            raise record.RunBusy(f"{busy[0].folder} is being trained by another process: wait for it, or stop it first")
+        return [record.folder(run, folder) for run in runs]
     progress = progress or automatic(len(runs))
     paths = []
     for run in runs:
@@ -80,6 +89,37 @@ def example_views(run: Run, step: int = 0) -> tuple[Any, list[str], list[str], s
     grid = np.stack([v.permute(0, 2, 3, 1).numpy() for v in views])
     rows = ["image", "weak view", "strong view 1", "strong view 2"]
     return grid, rows, source.class_names, f"{source.name}: the first image of each class"
+
+
+def example_photos(folder: str | Path, labelled: int = 40, unlabelled: int = 60, test: int = 20, gamma: float = 10.0) -> Path:
+    """A folder of pictures such as `sources.image_folder` reads, made of the embedded data: train/CLASS with a long tail from `labelled`
+    pictures down by gamma, unlabelled/ with `unlabelled` of each class under names that say nothing, test/CLASS with `test` of each.
+    Written once; returns the folder."""
+    import numpy as np
+    from PIL import Image
+
+    from semilib import splits
+    from semilib.sources import load
+    folder, source = Path(folder), load("mnistm5k", str(place("data")))
+    if (folder / "complete").is_file():
+        return folder
+    counts = splits.long_tailed_counts(labelled, len(source.class_names), gamma)
+    pool = []
+
+    def write(image: Any, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    for k, name in enumerate(source.class_names):
+        own = np.flatnonzero(np.asarray(source.labels) == k)
+        for i in own[:counts[k]]:
+            write(source.images[i], folder / "train" / name / f"{i:04d}.png")
+        pool += own[counts[k]:counts[k] + unlabelled].tolist()
+        for i in np.flatnonzero(np.asarray(source.test_labels) == k)[:test]:
+            write(source.test_images[i], folder / "test" / name / f"{i:04d}.png")
+    for place_, i in enumerate(np.random.default_rng(0).permutation(pool)):
+        write(source.images[i], folder / "unlabelled" / f"{place_:04d}.png")
+    write_text(folder / "complete", "every picture is written\n")
+    return folder
 
 
 def report(records: str | Path | Iterable[Path], figures: str | Path, title: str = "") -> str:

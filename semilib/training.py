@@ -99,9 +99,11 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
                      "precision": trainer.precision, "threads": torch.get_num_threads(), "eval_every": run.eval_steps,
                      "durations": trainer.method.durations(), "stages": {s.name: s.start for s in trainer.stages},
                      "parameters": sum(p.numel() for p in trainer.net.parameters())},
+        "normalisation": {"mean": list(trainer.source.mean), "std": list(trainer.source.std)},
         "split": {"fingerprint": split.fingerprint, "labelled_counts": list(split.labelled_counts),
                   "unlabelled_counts": list(split.unlabelled_counts), "class_names": list(trainer.source.class_names),
-                  "test_images": len(trainer.test_y), "drawn_by": "file order" if run.split_seed is None else f"seed {run.split_seed}"},
+                  "test_images": len(trainer.test_y), "drawn_by": "file order" if run.split_seed is None else f"seed {run.split_seed}",
+                  **({"data": trainer.source.origin} if trainer.source.origin else {})},
     }
 
 
@@ -150,7 +152,10 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
 
 
 def _evaluation(trainer: Trainer, step: int, seconds: float) -> dict[str, Any]:
-    """One line of log.jsonl."""
-    confusion = trainer.evaluate().cpu().numpy()
+    """One line of log.jsonl. accuracy_50: only where the data set has a test subset of 50 images a class."""
+    predicted, subset = trainer.predictions(), trainer.source.test_subset
+    scores = metrics.scores(trainer.confusion(predicted).cpu().numpy(), trainer.split.labelled_counts)
+    if subset is not None:
+        scores["accuracy_50"] = metrics.top1(trainer.confusion(predicted, subset).cpu().numpy())
     return {"step": step, "seconds": round(seconds, 2), "lr": float(trainer.lr), "losses": trainer.monitor.losses(),
-            **metrics.scores(confusion, trainer.split.labelled_counts), "pseudo_labels": trainer.monitor.pseudo_labels()}
+            **scores, "pseudo_labels": trainer.monitor.pseudo_labels()}

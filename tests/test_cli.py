@@ -121,3 +121,60 @@ def test_a_long_tail_of_ones_own_pictures_and_linked_folders(photos, tmp_path):
     alone = folder_id(linked)
     (linked / "unlabelled").symlink_to(photos / "unlabelled")
     assert folder_id(linked) == folder_id(photos) != alone
+
+
+TABLE = ["table1", "profile=smoke", 'methods=["fixmatch"]', "seeds=[0]"]
+
+
+def test_a_table_is_planned_listed_and_run_and_a_second_time_costs_nothing(tmp_path, capsys):
+    runs = ["--runs", str(tmp_path / "runs")]
+
+    def said(*words):
+        cli.main([*words, *runs])
+        return capsys.readouterr().out
+    assert "1 runs (1 not started): 1 to do" in said("plan", *TABLE)
+    assert "Table 1" in (listed := said("list", *TABLE, "--all")) and "not started  mnistm5k-lt" in listed
+    assert "1 runs: 1 done" in said("run", *TABLE, "--bare", "--slots", "1")
+    assert "1 runs: 1 done before" in said("run", *TABLE, "--bare")
+    assert "  1 done\n" in said("list", *TABLE) and "1 runs (1 done): 0 to do" in said("plan", *TABLE)
+
+
+def test_a_sweep_with_a_failed_run_ends_with_an_error_and_names_it(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", *TABLE, "eval_every=2", "steps=6", "momentum=1", "--runs", str(tmp_path)])
+    assert "momentum" in str(ended.value), "a field that there is not"
+    from semilib import launch
+    run = cli.given_runs(["table1"], TABLE[1:])[0]
+    outcome = launch.Outcome(run, tmp_path, "failed", "TrainingError: the reason")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(launch, "sweep", lambda *a, **k: [outcome])
+        cli.main(["run", *TABLE, "--runs", str(tmp_path)])
+    assert ended.value.code == 1 and f"{run.name} ({run.key}): failed: TrainingError: the reason" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words, message", [
+    (["run", "table1", "--slurm", "partition=gpu"], "on='local': slurm"),
+    (["run", "table1", "--on", "ray", "--slots", "3"], "on='ray': --ray num_cpus=N"),
+    (["run", "method=semi", "--slots", "2"], "slots=2: not given for a single run"),
+    (["run", "table1", "--folder", "x"], "folder='x': not given with a sweep"),
+    (["run", "tabel1"], "or a table: table1, table2"),
+    (["plan", "table1", "profile=smal"], "profile='smal': unknown; did you mean 'small'"),
+    (["plan", "profile=smal"], "profile='smal': unknown; did you mean 'small'"),
+    (["render", "10_run", "profle=smoke"], "parameter='profle': one that these notebooks have"),
+    (["render", "nothing"], "notebook='nothing.ipynb': one of 00_quickstart"),
+])
+def test_a_mistaken_sweep_is_one_line_before_anything_starts(words, message):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert message in str(ended.value) and "\n" not in str(ended.value)
+
+
+def test_render_gives_each_notebook_the_parameters_that_it_has(tmp_path, monkeypatch, capsys):
+    from semilib import notebooks
+    given = {}
+    monkeypatch.setattr(notebooks, "execute", lambda path, output, words, show=True: given.update({output: words}) or output)
+    cli.main(["render", "10_run", "00_quickstart", "profile=smoke", "seed=3", "--out", str(tmp_path)])
+    assert given == {tmp_path / "10_run.ipynb": {"profile": "smoke", "seed": 3}, tmp_path / "00_quickstart.ipynb": {"profile": "smoke"}}
+    given.clear()
+    cli.main(["render", "profile=smoke", "--in-place"])
+    assert all(path.parent == ROOT / "notebooks" and path.stem not in cli.NOT_RENDERED for path in given) and given

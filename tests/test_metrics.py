@@ -67,6 +67,26 @@ def test_a_summary_holds_every_number_and_names_the_one_that_its_recipe_reports(
     assert {k: v for k, v in s.items() if k != "report"} == {k: v for k, v in metrics.summary(log).items() if k != "report"}
 
 
+def test_each_measure_of_accuracy_is_reported_under_its_name_and_as_often_as_it_was_taken():
+    log = [{"accuracy": 0.5 + i / 100, "balanced_accuracy": 0.3 + i / 100, "accuracy_50": 0.4 - i / 100} for i in range(30)]
+    s = metrics.summary(log)
+    assert {name: four["mean_last"] for name, four in s["metrics"].items()} == pytest.approx(
+        {"accuracy": 0.695, "balanced_accuracy": 0.495, "accuracy_50": 0.205})
+    assert s["metric"] == "balanced_accuracy" and {k: s[k] for k in s["metrics"]["accuracy"]} == s["metrics"]["balanced_accuracy"]
+    assert s["metrics"]["accuracy_50"]["last"] == pytest.approx(0.11) and s["metrics"]["accuracy_50"]["best_on_test"] == 0.4
+    del log[3]["accuracy_50"]
+    assert set(metrics.summary(log)["metrics"]) == {"accuracy", "balanced_accuracy"}
+
+
+def test_accuracy_on_a_subset_counts_the_images_of_the_subset():
+    t = toy.trainer("supervised")
+    predicted = torch.arange(20) % 4
+    subset = torch.arange(20) < 7
+    assert torch.equal(t.confusion(predicted), t.confusion(predicted, subset) + t.confusion(predicted, ~subset))
+    right = (predicted == t.test_y)[subset]
+    assert metrics.top1(t.confusion(predicted, subset).numpy()) == pytest.approx(right.double().mean().item())
+
+
 # ---- post-hoc logit adjustment -----------------------------------------------------------------------------------------------
 
 

@@ -30,9 +30,11 @@ def project():
 
 
 def requirements(*extras):
-    """The direct dependencies: those of the core and those of the named extras."""
+    """The direct dependencies: those of the core and those of the named extras, which may bring along others ("semilib[docs]")."""
     lines = project()["dependencies"] + [line for extra in extras for line in project()["optional-dependencies"][extra]]
-    return [Requirement(line) for line in lines]
+    found = [Requirement(line) for line in lines]
+    brought = sorted({extra for r in found if r.name == project()["name"] for extra in r.extras} - {*extras})
+    return requirements(*extras, *brought) if brought else [r for r in found if r.name != project()["name"]]
 
 
 def all_requirements():
@@ -131,7 +133,7 @@ def imported_modules(path):
     return found
 
 
-@pytest.mark.parametrize("folder, extras", [("semilib", []), ("notebooks", []), ("tests", ["test"])])
+@pytest.mark.parametrize("folder, extras", [("semilib", ["export", "slurm", "ray"]), ("notebooks", []), ("tests", ["test"])])
 def test_what_is_imported_is_a_declared_dependency(folder, extras):
     own = {"semilib", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
     declared = {canonicalize_name(r.name) for r in requirements(*extras)}

@@ -1,4 +1,4 @@
-"""The sources: digits made here, CIFAR in small files of the exact format, picture folders right and wrong."""
+"""The sources: digits made here, CIFAR, STL-10 and SVHN in small files of the exact format, picture folders right and wrong."""
 import hashlib
 import os
 import pickle
@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 from semilib import sources
+from semilib.config import Run
 from semilib.errors import BadInput
 from semilib.splits import long_tailed_counts, make_split
+from semilib.training import train
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
@@ -114,7 +116,7 @@ def test_a_folder_that_cannot_be_written_only_costs_time(digits, tmp_path, monke
 
 
 def test_fixed_sets_have_one_size(tmp_path):
-    for name in ("mnistm5k", "cifar10", "cifar100"):
+    for name in ("mnistm5k", "cifar10", "cifar100", "stl10", "svhn"):
         with pytest.raises(BadInput, match="side=64: 32"):
             sources.load(name, tmp_path, side=64)
 
@@ -210,6 +212,163 @@ def test_the_common_split_of_real_cifar10(real_cifar10, inside):
     assert split.labelled.tolist() == labelled and split.unlabelled.tolist() == unlabelled
     assert len(labelled) == 3720 and len(unlabelled) == 7443 + (3720 if inside else 0)
     assert split.labelled_counts == [1500, 899, 539, 323, 193, 116, 69, 41, 25, 15]
+
+
+# --- STL-10 and SVHN: torchvision's own readers and sums, told the sums of small files -------------------------------------------
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def tiny_stl10(tmp_path, monkeypatch):
+    """(root, images, labels): 30 + 40 + 20 random images in STL-10's files; images are [n, 3, 96, 96] as one sees them."""
+    from torchvision import datasets
+    random, kind = np.random.default_rng(0), datasets.STL10
+    folder = tmp_path / kind.base_folder
+    folder.mkdir()
+    images = {name: random.integers(0, 256, (n, 3, 96, 96), dtype=np.uint8) for name, n in (("train", 30), ("unlabeled", 40), ("test", 20))}
+    labels = {"train": np.arange(30) % 10, "test": np.arange(20) % 10}
+    for name, pixels in images.items():
+        pixels.transpose(0, 1, 3, 2).tofile(folder / f"{name}_X.bin")            # column after column
+    for name, classes in labels.items():
+        (classes + 1).astype(np.uint8).tofile(folder / f"{name}_y.bin")          # 1..10
+    monkeypatch.setattr(kind, "train_list", [[name, md5(folder / name)] for name in ("train_X.bin", "train_y.bin", "unlabeled_X.bin")])
+    monkeypatch.setattr(kind, "test_list", [[name, md5(folder / name)] for name in ("test_X.bin", "test_y.bin")])
+    monkeypatch.setattr(kind, "url", (tmp_path / "nowhere" / kind.filename).as_uri())
+    return tmp_path, images, labels
+
+
+def bilinear(image):
+    """What `transforms.Resize((32, 32))` of the published codes makes of a picture."""
+    from torchvision.transforms import functional
+    return np.asarray(functional.resize(Image.fromarray(image.transpose(1, 2, 0)), [32, 32])).transpose(2, 0, 1)
+
+
+def test_stl10_is_resized_once_and_mapped_afterwards(tiny_stl10):
+    root, images, labels = tiny_stl10
+    source = sources.load("stl10", str(root))
+    assert source.images.shape == (70, 3, 32, 32) and source.test_images.shape == (20, 3, 32, 32) and source.flip
+    assert source.labels.tolist() == [*labels["train"], *[-1] * 40] and source.test_labels.tolist() == labels["test"].tolist()
+    assert source.labels.dtype == torch.int64 and source.images.dtype == torch.uint8 and source.class_names == sources.STL10_CLASSES
+    every = np.concatenate([images["train"], images["unlabeled"]])
+    assert np.array_equal(source.images.numpy(), np.stack([bilinear(i) for i in every]))
+    assert np.array_equal(source.test_images.numpy(), np.stack([bilinear(i) for i in images["test"]]))
+    for path in (root / "stl10_binary").iterdir():
+        path.unlink()
+    assert same_pictures(sources.load("stl10", root), source)                    # the original is not needed any more
+    source.images[0] = 0
+    assert sources.load("stl10", root).images[0].any()                           # a stray write stays in memory
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other numbers", "done without arrays", "no json"])
+def test_damaged_arrays_of_stl10_are_refused_with_what_to_do(tiny_stl10, damage):
+    root = tiny_stl10[0]
+    sources.load("stl10", root)
+    pixels, done = root / "stl10-32" / "train_images.npy", root / "stl10-32" / "done.json"
+    if damage == "truncated":
+        pixels.write_bytes(pixels.read_bytes()[:-1000])
+    elif damage == "other numbers":
+        np.save(pixels, np.zeros((70, 3, 16, 16), np.uint8))
+    elif damage == "done without arrays":
+        pixels.unlink()
+    else:
+        done.write_text("{")
+    with pytest.raises(BadInput, match="intact arrays in stl10-32/; delete stl10-32/ to have it made again") as error:
+        sources.load("stl10", root)
+    assert error.value.field == "root"
+
+
+def test_a_damaged_or_missing_stl10_file_is_named_and_nothing_is_kept(tiny_stl10):
+    root = tiny_stl10[0]
+    file = root / "stl10_binary" / "unlabeled_X.bin"
+    file.write_bytes(file.read_bytes()[:-96])
+    (root / "stl10_binary" / "test_y.bin").unlink()
+    with pytest.raises(BadInput, match="missing there: test_y.bin; damaged: unlabeled_X.bin, and the download failed"):
+        sources.load("stl10", root)
+    assert not (root / "stl10-32").exists()
+
+
+def test_a_full_disk_is_seen_before_stl10_is_resized(tiny_stl10, monkeypatch):
+    monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 90 * 3072})())
+    with pytest.raises(BadInput, match="a disk with 0.00 GB free for stl10-32/"):
+        sources.load("stl10", tiny_stl10[0])
+
+
+def test_a_run_on_stl10_has_its_protocol(tiny_stl10, tmp_path):
+    run = Run.of("stl10", "fixmatch", profile="smoke", root=str(tiny_stl10[0]), n1=3, gamma_l=3.0, options={"threshold": 0.11})
+    assert run.cell == "stl10-lt.n3.m100k.g3.disjoint" and run.gamma_u == 1
+    found = record_of(train(run, tmp_path / "runs"))
+    assert found["split"]["labelled_counts"] == long_tailed_counts(3, 10, 3) and found["split"]["unlabelled_counts"] == [0] * 10
+    assert found["config"]["m1"] == 0 and found["split"]["test_images"] == 20
+
+
+def record_of(path):
+    from semilib import record
+    found = record.read(path)
+    assert found["status"] == "done" and set(found["result"]["metrics"]) >= {"accuracy", "balanced_accuracy"}
+    return found
+
+
+@pytest.fixture
+def tiny_svhn(tmp_path, monkeypatch):
+    """(root, images, digits): 60 + 30 random images in SVHN's MATLAB files, where the digit 0 has the label 10."""
+    from scipy.io import savemat
+    from torchvision import datasets
+    random, images, digits, lists = np.random.default_rng(0), {}, {}, {}
+    for part, n in (("train", 60), ("test", 30)):
+        images[part] = random.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
+        digits[part] = np.arange(n) % 10 if part == "train" else np.repeat(np.arange(10), [12, 10, *[1] * 8])
+        path = tmp_path / f"{part}_32x32.mat"
+        labels = np.where(digits[part] == 0, 10, digits[part]).astype(np.uint8)
+        savemat(path, {"X": images[part].transpose(2, 3, 1, 0), "y": labels[:, None]})
+        lists[part] = [(tmp_path / "nowhere" / path.name).as_uri(), path.name, md5(path)]
+    monkeypatch.setattr(datasets.SVHN, "split_list", lists)
+    return tmp_path, images, digits
+
+
+def test_svhn_is_read_in_its_order_and_digit_0_is_class_0(tiny_svhn):
+    root, images, digits = tiny_svhn
+    source = sources.load("svhn", str(root))
+    assert np.array_equal(source.images.numpy(), images["train"]) and np.array_equal(source.test_images.numpy(), images["test"])
+    assert source.labels.tolist() == digits["train"].tolist() and source.test_labels.tolist() == digits["test"].tolist()
+    assert source.images.is_contiguous() and not source.flip and source.class_names == list("0123456789")
+
+
+def test_a_damaged_or_missing_svhn_file_is_named(tiny_svhn):
+    root = tiny_svhn[0]
+    file = root / "test_32x32.mat"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(BadInput, match="missing there: nothing; damaged: test_32x32.mat, and the download failed"):
+        sources.load("svhn", root)
+
+
+def test_labels_of_svhn_that_are_no_digit_are_refused(tiny_svhn, monkeypatch):
+    from scipy.io import savemat
+    from torchvision import datasets
+    root, path = tiny_svhn[0], tiny_svhn[0] / "train_32x32.mat"
+    savemat(path, {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.array([[3], [11]], np.uint8)})
+    monkeypatch.setitem(datasets.SVHN.split_list, "train", [datasets.SVHN.split_list["train"][0], path.name, md5(path)])
+    with pytest.raises(BadInput, match="labels=11: every label of svhn is one of 0, ..., 9"):
+        sources.load("svhn", root)
+
+
+def test_a_run_on_svhn_reports_accuracy_and_balanced_accuracy_apart(tiny_svhn, tmp_path):
+    run = Run.of("svhn", "fixmatch", profile="smoke", root=str(tiny_svhn[0]), n1=2, m1=4, gamma_l=2.0, options={"threshold": 0.11})
+    assert run.cell == "svhn-lt.n2.m4.g2-2"
+    found = record_of(train(run, tmp_path / "runs"))
+    assert found["result"]["metric"] == "balanced_accuracy" and "accuracy_50" not in found["result"]["metrics"]
+    assert found["result"]["metrics"]["balanced_accuracy"]["mean_last"] == found["result"]["mean_last"]
+
+
+def test_the_first_of_each_class_are_those_of_a_walk_through_the_data():
+    labels = torch.randint(0, 7, (300,), generator=torch.Generator().manual_seed(0))
+    labels[labels == 3] = 4
+    seen, wanted = [0] * 7, []
+    for k in labels.tolist():
+        wanted.append(seen[k] < 20)
+        seen[k] += 1
+    assert sources.first_of_each(labels, 20).tolist() == wanted
 
 
 # --- picture folders --------------------------------------------------------------------------------------------------------

@@ -180,6 +180,31 @@ def test_images_without_a_label_are_appended_whole():
     assert split.unlabelled.tolist() == [1, 4, 8] and split.unlabelled_counts == [0, 0]
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_share_of_each_class_is_labelled_and_all_images_are_unlabelled(inside):
+    labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 2, 3], [25, 5, 130, 8]))
+    split = make_split(labels, 4, None, None, 1, 1, "consistent", inside, labelled_share=0.3)
+    counts = [8, 2, 39, 2]                                                      # 7.5 -> 8 and 1.5 -> 2, 2.4 -> 2
+    assert split.labelled_counts == counts
+    assert split.labelled.tolist() == sorted(i for k, n in enumerate(counts) for i in np.flatnonzero(labels == k)[:n])
+    rest = np.setdiff1d(np.arange(168), split.labelled)
+    assert split.unlabelled.tolist() == (list(range(168)) if inside else rest.tolist())
+    assert split.unlabelled_counts == ([25, 5, 130, 8] if inside else [17, 3, 91, 6])
+    assert make_split(labels, 4, None, None, 1, 1, "consistent", inside, 0, 0.3).labelled.tolist() != split.labelled.tolist()
+
+
+@pytest.mark.parametrize("share, given, field, words", [
+    (0.1, {}, "labelled_share", "class 1 gets 0 labelled images with labelled_share=0.1 and 5 images"),      # 0.5 -> 0
+    (0.3, {"n1": 3}, "n1", "None where labelled_share=0.3"), (0.3, {"gamma_l": 10}, "gamma_l", "1 where labelled_share=0.3"),
+    (0.0, {}, "labelled_share", "above 0"), (1.5, {}, "labelled_share", "at most 1"),
+])
+def test_shares_that_cannot_be_labelled(share, given, field, words):
+    arguments = {"n1": None, "m1": None, "gamma_l": 1, "gamma_u": 1, "order": "consistent"} | given
+    with pytest.raises(BadInput, match=words) as error:
+        make_split(np.repeat([0, 1], [25, 5]), 2, **arguments, labelled_share=share)
+    assert error.value.field == field
+
+
 @pytest.mark.parametrize("change, field, words", [
     ({"n1": 61}, "n1", "class 0 is asked for 61 labelled \\+ 10 unlabelled = 71 images and has 60"),
     ({"n1": 30, "m1": 31, "order": "reversed", "gamma_l": 1}, "m1", "class 9 is asked for 30 .* 31 .* = 61 images and has 60"),

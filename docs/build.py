@@ -1,0 +1,368 @@
+"""The documentation site: pages made of what is in the project already, then Sphinx, offline, with every warning an error.
+
+    python docs/build.py [FOLDER]        # default build/docs; prints where its index.html is
+
+    README.md                        -> the first page
+    notebooks/*.ipynb                -> as they are, with the outputs that they hold; nothing is executed
+    METHODS                          -> methods/NAME: the module's docstring, its options, its published recipe
+    semilib/**.py                    -> api/MODULE: by autodoc
+    results/**.md, figures/**.md     -> records and tables, with the figures that lie beside them
+    docs/*.md                        -> the pages that are written by hand
+
+Sphinx reads no page from outside its source folder, so all of them are written to FOLDER-source, with the same relative paths as in the
+project: links between README, notebooks, tables and pictures stay valid. A link to a file that the site does not have becomes its path.
+"""
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import pkgutil
+import posixpath
+import re
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(HERE), str(ROOT)]
+
+import docstrings  # noqa: E402  (beside this file)
+import sphinx.cmd.build  # noqa: E402
+from docstrings import inline  # noqa: E402
+
+import semilib  # noqa: E402
+from semilib.config import PAPER_STEPS, Duration, Run  # noqa: E402
+from semilib.errors import BadInput  # noqa: E402
+from semilib.methods import METHODS, get  # noqa: E402
+from semilib.tables import NAMES  # noqa: E402
+
+Pages = dict[str, str | bytes]                      # path below the source folder -> content
+SECTIONS = {"Follows": "Follows", "Keeps": "Keeps under the shared recipe", "Differs": "Differs", "Numbers": "Numbers of its tests"}
+DASH = "–"
+CITATION = re.compile(r"\((?P<cite>[^()]*?(?:^|(?<=, )|(?<=\())(?P<venue>[^,()]*?)\s*\b(?P<year>(?:19|20)\d\d)\b(?!\.)[^()]*)\)")
+PREPRINT = re.compile(r"\((?P<cite>[^()]*(?P<venue>arXiv) (?P<year>\d\d)\d\d\.\d{5}[^()]*)\)")
+
+
+# ---- what is in the project --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What a method's docstring says of its paper. cite: "Lai et al., ICML 2022, PMLR 162"; it, venue and year are "" for a method
+    without one. what: what the method does, in a sentence."""
+
+    name: str
+    title: str
+    module: str
+    cls: type
+    text: list[list[str]]
+    cite: str
+    venue: str
+    year: str
+    what: str
+
+
+def about(name: str) -> About:
+    """A method's docstring, read."""
+    cls = get(name)
+    module = METHODS[name].partition(":")[0]
+    text = docstrings.blocks(inspect.getdoc(sys.modules[module]) or name)
+    first = " ".join(" ".join(text[0]).split())
+    found = CITATION.search(first) or PREPRINT.search(first)
+    what = first[found.end():] if found else first.partition(":")[2]
+    return About(name, NAMES.get(name, name), module, cls, text, found["cite"] if found else "",
+                 (found["venue"] or "arXiv") if found else "", f"20{found['year'][-2:]}" if found else "", what.lstrip(": ") or first)
+
+
+def modules() -> list[str]:
+    """The package's modules, without `__main__`."""
+    found = pkgutil.walk_packages(semilib.__path__, "semilib.")
+    return ["semilib", *sorted(m.name for m in found if not m.name.endswith("__main__"))]
+
+
+# ---- reStructuredText --------------------------------------------------------------------------------------------------------------
+
+
+def heading(text: str, line: str = "=") -> list[str]:
+    return [inline(text), line * (2 * len(text) + 2), ""]
+
+
+def table(header: list[str], rows: list[list[str]], widths: str = "auto") -> list[str]:
+    """A table of cells that are reStructuredText already."""
+    out = [".. list-table::", "    :header-rows: 1", f"    :widths: {widths}", ""]
+    for row in [header, *rows]:
+        out += [f"    {'* ' if i == 0 else '  '}- {cell}" for i, cell in enumerate(row)]
+    return [*out, ""]
+
+
+def capital(text: str) -> str:
+    """A text that went on after a colon, as a sentence of its own; symbols such as pi and beta stay small."""
+    word = re.match(r"(an?|[a-z]{3,})\b(?!_)", text)
+    return text[:1].upper() + text[1:] if word and word[1] not in ("tau", "beta", "alpha", "gamma") else text
+
+
+def code(value: typing.Any) -> str:
+    """A value in a fixed-width font; an empty text shows as quotes."""
+    text = value if isinstance(value, str) and value else repr(value)
+    return f"``{text}``"
+
+
+def toctree(entries: list[str], *options: str) -> list[str]:
+    return [".. toctree::", *(f"    :{option}:" for option in options), "", *(f"    {entry}" for entry in entries), ""]
+
+
+# ---- the methods -------------------------------------------------------------------------------------------------------------------
+
+
+def method_page(name: str) -> str:
+    """A method as its file tells it."""
+    this = about(name)
+    facts = [[inline("Published"), inline(f"{this.venue} {this.year}" if this.year else DASH)],
+             ["Run it", code(f"semilib run method={name}")],
+             ["Runs on", ", ".join(f":doc:`{NAMES[b]} <{b}>`" for b in this.cls.bases) or "itself, a whole method"],
+             *([f"Not with ``{what}``", inline(why)] for what, why in this.cls.refuses.items()),
+             ["Code", f":mod:`{this.module}`"]]
+    out = [*heading(this.title), inline(" ".join(this.text[0])), "",
+           ".. list-table::", "    :stub-columns: 1", "    :widths: auto", "", *(f"    * - {k}\n      - {v}" for k, v in facts), ""]
+    rest, notes, told = this.text[1:], [], False
+    for block in rest:
+        if not told and block[0].partition(":")[0] in SECTIONS:
+            told = True
+            for label, lines in docstrings.items(block):
+                lines = lines if label == "Numbers" else [capital(lines[0]), *lines[1:]]
+                out += [*heading(SECTIONS.get(label, label), "-"), *docstrings.hanging(lines)]
+        elif told:
+            notes += docstrings.block_rst(block)
+        else:
+            out += [*(heading("What it computes", "-") if block is rest[0] else []),
+                    *(docstrings.literal(block) if any(line.startswith(" ") for line in block) else docstrings.block_rst(block))]
+    return "\n".join([*out, *(heading("Notes", "-") if notes else []), *notes, *options_section(this), *original_section(this)])
+
+
+def options_section(this: About) -> list[str]:
+    """The options, those of the default base included, with default, valid range and sentence."""
+    config = this.cls.Config
+    hints, presets = typing.get_type_hints(config), config.presets(Run.of(method=this.name))
+    rows = []
+    for f in dataclasses.fields(config):
+        default = f.default if f.default is not dataclasses.MISSING else f.default_factory()
+        valid = ", ".join(presets) if f.name == "preset" else docstrings.valid(f.metadata)
+        if hints[f.name] == Duration:
+            valid = "a share of the run, or steps"
+        elif hints[f.name] is bool:
+            valid = "True, False"
+        share = hints[f.name] == Duration and isinstance(default, float) and 0 < default < 1
+        steps = f" ({round(default * PAPER_STEPS):,} of {PAPER_STEPS:,} steps)" if share else ""
+        rows.append([code(f.name), code(float(f"{default:.6g}") if share else default) + steps, inline(valid), inline(f.metadata["doc"])])
+    base = f", with those of {NAMES[this.cls.bases[0]]}, its first base" if this.cls.bases else ""
+    given = f"Each is given as ``{this.name}.NAME=VALUE`` on the command line or in ``options`` of a run{base}."
+    body = [given, "", *table(["option", "default", "valid", "what it is"], rows)] if rows else ["It has none.", ""]
+    return [*heading("Options", "-"), *body]
+
+
+def original_section(this: About) -> list[str]:
+    """What recipe="original" changes of the shared recipe, on CIFAR-10."""
+    try:
+        shared, own = Run.of("cifar10", this.name), Run.of("cifar10", this.name, recipe="original")
+    except BadInput:                                # a method without a recipe of its own
+        return []
+    names = [f.name for f in dataclasses.fields(Run) if f.name not in ("recipe", "options")]
+    pairs = [(name, getattr(shared, name), getattr(own, name)) for name in names]
+    pairs += [(f"{this.name}.{key}", shared.options[key], value) for key, value in own.options.items()]
+    rows = [[code(name), code(a), code(b)] for name, a, b in pairs if a != b]
+    doc = docstrings.rst(inspect.getdoc(this.cls.original) or "")
+    return [*heading("Original recipe", "-"), *doc, *(table(["on CIFAR-10", "shared recipe", 'recipe="original"'], rows) if rows else [])]
+
+
+def methods_index() -> str:
+    """The overview of all methods, newest first."""
+    found = sorted(map(about, METHODS), key=lambda a: (-int(a.year or 0), a.title.lower()))
+    rows = [[f":doc:`{a.title} <{a.name}>`", a.year or DASH, inline(a.venue) or DASH,
+             ", ".join(NAMES[b] for b in a.cls.bases) or DASH, inline(capital(a.what))] for a in found]
+    return "\n".join([
+        *heading("Methods"),
+        f"The {len(METHODS)} methods, each one file. Every page is made of that file's docstring and of the code: "
+        "what the method computes, what it follows, where it differs, its options and its published recipe.", "",
+        *table(["method", "year", "venue", "runs on", "what it does"], rows, "12 6 12 14 56"),
+        ":doc:`What is left out, and why <../left_out>`.", "",
+        *toctree([a.name for a in sorted(found, key=lambda a: a.title.lower())] + ["../left_out"], "hidden")])
+
+
+# ---- the API -----------------------------------------------------------------------------------------------------------------------
+
+
+def api_page(module: str) -> str:
+    """A module: the names that it defines, then each with its signature and docstring."""
+    loaded = importlib.import_module(module)
+    own = [name for name, value in vars(loaded).items() if not name.startswith("_") and getattr(value, "__module__", "") == module]
+    names = ", ".join(f":py:obj:`{name} <{module}.{name}>`" for name in own)
+    return "\n".join([*heading(module), *([names, ""] if names else []), f".. automodule:: {module}",
+                      *(["    :no-members:"] if module == "semilib" else []), ""])
+
+
+def api_index() -> str:
+    found = modules()
+    rows = []
+    for name in found:
+        doc = docstrings.blocks(inspect.getdoc(importlib.import_module(name)) or "")
+        first = " ".join(doc[0]) if doc else ""
+        rows.append([f":doc:`{name} <{name}>`", inline(re.split(r"(?<=[a-z)])[.:] ", first + " ")[0])])
+    intro = "The modules of the package. Every name without a leading underscore is there, with a link to its source."
+    return "\n".join([*heading("API"), intro, "", *table(["module", "what it holds"], rows, "30 70"), *toctree(found, "hidden")])
+
+
+# ---- Markdown ----------------------------------------------------------------------------------------------------------------------
+
+
+def page_of(path: str, pages: Pages) -> str:
+    """The page of the site that shows a file or folder of the project, or ""."""
+    path = path.rstrip("/")
+    own = {"README.md": "index.md", "semilib": "api/index.rst", "semilib/methods": "methods/index.rst", "results": "results/README.md"}
+    if path.endswith(".py") and path.startswith("semilib/"):
+        module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        named = [f"methods/{name}.rst" for name, entry in METHODS.items() if entry.partition(":")[0] == module]
+        own[path] = named[0] if named else f"api/{module}.rst"
+    return next((p for p in (own.get(path, ""), path, f"{path}/table.md") if p in pages), "")
+
+
+def linked(text: str, page: str, pages: Pages, home: str = "") -> str:
+    """Markdown of `page` whose links and file names lead to the site's pages. home: the folder that its links are relative to."""
+    def relative(target: str) -> str:
+        return posixpath.relpath(target, posixpath.dirname(page) or ".")
+
+    def link(match: re.Match) -> str:
+        mark, words, target = match[1], match[2], match[3]
+        if re.match(r"[a-z]+:|#", target):
+            return match[0]
+        path, _, anchor = target.partition("#")
+        path = posixpath.normpath(posixpath.join(home, path))
+        if found := page_of(path, pages):
+            return f"{mark}[{words}]({relative(found)}{'#' + anchor if anchor else ''})"
+        return words if words.strip("`") == path else f"{words} (`{path}`)"
+
+    def span(match: re.Match) -> str:
+        found = page_of(match[1], pages)
+        return f"[`{match[1]}`]({relative(found)})" if found and found != page else match[0]
+
+    def prose(part: str) -> str:
+        part = re.sub(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)", link, part)
+        return re.sub(r"(?<![\[`])`([\w./-]+/[\w./-]*|README\.md)`(?!`|\]\()", span, part)
+
+    return _outside_code(text, prose)
+
+
+def _outside_code(text: str, change: Callable[[str], str]) -> str:
+    """Markdown with all but its fenced and indented code changed."""
+    out, prose, fence = [], [], ""
+
+    def flush():
+        out.append(change("".join(prose)))
+        prose.clear()
+
+    for line in text.splitlines(keepends=True):
+        mark = re.match(r" {0,3}(```|~~~)", line)
+        if mark and fence in ("", mark[1]):
+            flush()
+            fence = "" if fence else mark[1]
+            out.append(line)
+        elif fence or (re.match(r" {4}\S", line) and (not prose or not "".join(prose[-1:]).strip())):
+            flush()
+            out.append(line)
+        else:
+            prose.append(line)
+    flush()
+    return "".join(out)
+
+
+def titled(text: str, path: str) -> str:
+    """Markdown with a title. A table of a folder is made without one: it gets the folder's name, words instead of hyphens."""
+    if text.startswith("# "):
+        return text
+    folder = posixpath.basename(posixpath.dirname(path))
+    return f"# {folder.replace('-', ' ').replace('_', ' ').capitalize()}\n\n{text}"
+
+
+def with_figures(text: str, path: str) -> str:
+    """A folder's table with the folder's figures below it."""
+    figures = sorted((ROOT / path).parent.glob("*.png"))
+    shown = [f"### {f.stem.replace('_', ' ').capitalize()}\n\n![{f.stem.replace('_', ' ')}]({f.name})\n" for f in figures]
+    return text.rstrip() + "\n\n" + ("## Figures\n\n" + "\n".join(shown) if shown else "")
+
+
+def notebook(path: Path, page: str, pages: Pages) -> str:
+    """A notebook whose text links within the site."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = linked("".join(cell["source"]), page, pages, "notebooks")
+    return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+def home_page(text: str, pages: Pages) -> str:
+    """README, and the tree of all pages. In the margin a table's title ends at its first colon."""
+    def short(path: str) -> str:
+        return f"{pages[path].partition(chr(10))[0].removeprefix('# ').partition(':')[0]} <{path.removesuffix('.md')}>"
+
+    results = [short(path) for path in sorted(pages, key=lambda p: (p != "results/README.md", p))
+               if path.endswith(".md") and path.startswith(("results/", "figures/"))]
+
+    def tree(caption: str, *entries: str) -> str:
+        return "\n".join(["", "```{toctree}", ":hidden:", ":glob:", f":caption: {caption}", "", *entries, "```", ""])
+    return (text + tree("Notebooks", "notebooks/*") + tree("Methods", "methods/index")
+            + tree("Results", *results) + tree("Reference", "api/index"))
+
+
+# ---- all of it ---------------------------------------------------------------------------------------------------------------------
+
+
+def site() -> Pages:
+    """Every page and picture, by its path below the source folder."""
+    markdown = sorted(p.relative_to(ROOT).as_posix() for folder in ("results", "figures") for p in (ROOT / folder).rglob("*.md"))
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    pages: Pages = dict.fromkeys(["index.md", *markdown, *(f"notebooks/{p.name}" for p in notebooks)], "")
+    pages |= {p.relative_to(ROOT).as_posix(): p.read_bytes() for folder in ("results", "figures") for p in (ROOT / folder).rglob("*.png")}
+    pages |= {"methods/index.rst": methods_index(), "api/index.rst": api_index()}
+    pages |= {f"methods/{name}.rst": method_page(name) for name in METHODS}
+    pages |= {f"api/{module}.rst": api_page(module) for module in modules()}
+    pages |= {p.name: p.read_text(encoding="utf-8") for p in HERE.glob("*.md")}
+    pages |= {f"notebooks/{p.name}": notebook(p, f"notebooks/{p.name}", pages) for p in notebooks}
+    for path in markdown:
+        text = titled((ROOT / path).read_text(encoding="utf-8"), path)
+        text = with_figures(text, path) if posixpath.basename(path) == "table.md" else text
+        pages[path] = linked(text, path, pages, posixpath.dirname(path))
+    pages["index.md"] = home_page(linked((ROOT / "README.md").read_text(encoding="utf-8"), "index.md", pages), pages)
+    return pages
+
+
+def write(pages: Pages, folder: Path) -> None:
+    """The pages as files; what did not change is not touched, so that Sphinx reads it no second time, and what is gone is removed."""
+    for path, content in pages.items():
+        data, file = content if isinstance(content, bytes) else content.encode(), folder / path
+        if not file.is_file() or file.read_bytes() != data:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+    for file in folder.rglob("*"):
+        if file.is_file() and file.relative_to(folder).as_posix() not in pages:
+            file.unlink()
+
+
+def main(folder: str = "build/docs") -> int:
+    """Builds the site; returns Sphinx's exit status, which a warning makes other than 0."""
+    out = (ROOT / folder).resolve()
+    source = out.with_name(out.name + "-source")
+    write(site(), source)
+    cache = out.with_name(out.name + "-cache")
+    status = sphinx.cmd.build.main(["-b", "html", "-c", str(HERE), "-d", str(cache), "-j", "auto", "-W", "--keep-going", "-q",
+                                    str(source), str(out)])
+    if status == 0:
+        index = out / "index.html"
+        print(f"The site: {index.relative_to(ROOT).as_posix() if index.is_relative_to(ROOT) else index}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

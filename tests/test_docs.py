@@ -1,0 +1,142 @@
+"""The site: built once, offline and without a warning; every method, notebook and module has its page, nothing comes from the net."""
+import html
+import html.parser
+import importlib.util
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from semilib.methods import METHODS
+from semilib.tables import NAMES
+
+
+@pytest.fixture(scope="module")
+def build():
+    """docs/build.py as a module."""
+    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    done = subprocess.run([sys.executable, ROOT / "docs" / "build.py", folder], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and not done.stderr, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == f"The site: {folder / 'index.html'}"
+    return folder
+
+
+class Page(html.parser.HTMLParser):
+    """Text of a page's article, and every address that a browser would load or follow."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.loaded, self.followed, self.inside, self.words = [], [], 0, []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.inside += tag == "article"
+        if tag == "a":
+            self.followed.append(attrs.get("href") or "")
+        else:
+            self.loaded += [attrs[key] for key in ("src", "href", "srcset", "data", "poster") if attrs.get(key)]
+
+    def handle_endtag(self, tag):
+        self.inside -= tag == "article"
+
+    def handle_data(self, data):
+        if self.inside:
+            self.words.append(data)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_has_a_page_that_names_its_paper(site, build, name):
+    about, text = build.about(name), Page(site / "methods" / f"{name}.html").text
+    assert NAMES[name] in text and "Options" in text and f"semilib run method={name}" in text
+    if name != "supervised":
+        assert re.fullmatch(r"20\d\d", about.year) and about.venue and about.cite in text
+        assert "Follows" in text and "What it computes" in text
+    row = Page(site / "methods" / "index.html").text
+    assert NAMES[name] in row and about.year in row
+
+
+def test_a_page_has_each_option_with_its_sentence_and_range(site):
+    text = Page(site / "methods" / "semi.html").text
+    assert "strength of the blend at the end of the run" in text and "at least 0, at most 1" in text
+    assert "3,000 of 250,000 steps" in text and "paper, released, readme" in text
+    assert "shifted_bank" in text and "a push drops the most confident feature" in text
+
+
+def test_what_is_left_out_is_named(site):
+    text = Page(site / "left_out.html").text
+    assert all(name in text for name in ("BEM", "TCBC", "AuxMix", "SimiS"))
+
+
+def test_each_notebook_table_and_module_has_a_page(site, build):
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert Page(site / "notebooks" / f"{path.stem}.html").text
+    for folder in ("figures", "results"):
+        for path in (ROOT / folder).rglob("*.md"):
+            assert (site / path.relative_to(ROOT)).with_suffix(".html").is_file()
+    for module in build.modules():
+        assert module in Page(site / "api" / f"{module}.html").text
+    assert "The images of a step" in Page(site / "api" / "semilib.methods.base.html").text
+
+
+def test_the_first_page_is_the_readme(site):
+    text = Page(site / "index.html").text
+    for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            assert line.lstrip("# ") in text
+
+
+def test_nothing_is_loaded_from_the_network_and_no_machine_is_named(site):
+    pages, machine = sorted(site.rglob("*.html")), str(ROOT)
+    assert len(pages) > 2 * len(METHODS)
+    for path in pages:
+        outside = [a for a in Page(path).loaded if re.match(r"(?:[a-z]+:)?//", a)]
+        assert not outside, f"{path.name}: {outside}"
+        assert machine not in path.read_text(encoding="utf-8"), path.name
+    for path in site.rglob("*.css"):
+        assert not re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//\S+", path.read_text(encoding="utf-8")), path.name
+
+
+def test_links_within_the_site_lead_somewhere(site):
+    missing = set()
+    for path in sorted(site.rglob("*.html")):
+        for address in Page(path).followed:
+            target = html.unescape(address).partition("#")[0]
+            if target and not re.match(r"[a-z]+:", target) and not (path.parent / target).exists():
+                missing.add(f"{path.relative_to(site)}: {target}")
+    assert not missing
+
+
+# ---- how text becomes pages
+
+
+def test_plain_text_becomes_markup_that_says_the_same(build):
+    rst = build.docstrings.rst
+    assert rst("`Run`s of *all* a_ |b| and ``c``.") == [r"``Run``\ s of \*all\* a\_ \|b\| and ``c``.", ""]
+    assert rst("x = 1:\n    (1) y = x") == ["::", "", "    x = 1:", "        (1) y = x", ""]
+    assert rst("n1: how many;\n    none\nm1: more") == [r"**n1**\: how many; none", "", r"**m1**\: more", ""]
+    assert rst("(1) first") == [r"\(1) first", ""]
+    assert rst("a   one\nbc  two") == ["``a``", "    one", "``bc``", "    two", ""]
+    assert "<https://arxiv.org/abs/2501.06004>`__" in rst("SeMi (arXiv 2501.06004)")[0]
+
+
+def test_links_lead_to_pages_or_become_text(build):
+    pages = dict.fromkeys(["index.md", "notebooks/a.ipynb", "figures/x/table.md", "methods/abc.rst", "api/semilib.data.rst"], "")
+    text = ("[a](notebooks/a.ipynb) [l](LICENSE) `semilib/methods/abc.py` `semilib/data.py` `figures/x` [w](https://w.org)\n\n"
+            "    `figures/x`\n")
+    assert build.linked(text, "index.md", pages) == (
+        "[a](notebooks/a.ipynb) l (`LICENSE`) [`semilib/methods/abc.py`](methods/abc.rst) [`semilib/data.py`](api/semilib.data.rst) "
+        "[`figures/x`](figures/x/table.md) [w](https://w.org)\n\n    `figures/x`\n")
+    assert build.linked("[t](../figures/x/table.md)", "notebooks/a.ipynb", pages, "notebooks") == "[t](../figures/x/table.md)"

@@ -1,0 +1,105 @@
+"""Hosted CI: the workflow is valid by GitHub's published schema, does what the README says of it, and a broken one is noticed."""
+import copy
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+PATH = ROOT / ".github" / "workflows" / "ci.yml"
+SCHEMAS = ("vendor.github-workflows", "github-workflows-require-timeout")      # both come inside check-jsonschema
+
+
+@pytest.fixture(scope="module")
+def workflow():
+    return yaml.load(PATH.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # BaseLoader: the key `on` stays a word
+
+
+def problems(path, schema=SCHEMAS[0]):
+    """What the schema has against a workflow file, "" if nothing. Offline."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_the_workflow_is_valid_by_the_published_schema(schema):
+    assert problems(PATH, schema) == ""
+
+
+def _unknown_key(w):
+    w["jobs"]["test"]["timeout"] = 60
+
+
+def _no_machine(w):
+    del w["jobs"]["docs"]["runs-on"]
+
+
+def _unknown_event(w):
+    w["on"] = {"pushed": None}
+
+
+def _step_that_does_nothing(w):
+    w["jobs"]["docs"]["steps"].append({"nmae": "a step"})
+
+
+def _unknown_permission(w):
+    w["jobs"]["publish"]["permissions"] = {"pages": "admin"}
+
+
+@pytest.mark.parametrize("breakage", [_unknown_key, _no_machine, _unknown_event, _step_that_does_nothing, _unknown_permission])
+def test_a_broken_workflow_is_noticed(breakage, tmp_path):
+    broken = yaml.safe_load(PATH.read_text(encoding="utf-8"))
+    broken["on"] = broken.pop(True)
+    copied = tmp_path / "ci.yml"
+    breakage(changed := copy.deepcopy(broken))
+    copied.write_text(yaml.safe_dump(changed), encoding="utf-8")
+    assert "Schema validation errors" in problems(copied)
+
+
+def steps(job):
+    return [step.get("run", "") for step in job["steps"]], [step.get("uses", "") for step in job["steps"]]
+
+
+def test_jobs_test_execute_the_tables_and_build_the_site(workflow):
+    jobs = workflow["jobs"]
+    assert {"push", "pull_request"} <= workflow["on"].keys()
+    assert any(re.search(r"\bmake .*\btest$", run) for run in steps(jobs["test"])[0])
+    assert any(re.search(r"\bmake .*\bdocs$", run) for run in steps(jobs["docs"])[0])
+    assert any("profile=smoke" in run for run in steps(jobs["tables"])[0])
+    assert {os.partition("-")[0] for os in jobs["tables"]["strategy"]["matrix"]["os"]} == {"ubuntu", "macos"}
+    kept = next(step for step in jobs["tables"]["steps"] if "upload-artifact" in step.get("uses", ""))
+    assert kept["if"] == "always()" and kept["with"]["if-no-files-found"] == "error"
+
+
+def test_make_targets_and_verbs_of_the_workflow_exist(workflow):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    shown = subprocess.run([sys.executable, "-m", "semilib", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+    runs = [run for job in workflow["jobs"].values() for run in steps(job)[0]]
+    made = {target for run in runs for target in re.findall(r"\bmake (?:[A-Z]+=\S+ )*(\S+)", run)}
+    verbs = {verb for run in runs for verb in re.findall(r"\bsemilib ([a-z][\w-]*)", run)}
+    assert {"test", "docs"} <= made and verbs
+    assert not [t for t in made if not re.search(rf"^{re.escape(t)}:(?!=)", makefile.replace("$(STAMP)", ".venv/.installed"), re.M)]
+    assert not [verb for verb in verbs if not re.search(rf"^ +{verb}\b", shown, re.M)]
+
+
+def test_only_main_publishes_with_rights_that_no_other_job_has(workflow):
+    publish = workflow["jobs"]["publish"]
+    assert workflow["permissions"] == {"contents": "read"}
+    assert [name for name, job in workflow["jobs"].items() if "permissions" in job] == ["publish"]
+    assert publish["permissions"] == {"pages": "write", "id-token": "write"}
+    assert "github.ref == 'refs/heads/main'" in publish["if"] and "pull_request" in publish["if"]
+    assert set(publish["needs"]) == workflow["jobs"].keys() - {"publish"}
+    site = next(step for step in workflow["jobs"]["docs"]["steps"] if "upload-pages-artifact" in step.get("uses", ""))
+    assert f"docs/build.py {site['with']['path']}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_actions_are_pinned_to_major_versions_and_pythons_are_admitted(workflow):
+    jobs = workflow["jobs"].values()
+    used = [use for job in jobs for use in steps(job)[1] if use]
+    assert used and all(re.fullmatch(r"actions/[\w-]+@v\d+", use) for use in used)
+    assert len({use.partition("@")[0] for use in used}) == len(set(used)), "one version of each action"
+    oldest = re.search(r'requires-python = ">=(\S+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"][0] == oldest
