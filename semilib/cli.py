@@ -54,8 +54,8 @@ def given_run(words: list[str]):
 def run(args) -> None:
     tables, fields = words_of(args.what)
     if tables or args.on != "local":
-        return sweep(args, given_runs(tables, fields) if tables else [given_run(fields)])
-    for name in ("slots", "per_gpu", "threads", "retries", "per_job", "bare", "no_wait", "slurm", "ray"):
+        return sweep(args, given_runs(tables, fields, args) if tables else [given_run(fields)])
+    for name in ("slots", "per_gpu", "threads", "retries", "per_job", "bare", "no_wait", "slurm", "ray", "again"):
         if getattr(args, name):
             raise BadInput(name.replace("_", "-"), getattr(args, name), "not given for a single run; it is for tables, such as table1")
     return single(args, fields)
@@ -103,9 +103,21 @@ def words_of(words: list[str]) -> tuple[list[str], list[str]]:
     return tables, fields
 
 
-def given_runs(tables: list[str], fields: list[str]) -> list:
-    """The runs of tables, each once: `table1 table4 profile=smoke seeds=[0]`."""
-    return list({run.key: run for grid in given_grids(tables, fields) for run in grid.runs}.values())
+def given_runs(tables: list[str], fields: list[str], args) -> list:
+    """The runs of tables, each once: `table1 table4 profile=smoke seeds=[0]`; without those of committed records, unless --again."""
+    return list({run.key: run for grid in given_grids(tables, fields) for run in left(grid, args)}.values())
+
+
+def left(grid, args) -> list:
+    """The grid's runs without those that a committed record holds, which tables show as they are; all of them with --again."""
+    recorded = set() if args.again else recorded_of(grid, args)
+    return [run for run in grid.runs if run.key not in recorded]
+
+
+def recorded_of(grid, args) -> set[str]:
+    """Keys of the grid's runs that are finished in results/ and not in the folder of runs."""
+    from semilib import sheets, study
+    return {key for key, folder in sheets.find(grid, args.runs).items() if folder.is_relative_to(study.place("results"))}
 
 
 def given_grids(tables: list[str], fields: list[str]) -> list:
@@ -128,9 +140,13 @@ def plan(args) -> None:
     grids = given_grids(*words_of(args.what))
     slots = args.slots or len(launch.slots_of(10**6))
     for grid in grids:
-        print(f"{grid.title}\n{launch.plan(grid.runs, args.runs, notebook=not args.bare).text(slots)}")
+        runs = left(grid, args)
+        print(f"{grid.title}\n{launch.plan(runs, args.runs, notebook=not args.bare).text(slots)}")
+        if len(runs) < len(grid.runs):
+            print(f"  {len(grid.runs) - len(runs)} more are among the committed records; --again does them too")
     if len(grids) > 1:
-        print(f"together, each run once\n{launch.plan([r for g in grids for r in g.runs], args.runs, notebook=not args.bare).text(slots)}")
+        runs = [run for grid in grids for run in left(grid, args)]
+        print(f"together, each run once\n{launch.plan(runs, args.runs, notebook=not args.bare).text(slots)}")
 
 
 def list_(args) -> None:
@@ -139,7 +155,8 @@ def list_(args) -> None:
 
     from semilib import launch
     for grid in given_grids(*words_of(args.what)):
-        found = launch.states(grid.runs, args.runs)
+        recorded = recorded_of(grid, args)
+        found = [(run, "in results" if run.key in recorded else state) for run, state in launch.states(grid.runs, args.runs)]
         print(f"{grid.title}\n  " + ", ".join(f"{n} {state}" for state, n in Counter(state for _, state in found).items()))
         for run, state in found if args.all else ():
             print(f"  {state:12} {run.name}  {run.key}")
@@ -236,7 +253,8 @@ def quickstart(args) -> None:
 
 def smoke_notebooks(args) -> None:
     from semilib import notebooks, study
-    for path in notebooks.smoke_copies(args.folder, study.home() / "notebooks"):
+    source = study.home() / "notebooks"
+    for path in [*notebooks.smoke_copies(args.folder, source), *notebooks.report_copies(Path(args.folder) / "reports", source)]:
         print(study.shown(path))
 
 
@@ -296,6 +314,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--runs", default="runs")
     sub.add_argument("--slots", type=int, default=None, help="runs side by side (default: as `run` would choose)")
     sub.add_argument("--bare", action="store_true", help="without a notebook a run")
+    sub.add_argument("--again", action="store_true", help="also the runs that committed records hold")
 
     sub = verb(list_, "the runs of tables and their state", "list")
     sub.add_argument("what", nargs="*", metavar=of_tables, help="as for `plan`")
@@ -314,6 +333,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int, default=None, help="CPU threads a run (default: the cores shared out)")
     sub.add_argument("--retries", type=int, default=None, help="how often a run that was killed is started again")
     sub.add_argument("--bare", action="store_true", help="train without executing a notebook for each run")
+    sub.add_argument("--again", action="store_true", help="also the runs that committed records hold")
     sub.add_argument("--slurm", action="append", metavar="NAME=VALUE", help="an option of sbatch: partition=gpu, time=240, gres=gpu:1, ...")
     sub.add_argument("--per-job", type=int, default=None, help="SLURM: runs a task of the array job (default: 1)")
     sub.add_argument("--no-wait", action="store_true", help="SLURM: submit and return")
@@ -361,7 +381,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--side", type=int, default=32, help="imagenet127: 32 or 64")
     sub.add_argument("--root", default="data", help="folder of the data sets (default: data)")
 
-    sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds, for the tests", "smoke-notebooks")
+    sub = verb(smoke_notebooks, "write copies of the notebooks for the tests: small enough for seconds, and, below reports/, with the "
+               "outputs that committed records must give again", "smoke-notebooks")
     sub.add_argument("folder")
     return top
 

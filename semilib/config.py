@@ -184,6 +184,8 @@ class Run:
     order: str = option("consistent", "which classes are large in the unlabelled set", choices=ORDERS)
     labelled_in_unlabelled: bool = option(True, "the unlabelled pool holds the labelled images too (SeMi, ACR, DARP)")
     split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn", low=0)
+    holdout: float = option(0.0, "share of each class's labelled images that is held out and evaluated on in place of the test set, to "
+                                 "choose options by; 0 = none", low=0, high=0.5)
     side: int = option(32, "side of the images in pixels (imagefolder, imagenet127)", low=32, high=512)
     flip: bool | None = option(None, "whether a mirrored image keeps its class; None = as the data set says")
     root: str = option("data", "folder that holds, or will hold, the data sets", numbers=False)
@@ -329,6 +331,7 @@ class Run:
         parts += [self.order] if self.order not in ("consistent", "uniform") else []
         parts += [] if self.labelled_in_unlabelled else ["disjoint"]
         parts += [] if self.split_seed is None else [f"split{self.split_seed}"]
+        parts += [f"holdout{self.holdout:g}"] if self.holdout else []
         return ".".join(parts)
 
     @property
@@ -348,6 +351,8 @@ class Run:
         out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["numbers"]}
         if self.labelled_share is None:                    # younger than the first records: they keep the keys that they have
             del out["labelled_share"]
+        if not self.holdout:
+            del out["holdout"]
         if self.dataset == "imagefolder":
             from semilib.sources import folder_id
             out["folder"] = folder_id(self.root)

@@ -5,6 +5,7 @@ goes on from a checkpoint to the last bit. `semilib.training` drives it to the e
 """
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,11 @@ class Trainer:
         self.source = source or sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
         self.split = splits.make_split(self.source.labels, len(self.source.class_names), run.n1, run.m1, run.gamma_l, run.gamma_u,
                                        run.order, run.labelled_in_unlabelled, run.split_seed, run.labelled_share)
+        if run.holdout:                                           # the test set is not looked at
+            self.split, held = splits.hold_out(self.split, self.source.labels, run.holdout)
+            held = torch.as_tensor(held)
+            self.source = dataclasses.replace(self.source, test_images=self.source.images[held], test_subset=None,
+                                              test_labels=torch.as_tensor(self.source.labels)[held])
         self.data = Data(self.source, self.split, run, self.device)
         self.test_x = self.source.test_images.to(self.device) if self.data.resident else self.source.test_images
         self.test_y = torch.as_tensor(self.source.test_labels).to(self.device)
@@ -104,7 +110,11 @@ class Trainer:
         self.net = Net(backbone, self.method.heads())
         initialise(self.net, run.seed)
         self.net.to(self.device, self.dtype).train()
-        self.net.backbone.to(memory_format=torch.channels_last)
+        # Channels last, but for large images on a CPU: there PyTorch's 1x1 convolutions of stride 2 with few channels write past their
+        # memory in the backward pass (2.14, from 46 px on), which ends the process.
+        last = self.device.type == "cuda" or max(self.source.images.shape[-2:]) <= 32
+        self.layout = torch.channels_last if last else torch.contiguous_format
+        self.net.backbone.to(memory_format=self.layout)
         self.average = Average(self.net, run.ema, run.ema_rule, run.weight_decay)
         self.now = torch.zeros((), dtype=torch.int64, device=self.device)
         self.lr = torch.zeros((), dtype=torch.float32, device=self.device)
@@ -146,7 +156,7 @@ class Trainer:
 
             def compute(x: Tensor, backbone=backbone) -> Tensor:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-                    return backbone(x)
+                    return backbone(x.contiguous(memory_format=self.layout))
             net.compute = compute
 
     @property

@@ -195,7 +195,7 @@ def table(name: str, profile: str = "small", methods: Iterable[str] | None = Non
 
     def runs(cell: dict[str, Any], method: str, options: dict[str, Any], more: dict[str, Any]) -> tuple[Run, ...]:
         fields = {**cell, "profile": scale["profile"], "root": root, **more, **changes}
-        given = _acting(method, options) if profile == "smoke" else options
+        given = _acting(method, options, more.get("add", "")) if profile == "smoke" else options
         return tuple(Run.of(method=method, options=given, seed=seed, **fields) for seed in seeds)
 
     entries = []
@@ -248,9 +248,10 @@ def _rows(table: str, profile: str, methods: list[str] | None) -> list[_Row]:
     return rows
 
 
-def _acting(method: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a smoke run: a network of 24 steps reaches no published threshold, so a threshold t becomes 0.1 + t / 10."""
-    out = {**SMOKE_OPTIONS.get(method, {}), **options}
+def _acting(method: str, options: dict[str, Any], add: str = "") -> dict[str, Any]:
+    """Options of a smoke run: a network of 24 steps reaches no published threshold, so a threshold t becomes 0.15 + t / 10; and SeMi's
+    alignment wants rows that stay below it."""
+    out = {**SMOKE_OPTIONS.get(method, {}), **({"threshold": 0.2} if add and "threshold" in SMOKE_OPTIONS[method] else {}), **options}
     if "threshold" in options:
-        out["threshold"] = 0.1 + options["threshold"] / 10
+        out["threshold"] = 0.15 + options["threshold"] / 10
     return {k: v for k, v in out.items() if k not in get(method).Config.ignored}

@@ -156,3 +156,19 @@ def make_split(labels: np.ndarray, num_classes: int, n1: int | None, m1: int | N
         raise BadInput("m1", m1, "no image is left for the unlabelled pool: label fewer, add images without labels, "
                                  "or let the pool hold the labelled ones (labelled_in_unlabelled)")
     return Split(labelled, unlabelled, n, [len(p) for p in pool], fingerprint(labelled, unlabelled))
+
+
+def hold_out(split: Split, labels: np.ndarray, share: float) -> tuple[Split, np.ndarray]:
+    """Take labelled images out of a split, to choose options by: the last `share` of each class's (rounded, at least one where a class has
+    two or more, never all). They leave the unlabelled pool too. Returns the rest and the held-out indices, int64, ascending."""
+    labels = np.asarray(labels, dtype=np.int64)
+    held = []
+    for k in range(len(split.labelled_counts)):
+        own = split.labelled[labels[split.labelled] == k]
+        held.append(own[len(own) - min(len(own) - 1, max(1, round(share * len(own)))):] if len(own) > 1 else own[:0])
+    out = np.sort(np.concatenate(held))
+    labelled, unlabelled = (part[~np.isin(part, out)] for part in (split.labelled, split.unlabelled))
+
+    def counts(part: np.ndarray) -> list[int]:
+        return np.bincount(labels[part][labels[part] >= 0], minlength=len(split.labelled_counts)).tolist()
+    return Split(labelled, unlabelled, counts(labelled), counts(unlabelled), fingerprint(labelled, unlabelled)), out

@@ -138,11 +138,12 @@ def report(records: str | Path | Iterable[Path], figures: str | Path, title: str
 
 def leave_list(folders: Iterable[Path], out: Path | None = None) -> None:
     """Print where records are and the commit and versions that made them; also as `records.txt` in `out`."""
+    folders = list(folders)
     lines = [shown(folder) for folder in folders]
     if out is not None:
         write_text(Path(out) / "records.txt", "\n".join(lines) + "\n")
     print("\n".join(lines))
-    first = record.read(next(iter(folders)))
+    first = record.read(folders[0])
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     print(f"\ncommit {first['commit']}{' with changes' if first['dirty'] else ''}\n{versions}\n"
           f"{first['resolved']['device']}, {first['resolved']['precision']}")

@@ -144,7 +144,7 @@ def test_a_sweep_with_a_failed_run_ends_with_an_error_and_names_it(tmp_path, cap
         cli.main(["run", *TABLE, "eval_every=2", "steps=6", "momentum=1", "--runs", str(tmp_path)])
     assert "momentum" in str(ended.value), "a field that there is not"
     from semilib import launch
-    run = cli.given_runs(["table1"], TABLE[1:])[0]
+    run = cli.given_grids(["table1"], TABLE[1:])[0].runs[0]
     outcome = launch.Outcome(run, tmp_path, "failed", "TrainingError: the reason")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(launch, "sweep", lambda *a, **k: [outcome])
@@ -178,3 +178,15 @@ def test_render_gives_each_notebook_the_parameters_that_it_has(tmp_path, monkeyp
     given.clear()
     cli.main(["render", "profile=smoke", "--in-place"])
     assert all(path.parent == ROOT / "notebooks" and path.stem not in cli.NOT_RENDERED for path in given) and given
+
+
+def test_runs_of_committed_records_are_left_alone_unless_asked_for(capsys):
+    """results/ holds Supervised at 600 steps; it is shown as such, and done again only with --again."""
+    given = ["table1", "methods=['supervised']", "seeds=[0, 7]"]
+    cli.main(["list", *given])
+    assert "1 in results, 1 not started" in capsys.readouterr().out
+    cli.main(["plan", *given])
+    out = capsys.readouterr().out
+    assert "1 runs (1 not started)" in out and "1 more are among the committed records" in out
+    cli.main(["plan", *given, "--again"])
+    assert "2 runs" in capsys.readouterr().out

@@ -348,3 +348,13 @@ def test_every_optimiser_and_average_trains_and_resumes(source, tmp_path):
         again.load_state_dict(checkpoint.load(tmp_path / "c.npz"))
         assert losses_of(again, range(3, 6)) == losses_of(whole, range(3, 6)), changes
         assert all(torch.isfinite(p).all() for p in whole.average.net.parameters())
+
+
+def test_a_run_with_a_held_out_fold_evaluates_on_it_and_not_on_the_test_set(source):
+    plain, folded = (engine.Trainer(smoke_run(holdout=share), source) for share in (0.0, 0.25))
+    left = set(folded.data.labelled.tolist())
+    held = [i for i in plain.data.labelled.tolist() if i not in left]
+    assert len(folded.test_y) == len(held) > 10 and torch.equal(folded.test_x, source.images[held])
+    folded.advance(0)
+    assert int(folded.evaluate().sum()) == len(held) and len(source.test_labels) == len(plain.test_y)
+    assert "holdout0.25" in folded.run.cell and "holdout" not in plain.run.cell and "holdout" not in plain.run.numbers()

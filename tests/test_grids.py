@@ -84,3 +84,9 @@ def test_seeds_come_one_after_the_other_and_fields_reach_every_run():
 def test_unknown_names_are_refused(given, message):
     with pytest.raises(BadInput, match=message):
         grids.table(**given)
+
+
+@pytest.mark.parametrize("name", [name for name in grids.TITLES if name != "table3"])
+def test_thresholds_of_smoke_runs_are_ones_that_an_unsure_network_reaches(name):
+    for run in grids.table(name, "smoke").runs:
+        assert run.options.get("threshold", 0) <= 0.3, run.name

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from semilib.errors import BadInput
-from semilib.splits import ORDERS, arrange, fingerprint, long_tailed_counts, make_split
+from semilib.splits import ORDERS, arrange, fingerprint, hold_out, long_tailed_counts, make_split
 
 GOLDEN = [  # (N1, gamma), the ten counts, their sum
     ((1500, 100), [1500, 899, 539, 323, 193, 116, 69, 41, 25, 15], 3720),
@@ -241,3 +241,17 @@ def test_the_fingerprint_is_the_hash_of_both_lists():
     assert make_split(labels, 4, 3, 4, 3, 2, "reversed", split_seed=0).fingerprint == PINNED_DRAWN
     a, b = np.array([1, 2]), np.array([3])
     assert len({fingerprint(a, b), fingerprint(b, a), fingerprint(np.array([1]), np.array([2, 3])), fingerprint(a, a)}) == 4
+
+
+# ---- a fold to choose options by ------------------------------------------------------------------------------------------------------
+
+
+def test_held_out_images_are_labelled_ones_that_training_never_sees():
+    labels = np.repeat(np.arange(4), 30)
+    split = make_split(labels, 4, 10, 15, 10.0, 10.0, "consistent")                     # labelled 10, 4, 2, 1
+    rest, held = hold_out(split, labels, 0.2)
+    assert np.bincount(labels[held], minlength=4).tolist() == [2, 1, 1, 0], "one of two, none of one"
+    assert np.isin(held, split.labelled).all() and not np.isin(held, rest.labelled).any() and not np.isin(held, rest.unlabelled).any()
+    assert rest.labelled_counts == [8, 3, 1, 1] == np.bincount(labels[rest.labelled]).tolist()
+    assert rest.unlabelled_counts == [a - b for a, b in zip(split.unlabelled_counts, [2, 1, 1, 0], strict=True)]
+    assert rest.fingerprint == fingerprint(rest.labelled, rest.unlabelled) != split.fingerprint
