@@ -42,6 +42,7 @@ class RunBusy(RuntimeError):
 # ---- which code ----------------------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def _imports(module: str) -> set[str]:
     """The semilib modules that a module's source imports, at its top or inside its functions."""
     found = set()

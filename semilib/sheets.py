@@ -155,7 +155,7 @@ class Sheet:
                  for row in cells]
         rule = "-" * (sum(wide) + 2 * (len(wide) - 1))
         notes = [line for note in self.notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
-        return "\n".join([self.title, "", lines[0], rule, *lines[1:], rule, *notes, ""])
+        return "\n".join([self.title.replace("; ", "\n", 1), "", lines[0], rule, *lines[1:], rule, *notes, ""])
 
     @property
     def markdown(self) -> str:

@@ -159,6 +159,7 @@ def choose(page, menu: str, command: str) -> None:
 def run_all(page, first: int) -> tuple[list[str], list[str]]:
     """Run all cells, whose counts then begin with `first`: (the progress that was seen while its cell ran, oldest first; the outputs)."""
     choose(page, "Run", "runmenu:run-all")
+    page.locator(".jp-CodeCell").nth(PROGRESS).scroll_into_view_if_needed()
     seen, until = [], time.monotonic() + SECONDS
     while True:
         prompts, texts, wrong = map(list, zip(*page.evaluate(SHOWN), strict=True))
@@ -171,35 +172,37 @@ def run_all(page, first: int) -> tuple[list[str], list[str]]:
         page.wait_for_timeout(100)
 
 
-def check_progress(seen: list[str], seed: int, of: int) -> None:
-    """Lines of one seed's runs came one after the other, with steps, while the cell was running."""
+def check_progress(seen: list[str], last: str, seed: int, of: int) -> None:
+    """Lines of one seed's runs came one after the other, with steps, while the cell was running; the last text has all done."""
+    done = rf"\[\d+/{of}\] \S+\.s{seed}/semi  done  balanced accuracy \d+\.\d%"
+    assert len(last.strip().splitlines()) == of and all(re.fullmatch(done, line) for line in last.strip().splitlines()), last
     lines = [text.splitlines()[-1] for text in seen if f".s{seed}/semi" in text]
     assert not [line for line in lines if not re.match(rf"\[\d+/{of}\] \S+\.s{seed}/semi ", line)]
     at = [int(re.match(r"\[(\d+)/", line)[1]) for line in lines]
-    assert at == sorted(at) and len(set(at)) > of // 2, at
-    assert any(re.search(r"  step \d+/8  loss \d+\.\d+.* steps/s  0:\d\d left$", line) for line in lines), lines
-    assert any("done  balanced accuracy" in text for text in seen[:-1])
+    assert at == sorted(at) and len(set(at)) >= 5, at
+    assert any(re.search(r"  step \d+/12  loss \d+\.\d+.* steps/s  \d+:\d\d left$", line) for line in lines), lines
 
 
 def test_the_ablation_in_jupyterlab_changed_and_run_twice(project, lab):
     n = len(grids.table("table4", "smoke", seeds=[0], root=DATA).runs)
-    for name, value in dict(profile="smoke", seeds=[0], fields={"steps": 8, "eval_every": 4}, root=DATA).items():
+    # Twelve steps: with fewer, some component of SeMi has nothing to do yet, and its run says so and fails.
+    for name, value in dict(profile="smoke", seeds=[0], fields={"steps": 12, "eval_every": 12}, root=DATA).items():
         set_parameter(lab.page, name, value)
     seen, texts = run_all(lab.page, 1)
     assert f"{n} runs, of which {n} are missing" in texts[COUNT]
-    check_progress(seen, 0, n)
+    check_progress(seen, texts[PROGRESS], 0, n)
     first = texts[TABLE]
-    assert "Table 4, SeMi's components and its release's defects: profile smoke (8 steps, embedded pictures)" in first
+    assert "Table 4, SeMi's components and its release's defects: profile smoke (12 steps, embedded pictures)" in first
     assert re.search(r"^SeMi +\d+\.\d  1  ", first, re.MULTILINE)
-    assert re.search(r"^without OHEML +\d+\.\d  1 .* [+-]\d+\.\d +all 2$", first, re.MULTILINE)
+    assert re.search(r"^without OHEML +\d+\.\d  1 .* [+-]\d+\.\d +all 1$", first, re.MULTILINE)
 
     set_parameter(lab.page, "seeds", [0, 1])
     seen, texts = run_all(lab.page, 5)
     assert f"{2 * n} runs, of which {n} are missing" in texts[COUNT], "the first seed's runs are found again"
-    check_progress(seen, 1, n)
-    assert "profile smoke (8 steps, embedded pictures)" in texts[TABLE]
+    check_progress(seen, texts[PROGRESS], 1, n)
+    assert "profile smoke (12 steps, embedded pictures)" in texts[TABLE]
     number = r"[+-]?\d+\.\d"
-    row = rf"^without OHEML +{number} ± {number}  2 .* {number} \({number}, {number}\) +all 2$"
+    row = rf"^without OHEML +{number} ± {number}  2 .* {number} \({number}, {number}\) +all 1$"
     assert re.search(row, texts[TABLE], re.MULTILINE), "two seeds have a spread and two differences"
     assert len(list((project / "runs").rglob("run.json"))) == 2 * n
 
@@ -213,3 +216,4 @@ def test_the_ablation_in_jupyterlab_changed_and_run_twice(project, lab):
     assert not [output for cell in code for output in cell["outputs"] if output.get("name") == "stderr"]
     assert "widget" not in text
     assert not lab.problems
+    lab.page.locator(".jp-CodeCell").nth(TABLE).get_by_text("without OHEML").scroll_into_view_if_needed()     # for the picture
