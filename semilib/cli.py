@@ -89,7 +89,7 @@ def sweep(args, runs: list) -> None:
         raise BadInput("on", "ray", "--ray num_cpus=N --ray num_gpus=SHARE in place of slots, per-gpu and threads")
     outcomes = launch.sweep(runs, args.runs, args.on, **how)
     print(launch.summary(outcomes))
-    if any(outcome.state in ("failed", "killed") for outcome in outcomes):
+    if any(outcome.state != "done" for outcome in outcomes):
         sys.exit(1)
 
 
@@ -183,7 +183,7 @@ def render(args) -> None:
     for path, names in known.items():
         output = path if args.in_place else study.place(args.out) / path.name
         try:
-            print(study.shown(notebooks.execute(path, output, {k: v for k, v in given.items() if k in names})), flush=True)
+            print(study.shown(notebooks.execute(path, output, notebooks.fitting(path.name, names, given))), flush=True)
         except papermill.exceptions.PapermillExecutionError as error:
             failed.append(f"{path.name}: {error.ename}: {error.evalue} "
                           f"({study.shown(output.with_name(output.stem + '.failed.ipynb'))})")

@@ -26,7 +26,8 @@ BOXES = {
     "e": (0.94, 0.09, 0.08, ("term e", "losses.Term"), "loss"),
 }
 ARROWS = [("labelled", "network"), ("weak", "network"), ("strong", "network"), ("network", "head"), ("network", "balanced"), ("head", "x"),
-          ("head", "plce"), ("balanced", "align_logit"), ("align_logit", "u_b"), ("network", "bank"), ("bank", "plce"), ("plce", "oheml"),
+          ("head", "plce"), ("balanced", "align_logit"), ("head", "align_logit"), ("align_logit", "u_b"), ("network", "bank"),
+          ("bank", "plce"), ("plce", "oheml"),
           ("oheml", "u"), ("network", "ealign"), ("ealign", "e")]
 KINDS = {"data": ("#f2f2f2", "#8c8c8c"), "net": ("#e3edf6", _SAFE[0]), "own": ("#fbe9df", _SAFE[3]), "loss": ("#e4f2ea", _SAFE[2])}
 HEIGHT = 0.105

@@ -84,12 +84,17 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A table's runs. `title` names its profile."""
+    """A table's runs. `title` names its profile and every field that was changed for all of them; `slug` is a file name for it."""
 
     table: str
     profile: str
     title: str
     entries: tuple[Entry, ...]
+    changed: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def slug(self) -> str:
+        return "-".join([self.table, self.profile, *(f"{name}={value}" for name, value in self.changed)])
 
     @property
     def runs(self) -> list[Run]:
@@ -189,8 +194,15 @@ def table(name: str, profile: str = "small", methods: Iterable[str] | None = Non
     cells = (REAL if scale["real"] else EMBEDDED).get(name)
     if cells is None:
         raise BadInput("profile", profile, f"short or paper for {name}, which is about a real data set")
+    for field, value, kind, such in (("methods", methods, str, '["fixmatch", "semi"]'), ("seeds", seeds, int, "[0, 1, 2]")):
+        if value is not None and (isinstance(value, str) or not isinstance(value, Iterable) or
+                                  any(type(one) is not kind for one in value) or not list(value)):
+            raise BadInput(field, value, f"a list such as {such}")
     for method in methods or ():
         check_name("methods", method, METHODS)
+    for field in changes:
+        if field in FIXED:
+            raise BadInput(field, changes[field], f"not given for a table: {FIXED[field]}")
     seeds = tuple(scale["seeds"] if seeds is None else seeds)
 
     def runs(cell: dict[str, Any], method: str, options: dict[str, Any], more: dict[str, Any]) -> tuple[Run, ...]:
@@ -206,7 +218,16 @@ def table(name: str, profile: str = "small", methods: Iterable[str] | None = Non
             entries += [Entry(section, row.name, column, made, metric, row.against) for section, metric in metrics.items()]
     steps = SCHEDULES[scale["profile"]]["steps"]
     data = "" if scale["real"] else ", embedded pictures"
-    return Grid(name, profile, f"{TITLES[name]}: profile {profile} ({changes.get('steps', steps):,} steps{data})", tuple(entries))
+    changed = tuple((k, v) for k, v in changes.items() if k not in UNSEEN)
+    more = "".join(f", {k} = {v}" for k, v in changed if k != "steps")
+    title = f"{TITLES[name]}: profile {profile} ({changes.get('steps', steps):,} steps{data}{more})"
+    return Grid(name, profile, title, tuple(entries), changed)
+
+
+_CELL, _ROWS = "it belongs to the table's cells", "it belongs to the table's rows"
+FIXED = {**dict.fromkeys(("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_share", "side"), _CELL),
+         **dict.fromkeys(("method", "base", "add", "options"), _ROWS), "seed": "seeds=[0] names them"}
+UNSEEN = ("device", "data_on", "keep_seconds", "capture")           # where and how often, not what
 
 
 class _Row(NamedTuple):
@@ -224,7 +245,7 @@ def _rows(table: str, profile: str, methods: list[str] | None) -> list[_Row]:
     if table in ("table1", "table2", "table3"):
         compared = MAIN if few and table == "table2" else (*MAIN[:-1], *NEWEST, MAIN[-1])
         shown = methods or (list(METHODS) if table == "table1" and not few else compared)
-        return [_Row("", NAMES[m], m, against="SeMi" if m != "semi" else "") for m in shown]
+        return [_Row("", NAMES[m], m, against="SeMi" if m != "semi" and "semi" in shown else "") for m in shown]
     if table == "table4":
         sections = {**COMPONENTS, "Defects of the release in preset paper": defects("paper"),
                     "Defects of the release in preset readme": defects("readme")}

@@ -41,6 +41,8 @@ def _pool(run: Run) -> tuple[torch.Tensor, np.ndarray]:
     source = _source(run)
     split = splits.make_split(source.labels, len(source.class_names), run.n1, run.m1, run.gamma_l, run.gamma_u, run.order,
                               run.labelled_in_unlabelled, run.split_seed, run.labelled_share)
+    if run.holdout:
+        split, _ = splits.hold_out(split, source.labels, run.holdout)
     members = torch.as_tensor(split.unlabelled)
     return source.images[members], np.asarray(source.labels)[members.numpy()]
 

@@ -214,7 +214,10 @@ def worker(file: str | Path, index: int, parent: int | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupted)
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    outcome = run_one(run_of(sheet["runs"][index]), sheet["folder"], sheet["notebook"])
+    try:
+        outcome = run_one(run_of(sheet["runs"][index]), sheet["folder"], sheet["notebook"])
+    except KeyboardInterrupt:                              # asked to end: the run is whole up to its last checkpoint
+        return KILLED
     if outcome.error:
         print(outcome.error)
     return outcome.code

@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each note
     "23_table3_imagenet127.ipynb": {"methods": ["fixmatch", "semi"]},                         # trains nothing
     "51_your_pictures.ipynb": {"profile": "smoke", "options": {"threshold": 0.2}},
 }
+
+
+def fitting(name: str, known: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:
+    """Of parameters that are given to several notebooks, those that this one knows. With profile="smoke" come the values of `SMOKE` that
+    make it act in seconds; a notebook without such a profile (ImageNet-127 is never small) keeps its own."""
+    own = {k: v for k, v in given.items() if k in known}
+    if given.get("profile") == "smoke" and name in SMOKE:
+        own = {**SMOKE[name], **own}
+        if "profile" not in SMOKE[name]:
+            own.pop("profile", None)
+    return own
 
 
 def check_parameters(given: dict[str, Any], **expected: Any) -> None:

@@ -163,7 +163,11 @@ def lock(path: Path):
     """Hold the run's lock; it is the system's own and dies with the process. Raises RunBusy if another process holds it."""
     path.mkdir(parents=True, exist_ok=True)
     with open(path / "lock", "a+b") as file:
-        if not _try_lock(file):
+        until = time.monotonic() + 1.0                    # who only looks whether it is held (`is_busy`) holds it for a moment
+        while not _try_lock(file):
+            if time.monotonic() < until:
+                time.sleep(0.02)
+                continue
             raise RunBusy(f"{path} is being trained by another process: wait for it, or stop it first")
         yield
 
@@ -186,11 +190,8 @@ def is_busy(path: Path) -> bool:
     """Whether a living process holds the run's lock."""
     if not (path / "lock").exists():
         return False
-    try:
-        with lock(path):
-            return False
-    except RunBusy:
-        return True
+    with open(path / "lock", "a+b") as file:
+        return not _try_lock(file)
 
 
 def state(run: Run, runs: str | Path = "runs") -> str:

@@ -47,7 +47,7 @@ def ladder(made: list[Sheet]) -> tuple[Figure, pd.DataFrame]:
         for axes, sheet in zip(panels, made, strict=True):
             names, seeds = list(sheet.frame["row"]), sheet.seeds.dropna(subset=["score"])
             against = {a for a in sheet.frame["against"] if a}
-            if len(against) == 1:
+            if len(against) == 1 and (sheet.frame["row"].isin(against)).any():
                 usual = sheet.frame.loc[sheet.frame["row"].isin(against), "mean"]
                 axes.axvline(float(usual.iloc[0]), color="#909090", linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
             for y, (name, mean) in enumerate(zip(names, sheet.frame["mean"], strict=True)):

@@ -51,9 +51,10 @@ def find(grid: Grid, runs: str | Path = "runs", results: str | Path = "results")
         if known is not None and known["status"] == "done":
             out[run.key] = folder
         else:
-            match = next((path for path, config in kept if _same(run, config)), None)
-            if match is not None:
-                out[run.key] = match
+            same = [(found["code"] == record.code_of(run.numbers()), found.get("finished", ""), path) for path, found in kept
+                    if _same(run, found["config"])]
+            if same:                                      # today's code first, then the latest
+                out[run.key] = max(same, key=lambda item: item[:2])[2]
     return out
 
 
@@ -63,27 +64,28 @@ def missing(grid: Grid, found: dict[str, Path]) -> list[Run]:
 
 @functools.lru_cache(maxsize=4)
 def _committed(results: str) -> list[tuple[Path, dict[str, Any]]]:
+    """The finished runs below a folder: (folder, run.json)."""
     files = sorted(Path(results).rglob("run.json"))
     loaded = [(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files]
-    return [(path, run["config"]) for path, run in loaded if run["status"] == "done"]
+    return [(path, run) for path, run in loaded if run["status"] == "done"]
 
 
 def _same(run: Run, config: dict[str, Any]) -> bool:
     """Whether a record is of this configuration; fields and options that came later count as what they were before: their defaults."""
     if (run.dataset, run.method, run.seed, run.profile) != tuple(config.get(k) for k in ("dataset", "method", "seed", "profile")):
         return False
-    mine = run.numbers()
-    usual = {f.name: f.default for f in dataclasses.fields(Run)}
+    def equal(a: dict[str, Any], b: dict[str, Any], usual: dict[str, Any]) -> bool:
+        return all(a.get(k, usual.get(k)) == b.get(k, usual.get(k)) for k in a.keys() | b.keys())
+    mine, kept = ({k: v for k, v in c.items() if k != "options"} for c in (run.numbers(), config))
     options = {f.name: f.default for f in dataclasses.fields(run.method_class().Config)}
-    return (all(config.get(k, usual.get(k)) == v for k, v in mine.items() if k != "options")
-            and all(config["options"].get(k, options.get(k)) == v for k, v in run.options.items()))
+    return equal(mine, kept, {f.name: f.default for f in dataclasses.fields(Run)}) and equal(run.options, config["options"], options)
 
 
 # ---- published numbers -----------------------------------------------------------------------------------------------------------------
 
 SETS = {"cifar10": "CIFAR-10-LT", "cifar100": "CIFAR-100-LT", "stl10": "STL10-LT", "imagenet127": "ImageNet-127"}
 PUBLISHED_NAMES = {"supervised": "Supervised", "la": "LA", "crestplus": "CReST+", "metaexpert": "Meta-Expert"}
-PUBLISHED_METRICS = {"accuracy": ("test_acc", "top1_acc_imbalanced_test"), "balanced_accuracy": ("balanced_acc",),
+PUBLISHED_METRICS = {"accuracy": ("top1_acc_imbalanced_test",), "balanced_accuracy": ("balanced_acc",),
                      "accuracy_50": ("top1_acc_balanced_test",)}
 
 
@@ -96,7 +98,7 @@ def published() -> list[dict[str, str]]:
 
 def published_for(run: Run, name: str, metric: str = "balanced_accuracy") -> list[dict[str, str]]:
     """Published numbers of a run's method in the run's cell, under the run's metric, one row a source."""
-    if run.dataset not in SETS or run.add or run.post_hoc or not _is_plain(run):
+    if run.dataset not in SETS or run.add or run.post_hoc or run.holdout or not _is_plain(run):
         return []
     uniform = run.order == "uniform"
     wanted = {"dataset": SETS[run.dataset], "image_size": str(run.side), "method": PUBLISHED_NAMES.get(run.method, name)}
@@ -149,7 +151,7 @@ class Sheet:
 
     @property
     def text(self) -> str:
-        cells = self.cells()
+        cells = self.cells("**")
         wide = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
         lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True))).rstrip()
                  for row in cells]
@@ -207,14 +209,14 @@ def _lines(entry: Entry, found: dict[str, Path], runs: str | Path) -> list[dict[
     for run in entry.runs:
         line: dict[str, Any] = {"section": entry.section, "row": entry.row, "column": entry.column, "seed": run.seed, "name": run.name,
                                 "key": run.key, "metric": entry.metric, "state": "done", "score": math.nan, "rule": "", "code": "",
-                                "commit": "", **dict.fromkeys((*GROUPS, "minutes"), math.nan)}
+                                "split": "", "commit": "", **dict.fromkeys((*GROUPS, "minutes"), math.nan)}
         folder = found.get(run.key)
         if folder is None:
             line["state"] = record.state(run, place(runs))
         else:
             kept = load(folder)
-            line.update(_measured(kept, entry.metric), code=kept.run["code"], commit=(kept.run.get("commit") or "")[:8],
-                        minutes=kept.run["seconds"] / 60)
+            line.update(_measured(kept, entry.metric), code=kept.run["code"], split=kept.run["split"].get("fingerprint", "")[:8],
+                        commit=(kept.run.get("commit") or "")[:8], minutes=kept.run["seconds"] / 60)
         out.append(line)
     return out
 
@@ -259,10 +261,14 @@ def _best(scores: dict[str, dict[int, float]]) -> str:
     return top if min(scores[top].values()) > others else ""
 
 
+RULES = {"best checkpoint": "best", "mean of the last 20": "mean of 20", "median of the last 20": "median of 20", "last evaluation": "last"}
+
+
 def _by_source(rows: list[dict[str, str]]) -> dict[str, str]:
     out: dict[str, str] = {}
     for row in rows:
         value = row["mean"] + (f" ± {float(row['std']):g}" if row["std"] else "")
+        value += next((f" ({short})" for words, short in RULES.items() if words in row["notes"] and len(rows) > 1), "")
         out[row["source_paper"]] = f"{out[row['source_paper']]}; {value}" if row["source_paper"] in out else value
     return out
 
@@ -288,6 +294,12 @@ def _notes(first: Entry, frame: pd.DataFrame, seeds: pd.DataFrame, sources: list
         rows = [r for rows in literature.values() for r in rows if r["source_paper"] == source]
         what = "; ".join(dict.fromkeys(r["notes"] for r in rows))
         notes.append(f"{letter}: {source}, {rows[0]['source_location']}: {what}.")
+    prints = {s for s in seeds["split"] if s}
+    if len(prints) > 1:
+        notes.append(f"Not one split: the records hold {', '.join(sorted(prints))}. Their numbers are not comparable.")
+    mixed = [name for name, part in seeds[seeds["code"] != ""].groupby("row", sort=False) if part["code"].nunique() > 1]
+    if mixed:
+        notes.append(f"Seeds run by different code: {', '.join(mixed)}.")
     commits = sorted({c for c in seeds["commit"] if c})
     if commits:
         notes.append(f"Records: {seeds['score'].notna().sum()} of {len(seeds)} runs, code of commit {', '.join(commits)}; each run's "

@@ -43,7 +43,8 @@ WIDTH = 96                     # characters of a footnote's line in the plain te
 
 # What the brackets of a label do not tell: the seed, the scale (never mixed), what stands before them (`Run.label`), and fields that
 # say where a run happens and not what it is.
-SCALE = ("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_in_unlabelled", "split_seed", "profile", "recipe", "steps")
+SCALE = ("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_in_unlabelled", "labelled_share", "holdout", "side", "split_seed",
+         "profile", "recipe", "steps")
 UNTOLD = {*SCALE, "method", "base", "add", "post_hoc", "options", "seed", "root", "data_on", "keep_seconds", "device", "capture",
           "deterministic"}
 

@@ -4,7 +4,7 @@
     model.predict(["cat.jpg", "dog.png"])            # a row a picture: class, confidence, runner-up
     model.export("model.onnx")                       # one file, bytes in, probabilities out, without this package or torch
 
-Confidence is the softmax of the logits that the method predicts by. It is not calibrated: `figures.calibration` shows by how much.
+Confidence is the softmax of the logits that the method predicts by. It is not calibrated: `insight.calibration` shows by how much.
 """
 from __future__ import annotations
 
@@ -84,7 +84,11 @@ class Trained:
     def export(self, path: str | Path) -> Path:
         """Write an ONNX file that maps `images`, uint8 [n, 3, side, side], to `probabilities`, float [n, C], for any ONNX runtime; the
         names of the classes are in its metadata, as `class_names`, one a line. Needs the extra "export"."""
-        import onnx
+        try:
+            import onnx
+            import onnxscript  # noqa: F401  the exporter's own
+        except ImportError as error:
+            raise BadInput("export", str(path), 'the extra "export": pip install -c constraints.txt -e ".[export]"') from error
         path = Path(path)
         example = torch.zeros(2, 3, self.run.side, self.run.side, dtype=torch.uint8, device=self.device)
         program = torch.onnx.export(Probabilities(self).eval(), (example,), dynamo=True, verbose=False, input_names=["images"],

@@ -291,3 +291,13 @@ def test_the_prior_of_one_dropped_pass():
     m = toy.method("ccl", dict(droplast_prior=True), first_pass=torch.tensor([0, 0, 0, 1, 1, 2, 0, 0]))
     close(m.pi, [5 / 8, 2 / 8, 1 / 8])
     close(m.q_a, m.pi, 0)
+
+
+def test_terms_that_never_act_are_told(monkeypatch):
+    """An energy out of reach: no member for the reliable term, and no image that could move the unlabelled prior."""
+    t = toy.trainer("ccl", {"threshold": 0.3, "energy": 1e3, "period": 2, "start": 2})
+    toy.train(t, range(8))
+    assert t.monitor.never_active(t.method.components) == ["reliable", "prior"]
+    t = toy.trainer("ccl", {"threshold": 0.3, "energy": -1e3, "period": 2, "start": 2})
+    toy.train(t, range(8))
+    assert not {"reliable", "prior"} & set(t.monitor.never_active(t.method.components))

@@ -188,3 +188,9 @@ def test_values_follow_the_data_set_and_the_original_recipe_is_the_shared_one_wi
     run, shared = Run.of("cifar10", "decon", recipe="original"), Run.of("cifar10", "decon")
     different = {k for k, value in run.numbers().items() if value != shared.numbers()[k]}
     assert different == {"recipe", "options"} and run.options == {**shared.options, "droplast_prior": True}
+
+
+def test_a_prior_that_never_changes_a_label_is_told():
+    t = toy.trainer("decon", {"threshold": 0.3, "momentum": 1.0})
+    toy.train(t, range(6))
+    assert "label_b" in t.monitor.never_active(t.method.components)

@@ -84,6 +84,11 @@ def test_a_resumed_run_goes_on_to_the_last_bit(variant, source, tmp_path):
     same_state(again.state_dict(), whole.state_dict())
 
 
+def last_stage(t) -> int:
+    """The step at which a run's last stage begins."""
+    return max(s.start for s in t.stages if s.start < t.total - 1)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_training_leaves_the_global_random_state_alone(variant, source):
     before = torch.get_rng_state()
@@ -94,7 +99,8 @@ def test_training_leaves_the_global_random_state_alone(variant, source):
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("supervised", "la")])
 def test_no_gradient_reaches_a_target(variant, source, monkeypatch):
     t = trainer(variant, source)
-    losses_of(t, range(2))
+    begun = max(2, last_stage(t))
+    losses_of(t, range(begun))
     seen = {}
     terms = t.method.terms
 
@@ -108,7 +114,7 @@ def test_no_gradient_reaches_a_target(variant, source, monkeypatch):
         return out
 
     monkeypatch.setattr(t.method, "terms", watched)
-    t.advance(2)
+    t.advance(begun)
     assert seen["targets"] and not any(x.requires_grad for x in [*seen["targets"], *seen["weights"]])
     if variant != "semi-readme":         # there L_e reads features of other rows, weak ones among them: the release's defect 1
         assert seen["weak"].f.grad is None or not seen["weak"].f.grad.any(), "a loss reached the weak view directly"
@@ -133,8 +139,9 @@ class NoReadBack(TorchDispatchMode):
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in SEQUENTIAL])
 def test_a_step_never_waits_for_the_device(variant, source):
     t = trainer(variant, source)
-    t.advance(0)                         # fills the small tables that are made once
-    t.data.stage(1)
+    begun = last_stage(t)
+    losses_of(t, range(begun + 1))       # the first steps fill the small tables that are made once
+    t.data.stage(begun + 1)
     with NoReadBack():
         t.compute_step()
 

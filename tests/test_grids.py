@@ -80,7 +80,10 @@ def test_seeds_come_one_after_the_other_and_fields_reach_every_run():
 
 @pytest.mark.parametrize("given, message", [
     (dict(name="table9"), "table='table9': unknown"), (dict(name="table1", profile="papr"), "did you mean 'paper'"),
-    (dict(name="table1", methods=["fixmach"]), "did you mean 'fixmatch'"), (dict(name="table1", stepz=3), "did you mean 'steps'")])
+    (dict(name="table1", methods=["fixmach"]), "did you mean 'fixmatch'"), (dict(name="table1", stepz=3), "did you mean 'steps'"),
+    (dict(name="table1", seeds=0), r"seeds=0: a list such as \[0, 1, 2\]"), (dict(name="table1", seeds=["a"]), "a list such as"),
+    (dict(name="table1", methods="fixmatch"), "methods='fixmatch': a list such as"), (dict(name="table1", seed=0), "names them"),
+    (dict(name="table1", order="reversed"), "it belongs to the table's cells"), (dict(name="table1", options={}), "the table's rows")])
 def test_unknown_names_are_refused(given, message):
     with pytest.raises(BadInput, match=message):
         grids.table(**given)
@@ -89,4 +92,12 @@ def test_unknown_names_are_refused(given, message):
 @pytest.mark.parametrize("name", [name for name in grids.TITLES if name != "table3"])
 def test_thresholds_of_smoke_runs_are_ones_that_an_unsure_network_reaches(name):
     for run in grids.table(name, "smoke").runs:
-        assert run.options.get("threshold", 0) <= 0.3, run.name
+        assert "threshold" not in grids.SMOKE_OPTIONS[run.method] or run.options["threshold"] <= 0.3, run.name
+
+
+def test_a_field_that_is_changed_for_all_runs_is_named_in_title_and_file():
+    plain, changed = grids.table("table1", "small", ["semi"], [0]), grids.table("table1", "small", ["semi"], [0], lr=0.5, device="cpu")
+    assert "lr = 0.5" in changed.title and "lr" not in plain.title and "device" not in changed.title
+    assert (plain.slug, changed.slug) == ("table1-small", "table1-small-lr=0.5")
+    alone = grids.table("table1", "small", ["fixmatch", "daso"], [0])
+    assert {e.against for e in alone.entries} == {""}, "SeMi is not there to be compared with"

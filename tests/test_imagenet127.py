@@ -1,5 +1,6 @@
 """ImageNet-127 from small files of the exact formats: batches as Python 2 and 3 wrote them, malicious and bad ones, an ImageNet
 folder, resuming, runs."""
+import dataclasses
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ from PIL import Image
 
 from semilib import cli, imagenet127, record, sources
 from semilib.config import CELLS, FIXED, Run
+from semilib.engine import Trainer
 from semilib.errors import BadInput
 from semilib.methods import METHODS
 from semilib.training import train
@@ -357,6 +359,20 @@ def test_a_run_records_the_three_metrics_each_under_its_name(official, tmp_path,
     assert found["split"]["data"].startswith("official")
     log = record.read_log(record.folder(run, tmp_path / "runs"))
     assert len(log) == 2 and sum(map(sum, log[-1]["confusion"])) == 2000 and "accuracy_50" in log[-1]
+
+
+def test_large_images_train_on_a_cpu_without_the_layout_that_ends_the_process():
+    """PyTorch 2.14, channels last, 1x1 convolutions of stride 2 with at most 8 channels, from 46 px on."""
+    images, labels = torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8), torch.arange(40) % 4
+    source = sources.Source("x", images, labels, images[:8], labels[:8], list("abcd"), (0.5,) * 3, (0.2,) * 3, flip=True)
+    run = Run.of("imagenet127", "fixmatch", profile="smoke", side=64, labelled_share=0.5, batch=8, device="cpu")
+    trainer = Trainer(run, source)
+    weights = [p for p in trainer.net.backbone.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
+    assert trainer.layout == torch.contiguous_format and weights and all(p.is_contiguous() for p in weights)
+    small = Trainer(run.with_(side=32), dataclasses.replace(source, images=images[..., :32, :32].contiguous()))
+    assert small.layout == torch.channels_last                                   # what every record so far was made with
+    trainer.advance(0)
+    assert trainer.step == 1
 
 
 PAPER = [("stl10", {}), ("svhn", {}), ("imagenet127", {}), ("imagenet127", {"side": 64}), ("stl10", {"n1": 450, "gamma_l": 20.0})]

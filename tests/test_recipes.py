@@ -205,6 +205,9 @@ def test_an_original_recipe_on_remixmatch_is_the_published_one(name):
 
 @pytest.mark.parametrize("dataset, method, given, want", [
     ("cifar100", "cdmad", {}, dict(weight_decay=0.08)), ("cifar10", "cdmad", dict(order="uniform"), dict(weight_decay=0.01)),
+    ("imagenet127", "ccl", {}, dict(batch=32, mu=2, tau=0.1, lambda_2=1.5)), ("stl10", "ccl", {}, dict(lambda_2=1.5, beta=0.5)),
+    ("stl10", "adello", {}, dict(warmup=0, labelled_in_unlabelled=True)), ("stl10", "cpg", {}, dict(absolute_floor=0)),
+    ("imagenet127", "cpg", {}, dict(absolute_floor=0)), ("svhn", "cpg", {}, dict(absolute_floor=12)),
     ("cifar100", "decon", {}, dict(tau=2.0)), ("cifar100", "seval", {}, dict(eval_steps=2500)),
     ("cifar100", "darp", {}, dict(refine_every=100, rounds=20)),
     ("cifar100", "simpro", {}, dict(lr=0.17, steps=43_000, mu=8)), ("cifar10", "cdmad", dict(gamma_l=150), dict(weight_decay=0.04))])

@@ -99,6 +99,7 @@ def test_a_record_of_before_a_field_existed_is_still_this_run_and_another_config
     run = grid.runs[0]
     config = run.numbers()
     assert sheets._same(run, {k: v for k, v in config.items() if k not in ("post_hoc", "crop")})
+    assert not sheets._same(run, {**config, "holdout": 0.2}), "a fold to choose options by is no test set"
     assert not sheets._same(run, {**config, "lr": 0.3}) and not sheets._same(run, {**config, "seed": 9})
     semi = next(r for r in grid.runs if r.method == "semi")
     options = semi.numbers()["options"]
@@ -160,6 +161,8 @@ def test_the_published_file_is_whole_and_says_where_each_number_was_read():
         assert 0 < float(row["mean"]) < 100 and row["source_paper"] and row["source_location"] and "src=" in row["notes"], row
     mixed = {row["metric"] for row in rows if row["dataset"] == "ImageNet-127"}
     shown = set(sum(sheets.PUBLISHED_METRICS.values(), ()))
+    wide = [row for row in rows if row["dataset"] == "ImageNet-127" and row["metric"] in shown]
+    assert wide and not any("not stated" in row["notes"] for row in wide), "a number whose metric is not known is in no column"
     assert mixed & shown and "test_acc_mixed_definition" in mixed - shown
 
 
@@ -186,3 +189,13 @@ def test_cells_are_the_protocol_s_counts():
     assert own["unlabelled"].tolist() == [1500 + 30, 899 + 50, *own["unlabelled"].tolist()[2:-1], 15 + 3000]
     stl = frame[frame["cell"] == "STL10-LT 150, gamma 10"]
     assert stl["unlabelled"].isna().all() and stl["labelled"].tolist()[-1] == 15
+
+
+def test_of_several_records_the_latest_counts_and_a_fold_has_no_published_numbers(made, monkeypatch):
+    grid, folder = made
+    run = next(r for r in grid.runs if (r.method, r.seed) == ("semi", 1))
+    write(folder / "results" / "a-later-one", run, 0.9, finished="2030-01-01T00:00:00Z")
+    write(folder / "results" / "z-an-earlier-one", run, 0.1, finished="2020-01-01T00:00:00Z")
+    sheets._committed.cache_clear()
+    assert sheets.find(grid, folder / "runs", folder / "results")[run.key].name == "a-later-one"
+    assert not cell("ccl", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, holdout=0.2)

@@ -56,9 +56,11 @@ class ADELLO(FixMatch):
 
     @classmethod
     def original(cls, run):
-        """The release's, built on USB: mu 2, one strong view, a constant rate; its pool holds the labelled images."""
+        """The release's, built on USB: mu 2, one strong view, a constant rate; its pool holds the labelled images, and on STL-10 the soft
+        term acts from the start."""
+        stl = run["dataset"] == "stl10"
         return dict(mu=2, steps=2**18, eval_every=1024, rate="constant", variant="USB", strong_pool="B", decay="ndim",
-                    options=dict(strong_views=1))
+                    labelled_in_unlabelled=True, options=dict(strong_views=1, **(dict(warmup=0) if stl else {})))
 
     def build(self):
         super().build()

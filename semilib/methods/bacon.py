@@ -21,6 +21,8 @@ Differs: of two strong views ABC's term is the mean, as the base's, not ABC's su
     (released: if an unlabelled one does). The term starts at the start, not a step later. P and the second head start from Xavier's
     values, the release's from PyTorch's. As a subclass of ABC it inherits what that one differs in. On ReMixMatch weak views have no
     gradient, so (5) learns from unmixed labelled rows alone, which weak ones repel; the release's version of it is commented out.
+    The shared recipe's pool holds the labelled images: each has two rows in l and F, and counts twice in n and M. Of an image that is
+    twice in a batch (a set smaller than the batch) the later row counts.
 Numbers: toy rows of the tests: N [.258209, 3.576477, .500023, .045779], L_con .003113 just after half of the run, .003141 at the end.
 
 The slope takes at most .000125 off T once the term counts: (3) is nearly inert, as released.

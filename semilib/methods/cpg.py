@@ -13,7 +13,7 @@ Stage "grow": the labelled batch comes from labelled and selected images, with r
 and at the end of each window, from its votes:
     (6) selected: more votes than 6 % of an image's draws in a window, of which more than 0.8 for one class; q = its share of votes by
         class. What was selected before is dropped; labelled images have q = s(y), phi = N + m
-    (7) t_c = int(10 phi_(C/3) / phi_c), phi_(j) = the j-th smallest;  10 for all in the first window
+    (7) t_c = int(10 phi_(C/3) / phi_c), phi_(j) = the j-th smallest, counted from 0;  10 for all in the first window
     (8) r_c = (1 / rho_c) / sum 1 / rho,  rho_c = mean of (cos(h, mu_c) + 1) / 2 over the class, mu_c its mean feature
 Prediction by the main head.
 
@@ -48,6 +48,7 @@ from torch import Tensor
 
 from semilib import rng
 from semilib.config import Duration, option, span, steps_of
+from semilib.errors import BadInput
 from semilib.losses import Term, ce, log_prior, one_hot
 from semilib.methods.base import Plan, Stage
 from semilib.methods.fixmatch import FixMatch
@@ -83,13 +84,18 @@ class CPG(FixMatch):
         self.window, warmup = window, steps_of(cfg.warmup, info.steps)
         self.start = window and min(warmup, max(1, round(warmup / window))) * window
         self.floor = cfg.absolute_floor or cfg.floor * window * draws / info.n_unlabelled
+        if window and cfg.absolute_floor >= (most := window * draws / info.n_unlabelled):
+            raise BadInput("absolute_floor", cfg.absolute_floor, f"below the {most:.3g} times that an image is drawn in a window of "
+                                                                 f"{window} steps, or none is ever selected; 0 = floor, a share")
 
     @classmethod
     def original(cls, run):
-        """The release's: mu 7, one strong view, the best of all evaluations on the test set. A small run scales its floor."""
+        """The release's: mu 7, one strong view, the best of all evaluations on the test set. A small run, and one on a data set that the
+        release has no configuration for, scales its floor."""
+        own = run["profile"] == "paper" and run["dataset"] in ("cifar10", "cifar100", "svhn")
         return dict(mu=7, steps=2**18, eval_every=1024, variant="USB", strong_pool="B", decay="ndim", labelled_in_unlabelled=False,
                     report="best_on_test", options=dict(strong_views=1, labelled_strong=True, official_radius=True,
-                                                        absolute_floor=12 if run["profile"] == "paper" else 0))
+                                                        absolute_floor=12 if own else 0))
 
     def plan(self):
         plan = super().plan()

@@ -58,7 +58,7 @@ class SEVAL(FixMatch):
         @classmethod
         def presets(cls, run):
             own = {"cifar100": dict(target=0.65, threshold_groups=10, pi_groups=10, d_pi=0.98, d_t=0.98),
-                   "imagefolder": dict(target=0.65, threshold_groups=10, d_pi=0.998, d_t=0.998)}
+                   "imagenet127": dict(target=0.65, threshold_groups=10, d_pi=0.998, d_t=0.998)}
             return {"paper": own.get(run.dataset, {})}
 
     refuses = {"add": "its second stage begins with a fresh network, while SeMi's bank and warm-up would go on from the first"}

@@ -45,7 +45,7 @@ class SimPro(FixMatch):
 
         @classmethod
         def presets(cls, run):
-            own = {"cifar100": dict(tau=1.0, threshold=0.2), "imagefolder": dict(tau=1.0, threshold=0.2, rho_mu=2)}
+            own = {"cifar100": dict(tau=1.0, threshold=0.2), "imagenet127": dict(tau=1.0, threshold=0.2, rho_mu=2)}
             return {"paper": own.get(run.dataset, {})}
 
     components = {**FixMatch.components, "prior": "no epoch ended with a confident pseudo-label: lower the threshold, or train longer"}
@@ -54,7 +54,7 @@ class SimPro(FixMatch):
     def original(cls, run):
         """43,000 steps of 1,664 images at a high rate, the pool without the labelled images; a longer and smaller one for ImageNet."""
         own = dict(labelled_in_unlabelled=False, eval_every=500)
-        if run["dataset"] == "imagefolder":
+        if run["dataset"] == "imagenet127":
             return dict(**own, lr=0.01, steps=250_000, batch=32, mu=2, options=dict(epoch=span(500)))
         return dict(**own, lr=0.17, steps=43_000, batch=64, mu=8)
 
