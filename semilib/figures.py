@@ -561,6 +561,12 @@ def image_grid(images: np.ndarray, rows: list[str], columns: list[str], title: s
     return figure, frame
 
 
+def kept(made: tuple[Figure, pd.DataFrame], path: str | Path) -> Figure:
+    """`save` for a notebook's cell: writes both files and returns the figure, which the cell then shows."""
+    save(*made, path)
+    return made[0]
+
+
 def save(figure: Figure, frame: pd.DataFrame, path: str | Path) -> tuple[Path, Path]:
     """Write NAME.png and NAME.csv, the numbers that it draws; returns both paths. Each file appears whole or not at all."""
     base = stem(path, ".png", ".csv")

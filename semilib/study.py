@@ -91,6 +91,12 @@ def example_views(run: Run, step: int = 0) -> tuple[Any, list[str], list[str], s
     return grid, rows, source.class_names, f"{source.name}: the first image of each class"
 
 
+def contents(folder: str | Path) -> str:
+    """How many pictures the parts of a folder of pictures hold, a line a part."""
+    parts = sorted(path for path in Path(folder).iterdir() if path.is_dir())
+    return "\n".join([shown(folder), *(f"  {p.name}: {sum(1 for file in p.rglob('*') if file.is_file()):,} pictures" for p in parts)])
+
+
 def example_photos(folder: str | Path, labelled: int = 40, unlabelled: int = 60, test: int = 20, gamma: float = 10.0) -> Path:
     """A folder of pictures such as `sources.image_folder` reads, made of the embedded data: train/CLASS with a long tail from `labelled`
     pictures down by gamma, unlabelled/ with `unlabelled` of each class under names that say nothing, test/CLASS with `test` of each.

@@ -174,10 +174,16 @@ def test_render_gives_each_notebook_the_parameters_that_it_has(tmp_path, monkeyp
     given = {}
     monkeypatch.setattr(notebooks, "execute", lambda path, output, words, show=True: given.update({output: words}) or output)
     cli.main(["render", "10_run", "00_quickstart", "profile=smoke", "seed=3", "--out", str(tmp_path)])
-    assert given == {tmp_path / "10_run.ipynb": {"profile": "smoke", "seed": 3}, tmp_path / "00_quickstart.ipynb": {"profile": "smoke"}}
+    small = notebooks.SMOKE                                       # with the profile come the options under which it acts
+    assert given == {tmp_path / "10_run.ipynb": {**small["10_run.ipynb"], "seed": 3},
+                     tmp_path / "00_quickstart.ipynb": small["00_quickstart.ipynb"]}
+    given.clear()
+    cli.main(["render", "10_run", "profile=trial", "options={}", "--out", str(tmp_path)])
+    assert given == {tmp_path / "10_run.ipynb": {"profile": "trial", "options": {}}}
     given.clear()
     cli.main(["render", "profile=smoke", "--in-place"])
     assert all(path.parent == ROOT / "notebooks" and path.stem not in cli.NOT_RENDERED for path in given) and given
+    assert "profile" not in given[ROOT / "notebooks" / "23_table3_imagenet127.ipynb"], "ImageNet-127 has no smoke profile"
 
 
 def test_runs_of_committed_records_are_left_alone_unless_asked_for(capsys):
