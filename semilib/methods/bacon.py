@@ -27,9 +27,10 @@ Numbers: toy rows of the tests: N [.258209, 3.576477, .500023, .045779], L_con .
 
 The slope takes at most .000125 off T once the term counts: (3) is nearly inert, as released.
 
-On the embedded pictures at 600 steps it stays below Supervised (one seed: 38.1, still rising to 53.0 at the end). The term enters at full
-weight, 1 to 2 nats a row and divided by the few sure rows; accuracy falls from 46 to about 20 and the 300 steps that are left do not
-suffice to recover. The same seed has 58.7 without the term (lambda_con=0), 58.6 at lambda_con=0.1, 37.3 with written_only.
+On the embedded pictures at 600 steps it stays below Supervised (40.1 +- 2.3 against 51.4 +- 2.8, three seeds; the first 38.1, still
+rising to 53.0 at the end). The term enters at full weight, 1 to 2 nats a row and divided by the few sure rows; accuracy falls from 46 to
+about 20 and the 300 steps that are left do not suffice to recover. The same seed has 58.7 without the term (lambda_con=0), 58.6 at
+lambda_con=0.1, 37.3 with written_only.
 """
 from __future__ import annotations
 

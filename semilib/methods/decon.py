@@ -22,6 +22,9 @@ Differs: pi is counted exactly and floored; the release counts one drop-last pas
     left out. As released, q and q_b count the labelled images of the pool too, and (6) takes the average of the live head from the
     logits of the averaged network.
 Numbers: toy tensors of the tests: L_x 2.063399, L_x^b 1.962702, L_u .350357, L_u^b .620972; w [.986765, .272000, 1.029340, .841967].
+
+On the embedded pictures at 600 steps it is where Supervised is (51.3 +- 4.2 against 51.4 +- 2.8, three seeds) and still rising: last
+evaluation of the first seed 66.8. The reported mean of the last 20 evaluations covers steps 372 to 600, in which most of that rise lies.
 """
 from __future__ import annotations
 

@@ -30,6 +30,9 @@ Numbers: toy tensors of the tests: w .367122, .304356, .328523; test logits 1.03
 
 Until the start a run is CPE's to the last bit, but for its prediction. SeMi's modules see the fused heads as three further branches, read
 through `adjust` too, and the gate's as one of three classes.
+
+On the embedded pictures at 600 steps it is where Supervised is (51.9 +- 5.6 against 51.4 +- 2.8, three seeds) and still rising: last
+evaluation of the first seed 69.2. The reported mean of the last 20 evaluations covers steps 372 to 600, in which most of that rise lies.
 """
 from __future__ import annotations
 
