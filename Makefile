@@ -5,6 +5,8 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 STARTED := $(VENV)/.installing
 NOTEBOOKS := build/nbval
+# Two processes, each of which takes whole files (the cells of a notebook belong together).
+TWO := -n 2 --dist loadfile
 
 .PHONY: help quickstart test docs lab clean
 
@@ -18,10 +20,10 @@ quickstart: $(STAMP) ## run notebooks/00_quickstart.ipynb from start to end, wit
 
 test: $(STAMP) ## lint, run the tests, then run every notebook with small parameters
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest tests
+	$(VENV)/bin/python -m pytest $(TWO) tests
 	rm -rf $(NOTEBOOKS)
 	$(VENV)/bin/python -m semilib smoke-notebooks $(NOTEBOOKS)
-	$(VENV)/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
+	$(VENV)/bin/python -m pytest $(TWO) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
 
 docs: $(STAMP) ## build the documentation site, offline and from stored outputs, and print where it is
 	$(VENV)/bin/python docs/build.py build/docs

@@ -195,7 +195,7 @@ def smoke_copies(folder: str | Path, notebooks: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     out = []
     for notebook in sorted(Path(notebooks).glob("*.ipynb")):
-        given = {**SMOKE.get(notebook.name, {}), "runs": str((folder / "runs").resolve())}
+        given = {**SMOKE.get(notebook.name, {}), "runs": str((folder / "runs" / notebook.stem).resolve())}     # two may run at a time
         check_given(notebook, given)
         copy = folder / notebook.name
         papermill.execute_notebook(str(notebook), str(copy), parameters=given, prepare_only=True, progress_bar=False)
