@@ -262,7 +262,7 @@ def _rows(table: str, profile: str, methods: list[str] | None) -> list[_Row]:
                for one, word in MODULE_NAMES.items())]
     for option, values in list(SENSITIVITY.items())[:2 if few else None]:
         symbol, usual = SYMBOLS.get(option, option), USUAL[option]
-        shown = values[:2] if few else values
+        shown = values[:2] if few else values if PROFILES[profile]["real"] else (values[0], usual, values[-1])
         names = {v: f"{symbol} = {v:g}{' (SeMi)' if v == usual else ''}" for v in values}
         reference = names[usual] if usual in shown else ""
         rows += [_Row(f"Sensitivity to {symbol}", names[v], "semi", {option: v}, against="" if v == usual else reference) for v in shown]

@@ -17,11 +17,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, smoke_run
+from conftest import DATA, ROOT, smoke_run
 
-from semilib import clusters, launch, record
+from semilib import clusters, grids, launch, record
 from semilib.errors import BadInput
-from semilib.grids import Entry, Grid
 from semilib.progress import Progress
 
 linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds a run's process in /proc, which only Linux has")
@@ -33,11 +32,10 @@ def needs(engine: str, missing: str) -> None:
         (pytest.fail if engine in os.environ.get("SEMILIB_ENGINES", "").split() else pytest.skip)(f"{engine} is not installed: {missing}")
 
 
-def table(steps: int = 150) -> Grid:
-    """Three runs of a small table, long enough to be killed on the way; each step is in the checkpoint."""
-    which = (("fixmatch", 0), ("supervised", 0), ("fixmatch", 1))
-    runs = [smoke_run(method, seed=seed, steps=steps, eval_every=10) for method, seed in which]
-    return Grid("table1", "smoke", "a small table", tuple(Entry("", run.method, "embedded pictures", (run,)) for run in runs))
+def table(steps: int = 150) -> grids.Grid:
+    """Three rows of Table 1 at smoke scale, long enough to be killed on the way; each step is in the checkpoint."""
+    return grids.table("table1", "smoke", ["fixmatch", "supervised", "freematch"], [0], root=DATA, steps=steps, eval_every=10,
+                       keep_seconds=0.0)
 
 
 def holder(file: Path) -> int | None:
@@ -66,7 +64,7 @@ def in_mid_run(runs, folder: Path, fits=lambda pid: True, seconds: float = 240.0
     raise AssertionError("no run was seen in its middle")
 
 
-def check_done_once(grid: Grid, folder: Path, outcomes, killed: dict[str, int], notebook: bool, others: int = 0) -> None:
+def check_done_once(grid: grids.Grid, folder: Path, outcomes, killed: dict[str, int], notebook: bool, others: int = 0) -> None:
     """All done, each by as many sessions as it was killed and one more, with no evaluation lost or written twice."""
     assert [o.state for o in outcomes] == ["done"] * len(grid.runs), launch.summary(outcomes)
     assert len(list(folder.rglob("run.json"))) == len(grid.runs) + others

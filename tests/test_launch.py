@@ -90,10 +90,11 @@ def test_a_run_that_another_process_has_is_left_alone(tmp_path):
 
 
 @linux
-def test_a_killed_worker_is_started_again_and_a_failed_run_stops_nothing(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_worker_is_started_again_and_a_failed_run_stops_nothing(how, tmp_path):
     grid = table()
     run, bad = grid.runs[0], failing()
-    killer = concurrent.futures.ThreadPoolExecutor(1).submit(lambda: os.kill(in_mid_run([run], tmp_path)[1], signal.SIGKILL))
+    killer = concurrent.futures.ThreadPoolExecutor(1).submit(lambda: os.kill(in_mid_run([run], tmp_path)[1], how))
     outcomes = launch.local([bad, run], tmp_path, slots=2, notebook=False, progress=Progress())
     killer.result(10)
     assert [o.state for o in outcomes] == ["failed", "done"] and "no pseudo-label reached the threshold" in outcomes[0].error
