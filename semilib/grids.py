@@ -243,7 +243,7 @@ def _rows(table: str, profile: str, methods: list[str] | None) -> list[_Row]:
     """A table's rows; fewer in the smoke profile."""
     few = profile == "smoke"
     if table in ("table1", "table2", "table3"):
-        compared = MAIN if few and table == "table2" else (*MAIN[:-1], *NEWEST, MAIN[-1])
+        compared = (*MAIN[:-1], *NEWEST, MAIN[-1]) if table != "table2" or PROFILES[profile]["real"] else MAIN
         shown = methods or (list(METHODS) if table == "table1" and not few else compared)
         return [_Row("", NAMES[m], m, against="SeMi" if m != "semi" and "semi" in shown else "") for m in shown]
     if table == "table4":
