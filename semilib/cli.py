@@ -89,7 +89,7 @@ def sweep(args, runs: list) -> None:
         raise BadInput("on", "ray", "--ray num_cpus=N --ray num_gpus=SHARE in place of slots, per-gpu and threads")
     outcomes = launch.sweep(runs, args.runs, args.on, **how)
     print(launch.summary(outcomes))
-    if any(outcome.state != "done" for outcome in outcomes):
+    if any(outcome.code for outcome in outcomes):
         sys.exit(1)
 
 

@@ -163,7 +163,7 @@ class Sheet:
     def markdown(self) -> str:
         cells = [[c.replace("|", "\\|") for c in row] for row in self.cells("**")]
         marks = ["---", *["--:"] * (len(cells[0]) - 1)]
-        return "\n".join([f"### {self.title}", "", *(f"| {' | '.join(row)} |" for row in [cells[0], marks, *cells[1:]]), "",
+        return "\n".join([f"## {self.title}", "", *(f"| {' | '.join(row)} |" for row in [cells[0], marks, *cells[1:]]), "",
                           *(f"- {note}" for note in self.notes)]) + "\n"
 
     @property

@@ -192,7 +192,7 @@ def test_the_ablation_in_jupyterlab_changed_and_run_twice(project, lab):
     assert f"{n} runs, of which {n} are missing" in texts[COUNT]
     check_progress(seen, texts[PROGRESS], 0, n)
     first = texts[TABLE]
-    assert "Table 4, SeMi's components and its release's defects: profile smoke (12 steps, embedded pictures)" in first
+    assert "Table 4, SeMi's components and its release's defects: profile smoke (12 steps, embedded pictures, eval_every = 12)" in first
     assert re.search(r"^SeMi +\d+\.\d  1  ", first, re.MULTILINE)
     assert re.search(r"^without OHEML +\d+\.\d  1 .* [+-]\d+\.\d +all 1$", first, re.MULTILINE)
 
@@ -200,7 +200,7 @@ def test_the_ablation_in_jupyterlab_changed_and_run_twice(project, lab):
     seen, texts = run_all(lab.page, 5)
     assert f"{2 * n} runs, of which {n} are missing" in texts[COUNT], "the first seed's runs are found again"
     check_progress(seen, texts[PROGRESS], 1, n)
-    assert "profile smoke (12 steps, embedded pictures)" in texts[TABLE]
+    assert "profile smoke (12 steps, embedded pictures, eval_every = 12)" in texts[TABLE]
     number = r"[+-]?\d+\.\d"
     row = rf"^without OHEML +{number} ± {number}  2 .* {number} \({number}, {number}\) +all 1$"
     assert re.search(row, texts[TABLE], re.MULTILINE), "two seeds have a spread and two differences"

@@ -272,7 +272,7 @@ def test_readme_names_files_and_folders_that_exist(readme):
     missing = []
     for path in sorted(named):
         pattern = re.sub(r"<[^>]*>", "*", path).removeprefix("./").rstrip("/")
-        if any(ROOT.glob(pattern)) or git("check-ignore", pattern):
+        if any(ROOT.glob(pattern)) or git("check-ignore", pattern) or git("check-ignore", pattern + "/"):
             continue
         if "/" not in path and path in code:  # the name of a file that a run writes
             continue

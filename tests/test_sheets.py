@@ -120,7 +120,7 @@ def test_a_log_that_does_not_give_its_result_is_refused(made):
 def test_files_hold_every_run_and_every_table(made, tmp_path):
     sheet = show(*made)
     long, short = sheets.write([sheet, sheet], tmp_path / "t")
-    assert len(long.read_text().splitlines()) == 19 and short.read_text().count("###") == 2
+    assert len(long.read_text().splitlines()) == 19 and short.read_text().count("## ") == 2
 
 
 # ---- published numbers -----------------------------------------------------------------------------------------------------------------
