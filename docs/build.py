@@ -279,10 +279,12 @@ def _outside_code(text: str, change: Callable[[str], str]) -> str:
 
 
 def titled(text: str, path: str) -> str:
-    """Markdown with a title. A table of a folder is made without one: it gets the folder's name, words instead of hyphens."""
+    """Markdown with a title. A table of a folder is made without one: it gets the folder's name, words instead of hyphens,
+    and its own where the folder has several."""
     if text.startswith("# "):
         return text
-    folder = posixpath.basename(posixpath.dirname(path))
+    folder, name = posixpath.basename(posixpath.dirname(path)), posixpath.splitext(posixpath.basename(path))[0]
+    folder += "" if name == "table" else f" {name}"
     return f"# {folder.replace('-', ' ').replace('_', ' ').capitalize()}\n\n{text}"
 
 
