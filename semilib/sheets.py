@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import json
 import math
-import re
 import statistics
 import string
 import textwrap
@@ -31,7 +30,7 @@ from semilib import metrics, record
 from semilib.config import Run
 from semilib.grids import Entry, Grid
 from semilib.study import home, place
-from semilib.tables import DASH, GROUPS, WIDTH, Record, load, numbers, recalls, stem, write_bytes
+from semilib.tables import DASH, GROUPS, WIDTH, Record, _short, load, numbers, stem, write_bytes
 from semilib.tables import csv as as_csv
 
 METRICS = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy on the natural test split",
@@ -231,10 +230,6 @@ def _measured(kept: Record, metric: str) -> dict[str, Any]:
     return {"score": other["mean_last"], "rule": _short(other["rule"]), **{g: means[g] for g in GROUPS}}
 
 
-def _short(rule: str) -> str:
-    return re.sub(r"^mean of (the )?| evaluations$", "", rule)
-
-
 def _difference(values: dict[int, float], reference: dict[int, float]) -> dict[str, Any]:
     """Paired over the seeds that both have, in percentage points: mean, and as text with what can be said of it."""
     pairs = [100 * (values[s] - reference[s]) for s in sorted(values.keys() & reference.keys())]
@@ -314,8 +309,3 @@ def write(made: list[Sheet], path: str | Path) -> tuple[Path, Path]:
     write_bytes(long, as_csv(pd.concat([sheet.long for sheet in made], ignore_index=True)))
     write_bytes(short, "\n".join(sheet.markdown for sheet in made).encode("utf-8"))
     return long, short
-
-
-def class_recalls(folder: Path) -> list[float]:
-    """Recall of each class of a finished run, the mean over the evaluations that its number averages, [C] in [0, 1]."""
-    return recalls(load(folder)).tolist()
