@@ -110,11 +110,7 @@ class Trainer:
         self.net = Net(backbone, self.method.heads())
         initialise(self.net, run.seed)
         self.net.to(self.device, self.dtype).train()
-        # Channels last, but for large images on a CPU: there PyTorch's 1x1 convolutions of stride 2 with few channels write past their
-        # memory in the backward pass (2.14, from 46 px on), which ends the process.
-        last = self.device.type == "cuda" or max(self.source.images.shape[-2:]) <= 32
-        self.layout = torch.channels_last if last else torch.contiguous_format
-        self.net.backbone.to(memory_format=self.layout)
+        self.net.backbone.to(memory_format=torch.channels_last)
         self.average = Average(self.net, run.ema, run.ema_rule, run.weight_decay)
         self.now = torch.zeros((), dtype=torch.int64, device=self.device)
         self.lr = torch.zeros((), dtype=torch.float32, device=self.device)
@@ -156,7 +152,7 @@ class Trainer:
 
             def compute(x: Tensor, backbone=backbone) -> Tensor:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-                    return backbone(x.contiguous(memory_format=self.layout))
+                    return backbone(x.contiguous(memory_format=torch.channels_last))
             net.compute = compute
 
     @property

@@ -18,6 +18,20 @@ VARIANTS = ("V1", "V2", "V3", "USB")
 POLICIES = ("joint", "weak_first", "separate", "ema_eval", "frozen", "interleave")
 
 
+class Shortcut(nn.Conv2d):
+    """A 1x1 convolution with stride: on a CPU one without, of the pixels that it would read. PyTorch's own (2.14) writes past its memory in
+    the backward pass there, for channels-last maps of few channels, which ends the process: fewer than 8 where the CPU has AVX2,
+    more on large maps where it has AVX-512."""
+
+    def __init__(self, width_in: int, width: int, stride: int):
+        super().__init__(width_in, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        return F.conv2d(x[..., ::self.stride[0], ::self.stride[1]], self.weight)
+
+
 class Block(nn.Module):
     """Pre-activation residual block. `first` blocks change the width or the stride; there the three published variants differ."""
 
@@ -34,7 +48,7 @@ class Block(nn.Module):
         self.bn2 = norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         if self.first:
-            self.shortcut = nn.Conv2d(width_in, width, 1, stride, bias=False)
+            self.shortcut = Shortcut(width_in, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         a = x if self.residual_raw else F.leaky_relu(self.bn1(x), 0.1, inplace=True)
@@ -95,6 +109,9 @@ class ResNet50(nn.Module):
         from torchvision.models import resnet50
         net = resnet50(weights=None)
         net.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        for group in (net.layer1, net.layer2, net.layer3, net.layer4):
+            plain = group[0].downsample[0]
+            group[0].downsample[0] = Shortcut(plain.in_channels, plain.out_channels, plain.stride[0])
         self.trunk = nn.Sequential(net.conv1, net.bn1, net.relu, net.layer1, net.layer2, net.layer3, net.layer4)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):

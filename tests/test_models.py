@@ -17,6 +17,7 @@ from semilib.errors import BadInput
 from semilib.models import (
     POLICIES,
     Net,
+    Shortcut,
     View,
     Views,
     initialise,
@@ -607,3 +608,31 @@ def test_a_backbone_that_says_all_depths_compiles_to_one_graph(network):
     with torch.no_grad():
         have, want = torch.compile(backbone, backend="eager", fullgraph=True)(x), backbone(x)
     assert len(have) == len(want) == 5 and all(torch.equal(a, b) for a, b in zip(have, want, strict=True))
+
+
+# ---- shortcuts -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width_in", "width", "stride", "side"), [(3, 4, 2, 8), (8, 16, 2, 7), (16, 32, 1, 8)])
+def test_a_shortcut_is_the_strided_convolution(width_in, width, stride, side):
+    ours = Shortcut(width_in, width, stride).double()
+    x, mirror = (torch.randn(5, width_in, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0),
+                             requires_grad=True) for _ in range(2))
+    plain = F.conv2d(mirror, ours.weight, stride=stride)
+    out = ours(x.contiguous(memory_format=torch.channels_last))
+    assert out.shape == plain.shape and torch.allclose(out, plain, rtol=1e-12, atol=1e-14)
+    (weight,) = torch.autograd.grad(out.square().sum(), ours.weight, retain_graph=True)
+    (again,) = torch.autograd.grad(plain.square().sum(), ours.weight, retain_graph=True)
+    assert torch.allclose(weight, again, rtol=1e-11, atol=1e-12)
+    out.square().sum().backward()
+    plain.square().sum().backward()
+    assert torch.allclose(x.grad, mirror.grad, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", ["wrn-10-0.25", "wrn-28-2", "resnet50"])
+def test_no_strided_pointwise_convolution_is_left_to_pytorch(network):
+    """They write past their memory on CPUs (see `Shortcut`)."""
+    strided = [m for m in make_backbone(network).modules()
+               if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1)]
+    assert len(strided) == {"wrn-10-0.25": 2, "wrn-28-2": 2, "resnet50": 3}[network]
+    assert all(isinstance(m, Shortcut) for m in strided)
