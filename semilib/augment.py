@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from semilib import rng
+from semilib.constants import once, tensor_once
 from semilib.errors import BadInput, check_name
 
 OPS = ("AutoContrast", "Brightness", "Color", "Contrast", "Equalize", "Identity", "Posterize", "Rotate", "Sharpness",
@@ -34,7 +35,7 @@ SLOTS = {"A": 2, "B": 3, "C": 3}
 CUTOUT_COLOUR = {"A": (127, 127, 127), "B": (125, 123, 114)}            # C: the data set's mean
 
 
-@functools.lru_cache(maxsize=64)
+@tensor_once
 def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A small constant tensor, copied to the device once: later calls find it there, as a captured graph must."""
     return torch.tensor(values, dtype=dtype, device=device)
@@ -132,7 +133,7 @@ def draw_ops(w: Tensor, pool: str, height: int, width: int) -> tuple[Tensor, Ten
     return torch.where(applied, op, OPS.index("Identity")), value
 
 
-@functools.lru_cache(maxsize=16)
+@once
 def _levels(height: int, width: int) -> tuple:
     """Pool A's values as nested tuples [14][2][9]: operation, sign (0 plus, 1 minus; unsigned operations repeat), level - 1.
 
@@ -151,7 +152,7 @@ def _levels(height: int, width: int) -> tuple:
     return tuple((plus[name], tuple(-v for v in plus[name]) if name in SIGNED else plus[name]) for name in POOLS["A"])
 
 
-@functools.lru_cache(maxsize=16)
+@once
 def _ranges(height: int, width: int) -> tuple:
     """Pool B's [low, high) per operation as nested tuples [14][2]. Source: CPE's randaugment.py, `augment_pool`."""
     ends = {"Posterize": (4, 8), "Rotate": (-30, 30), "ShearX": (-0.3, 0.3), "ShearY": (-0.3, 0.3), "Solarize": (0, 256),
@@ -159,7 +160,7 @@ def _ranges(height: int, width: int) -> tuple:
     return tuple((0.05, 0.95) if name in BLENDS else ends.get(name, (0, 0)) for name in POOLS["B"])
 
 
-@functools.lru_cache(maxsize=1)
+@once
 def _fixed() -> tuple:
     """Pool C's value of each operation with either sign, as nested tuples [17][2]: low + 4/30 (high - low), in pixels whatever the
     side. Source: the `RandAugment` package with n = 3, m = 4, as CDMAD calls it. Posterize thus keeps int(0.53) = 0 bits: a black

@@ -5,8 +5,6 @@ behind the same `batch(t)`: `stage(step)`, which runs on the host before each st
 """
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +12,7 @@ from torch import Tensor
 from semilib import augment, rng
 from semilib.config import Run
 from semilib.errors import BadInput, check_name
-from semilib.methods.base import Plan, Stream, Time
+from semilib.methods.base import Batch, Plan, Stream, Time
 from semilib.sources import Source
 from semilib.splits import Split
 
@@ -130,12 +128,12 @@ class Data:
                 rows = stream.members[stream.draw(torch.tensor(step, device=self.device))].cpu().numpy()
                 self.buffers[name].copy_(gather_host(self.images, rows), non_blocking=True)
 
-    def batch(self, t: Time) -> tuple[SimpleNamespace, dict[str, Tensor]]:
+    def batch(self, t: Time) -> tuple[Batch, dict[str, Tensor]]:
         """The step's batch without its images, and its views: name -> uint8 [n, 3, H, W]. Tensor operations only."""
         drawn = {name: stream.draw(t.step) for name, stream in self.streams.items()}
         raw = {name: self.images[stream.members[drawn[name]]] if self.resident else self.buffers[name]
                for name, stream in self.streams.items()}
-        batch = SimpleNamespace(index=drawn,
+        batch = Batch(index=drawn,
                                 targets={name: stream.targets[drawn[name]] for name, stream in self.streams.items()})
         batch.index_l, batch.y = batch.index["labelled"], batch.targets["labelled"]
         if "unlabelled" in drawn:

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semilib import checkpoint, rng, sources, splits
+from semilib import checkpoint, compiling, rng, sources, splits
 from semilib.config import Run
 from semilib.data import Data
 from semilib.ema import Average
 from semilib.errors import BadInput
 from semilib.losses import Term, reduce
-from semilib.methods.base import Context, Info, Stage, Time
-from semilib.models import Net, View, initialise, make_backbone
+from semilib.methods.base import Batch, Context, Info, Pseudo, Stage, Time
+from semilib.models import Net, View, Views, initialise, make_backbone
 from semilib.monitor import Monitor
 from semilib.rows import apart, together
 
@@ -43,6 +43,13 @@ def resolve_device(run: Run) -> torch.device:
 
 def resolve_precision(run: Run, device: torch.device) -> str:
     return ("bf16" if device.type == "cuda" else "fp32") if run.precision == "auto" else run.precision
+
+
+def resolve_capture(run: Run, device: torch.device) -> str:
+    """graph (compiled parts in one CUDA graph a stage), compile or off. Raises BadInput if "compile" lacks a compiler."""
+    if run.capture == "compile":
+        compiling.check(device)
+    return ("graph" if device.type == "cuda" else "off") if run.capture == "auto" else run.capture
 
 
 def rate(run: Run, progress: Tensor) -> Tensor:
@@ -76,6 +83,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)                    # streams and graphs belong to the current device
         self.precision = resolve_precision(run, self.device)
+        self.capture = resolve_capture(run, self.device)
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
         self.source = source or sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
         self.split = splits.make_split(self.source.labels, len(self.source.class_names), run.n1, run.m1, run.gamma_l, run.gamma_u,
@@ -144,16 +152,17 @@ class Trainer:
         return torch.optim.Adam(groups, lr=lr, fused=True, capturable=self.device.type == "cuda", **changes)
 
     def _set_compute(self) -> None:
-        """How the backbone runs: autocast where bf16 is asked for, compiled on CUDA. Heads, losses and state keep their precision."""
+        """How a step runs: the backbone under autocast where bf16 is asked for (heads, losses and state keep their precision), and the
+        step's parts compiled or not."""
         low = self.precision == "bf16"
-        compiled = self.device.type == "cuda" and self.run.capture == "auto"
         for net in (self.net, self.average.net):
-            backbone = torch.compile(net.backbone) if compiled else net.backbone
-
-            def compute(x: Tensor, backbone=backbone) -> Tensor:
+            def compute(x: Tensor, backbone=net.backbone) -> Tensor:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
                     return backbone(x.contiguous(memory_format=torch.channels_last))
             net.compute = compute
+        parts = {"draw": self.draw, "objective": self.objective, "finish": self.finish}
+        compiled = self.capture != "off" and self.method.capturable
+        self.parts = compiling.compile_parts(parts) if compiled else parts
 
     @property
     def phase(self) -> str:
@@ -185,30 +194,45 @@ class Trainer:
         return (t.step - stage.start).double() / (after[0] - stage.start)
 
     def compute_step(self) -> None:
-        """One training step, tensors only; the step counter is on the device, so a captured graph of it can be replayed."""
+        """One training step, tensors only; the step counter is on the device, so a captured graph of it can be replayed. Its three
+        parts are compiled where the run asks for it; backward and optimisers lie between them."""
         t = Time(self.now, self.total, self.dtype, self.phase)
-        batch, raw = self.data.batch(t)
-        images = {name: self.data.normalise(x, self.dtype) for name, x in raw.items()}
-        v = self.method.forward(self.net, images, batch, t, self.average.net)
-        seen = v.detach()
-        with torch.no_grad():
-            p = self.method.pseudo(seen, batch, t)
-        terms = self.method.terms(v, batch, p, t)
-        losses = {name: reduce(term) for name, term in terms.items()}
-        self.lr.copy_(rate(self.run, self._progress(t)))
+        batch, images = self.parts["draw"](t)
+        losses, seen, p, terms = self.parts["objective"](batch, images, t)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         for optimiser in self.optimisers:
             optimiser.step()
-        self.average.update(t.step - self._born, self.lr)
-        with torch.no_grad():
-            self.method.end_step(seen, batch, p, t)
-            detached = {name: Term(*(x.detach() if isinstance(x, Tensor) else x for x in term)) for name, term in terms.items()}
-            self.monitor.add(losses, t.step, self.method.activity(seen, batch, p, t, detached))
-            if p is not None:
-                self.monitor.add_pseudo(p.label, p.mask, self.data.truth[batch.index_u])
         self.last_losses = {name: loss.detach() for name, loss in losses.items()}
+        self.monitor.expect(losses, self.method.components)
+        self.parts["finish"](self.last_losses, seen, p, terms, batch, t)
+
+    def draw(self, t: Time) -> tuple[Batch, dict[str, Tensor]]:
+        """The step's batch and its normalised views."""
+        batch, raw = self.data.batch(t)
+        return batch, {name: self.data.normalise(x, self.dtype) for name, x in raw.items()}
+
+    def objective(self, batch: Batch, images: dict[str, Tensor],
+                  t: Time) -> tuple[dict[str, Tensor], Views, Pseudo | None, dict[str, Term]]:
+        """Network, pseudo-labels and loss terms; also sets the step's learning rate. All but the losses without gradient."""
+        v = self.method.forward(self.net, images, batch, t, self.average.net)
+        seen = v.detach()
+        with torch.no_grad():
+            p = self.method.pseudo(seen, batch, t)
+        terms = self.method.terms(v, batch, p, t)
+        self.lr.copy_(rate(self.run, self._progress(t)))
+        losses = {name: reduce(term) for name, term in terms.items()}
+        return losses, seen, p, {name: term.detach() for name, term in terms.items()}
+
+    @torch.no_grad()
+    def finish(self, losses: dict[str, Tensor], seen: Views, p: Pseudo | None, terms: dict[str, Term], batch: Batch, t: Time) -> None:
+        """What follows the optimisers: average, the method's state, measurements, time."""
+        self.average.update(t.step - self._born, self.lr)
+        self.method.end_step(seen, batch, p, t)
+        self.monitor.add(losses, t.step, self.method.activity(seen, batch, p, t, terms))
+        if p is not None:
+            self.monitor.add_pseudo(p.label, p.mask, self.data.truth[batch.index_u])
         self.now.add_(1)
 
     def advance(self, step: int) -> None:
@@ -220,7 +244,7 @@ class Trainer:
             self.method.enter(stage, self.context(step))
             self.graphs.clear()
         self.data.stage(step)
-        if self.device.type == "cuda" and self.run.capture == "auto" and self.method.capturable:
+        if self.capture == "graph" and self.method.capturable:
             if self.phase not in self.graphs:
                 self.graphs[self.phase] = Captured(self.compute_step, self.device)
             self.graphs[self.phase]()

@@ -24,6 +24,9 @@ class Term(NamedTuple):
     denominator: str | float = "rows"
     scale: float | Tensor = 1.0
 
+    def detach(self) -> Term:
+        return Term(*(x.detach() if isinstance(x, Tensor) else x for x in self))
+
 
 def reduce(term: Term) -> Tensor:
     """A term as one number, 0-dim."""

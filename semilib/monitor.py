@@ -20,22 +20,28 @@ class Monitor:
         self.state = {name: torch.zeros(size, dtype=torch.int64, device=device) for name, size in
                       {"used": classes * classes, "seen": classes, "predicted": classes, "shown": 1}.items()}
 
-    def add(self, losses: dict[str, Tensor], step: Tensor, active: dict[str, Tensor]) -> None:
+    def expect(self, terms: Iterable[str], components: Iterable[str]) -> None:
+        """Make room for what a step is about to add, on the host; terms may differ between stages."""
         s = self.state
-        for name in losses:                                     # terms may differ between stages
+        for name in terms:
             if f"loss/{name}" not in s:
                 s[f"loss/{name}"] = torch.zeros((), dtype=torch.float64, device=self.device)
                 s[f"steps/{name}"] = torch.zeros((), dtype=torch.int64, device=self.device)
                 s[f"bad/{name}"] = torch.full((), -1, device=self.device)
-        for name, flag in active.items():
+        for name in components:
             if f"active/{name}" not in s:
-                s[f"active/{name}"] = torch.zeros_like(flag)
+                s[f"active/{name}"] = torch.zeros((), dtype=torch.bool, device=self.device)
+
+    def add(self, losses: dict[str, Tensor], step: Tensor, active: dict[str, Tensor]) -> None:
+        """A step's losses and which components acted in it, all of which are expected; without gradient."""
+        s = self.state
+        for name, flag in active.items():
             s[f"active/{name}"].logical_or_(flag)
         for name, loss in losses.items():
-            s[f"loss/{name}"].add_(loss.detach())
+            s[f"loss/{name}"].add_(loss)
             s[f"steps/{name}"].add_(1)
             bad = s[f"bad/{name}"]
-            bad.copy_(torch.where((bad < 0) & ~torch.isfinite(loss.detach()), step, bad))
+            bad.copy_(torch.where((bad < 0) & ~torch.isfinite(loss), step, bad))
 
     def add_pseudo(self, label: Tensor, mask: Tensor, truth: Tensor) -> None:
         """label, mask, truth [mu B]; a pseudo-label counts from half its weight on; truth -1 = unknown."""

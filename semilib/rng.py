@@ -6,19 +6,20 @@ Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 
 import torch
 from torch import Tensor
 
+from semilib.constants import once, tensor_once
+
 MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
-@functools.lru_cache(maxsize=4096)
+@once
 def key(seed: int, stream: str) -> tuple[int, int]:
     """The two 32-bit key words of a named stream: streams of one seed are independent, and adding one changes no other."""
     digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
@@ -78,7 +79,7 @@ def beta(u: Tensor, a: float, points: int = 8192) -> Tensor:
     return torch.sin((i - 1 + part) * (math.pi / 2 / points)).square().to(u.dtype)
 
 
-@functools.lru_cache
+@tensor_once
 def _beta_table(a: float, points: int, device: torch.device) -> Tensor:
     """Distribution function at points + 1 equal steps of h in [0, pi/2], float64; copied to the device once, since a captured graph
     cannot copy from the host."""

@@ -1,6 +1,5 @@
 """ImageNet-127 from small files of the exact formats: batches as Python 2 and 3 wrote them, malicious and bad ones, an ImageNet
 folder, resuming, runs."""
-import dataclasses
 import hashlib
 import io
 import json

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +30,15 @@ if TYPE_CHECKING:
     from semilib.data import Data
 
 
-class Pseudo(SimpleNamespace):
+class Batch:
+    """What a step knows of its images besides the views, as attributes; see `Method.pseudo`. A plain class, so that dynamo can trace it."""
+
+    def __init__(self, **fields: Any):
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+
+class Pseudo(Batch):
     """Pseudo-labels of the unlabelled batch, none with a gradient: `prob` [mu B, C], `label` [mu B] int64, `mask` [mu B] float in
     [0, 1] (the share of each row's loss that counts), `target`: what the strong views are trained on, `label` or soft rows [mu B, C].
     `branches`: unsupervised term -> the `prob` that it stems from. Given the first three, the others are `label` and {"u": prob}. A
@@ -197,30 +204,30 @@ class Method(nn.Module):
 
     # ---- one step: tensors only ------------------------------------------------------------------------------------------------
 
-    def forward(self, net: Net, images: dict[str, Tensor], batch: SimpleNamespace, t: Time, teacher: Net) -> Views:
+    def forward(self, net: Net, images: dict[str, Tensor], batch: Batch, t: Time, teacher: Net) -> Views:
         """images: view name -> normalised float [n, 3, H, W]."""
         plan = self.plan()
         with torch.no_grad():
             self.look(net, images, batch, t, teacher)
         return net.views(images, plan.strong, plan.policy, teacher)
 
-    def look(self, net: Net, images: dict[str, Tensor], batch: SimpleNamespace, t: Time, teacher: Net) -> None:
+    def look(self, net: Net, images: dict[str, Tensor], batch: Batch, t: Time, teacher: Net) -> None:
         """What the method asks of the networks besides the views, before them and without gradient: features of the average, logits of
         a blank image. It leaves them in `batch`. A pass of the live network in training mode would move its batch norms."""
 
-    def pseudo(self, v: Views, batch: SimpleNamespace, t: Time) -> Pseudo | None:
+    def pseudo(self, v: Views, batch: Batch, t: Time) -> Pseudo | None:
         """Pseudo-labels; called without gradient on detached views. batch: `y` [B] labels; `index_l`, `index_u` positions in the
         labelled and the unlabelled set; `known_u` [mu B] bool, whether an unlabelled image is also a labelled one."""
         raise NotImplementedError
 
-    def terms(self, v: Views, batch: SimpleNamespace, p: Pseudo | None, t: Time) -> dict[str, Term]:
+    def terms(self, v: Views, batch: Batch, p: Pseudo | None, t: Time) -> dict[str, Term]:
         """The loss, unreduced, by name; the engine reduces and sums it and owns the only backward pass."""
         raise NotImplementedError
 
-    def end_step(self, v: Views, batch: SimpleNamespace, p: Pseudo, t: Time) -> None:
+    def end_step(self, v: Views, batch: Batch, p: Pseudo, t: Time) -> None:
         """Move the state, after the optimisers; without gradient, on detached views."""
 
-    def activity(self, v: Views, batch: SimpleNamespace, p: Pseudo | None, t: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
+    def activity(self, v: Views, batch: Batch, p: Pseudo | None, t: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
         """Which of `components` acted in this step, as 0-dim bools. One that never did in a whole run makes the run an error, which
         gives the advice that stands there."""
         return {}

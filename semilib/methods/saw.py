@@ -18,14 +18,13 @@ Numbers: d [100, 30, 10]: w [.405473, .751242, 1.843285]; [300, 90, 0]: [.025004
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from semilib.config import Duration, option, span, steps_of
 from semilib.losses import one_hot
-from semilib.methods.base import Pseudo
+from semilib.methods.base import Batch, Pseudo
 from semilib.methods.fixmatch import FixMatch
 from semilib.rows import RowState
 
@@ -76,7 +75,7 @@ class SAW(FixMatch):
         return (target if target.ndim == 2 else one_hot(target, self.info.classes, w.dtype)) * w
 
     def terms(self, v, batch, p, t):
-        seen = SimpleNamespace(**{**vars(batch), "y": self.weighted(batch.y, self.w_x)})                          # (3)
+        seen = Batch(**{**vars(batch), "y": self.weighted(batch.y, self.w_x)})                          # (3)
         if hasattr(batch, "mixed"):
             seen.mixed = {name: self.weighted(rows, self.w_x if name == "l" else self.w_u) for name, rows in batch.mixed.items()}
         heavy = Pseudo(**{**vars(p), "target": self.weighted(p.target, self.w_u), "prob": self.weighted(p.prob, self.w_u)})

@@ -1,0 +1,49 @@
+"""torch.compile for a step's parts: each as one graph, compiled once a stage.
+
+A graph break or an unplanned recompilation is an error, not a slow step; `tests/test_step_guard.py` holds every method to it.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import torch
+
+from semilib.errors import BadInput
+
+BACKEND = "inductor"                # tests put "eager" here: dynamo's tracing without code generation
+ROOM = 64                           # compiled versions kept of a part: stages, and runs that share a process
+# Views must not depend on how they are computed: no fused multiply-add, which rounds once where the definition rounds twice.
+OPTIONS = {"emulate_precision_casts": True}
+
+
+def check(device: torch.device) -> None:
+    """Raises BadInput if code cannot be compiled for the device here."""
+    wanted = [os.environ.get("CXX"), "g++", "clang++", "c++"] if device.type == "cpu" else []
+    if wanted and not any(w and shutil.which(w) for w in wanted):
+        raise BadInput("capture", "compile", "off: there is no C++ compiler here (g++ or clang++, or the one that CXX names)")
+
+
+def compile_parts(parts: dict[str, Callable]) -> dict[str, Callable]:
+    """The parts of a new run's step, compiled when they are first called. Those of earlier runs in this process are forgotten (they
+    are compiled anew if they go on): PyTorch keeps a few versions of a function, and then runs it uncompiled without a word."""
+    torch._dynamo.reset()
+    return {name: compiled(part) for name, part in parts.items()}
+
+
+def compiled(part: Callable) -> Callable:
+    made = torch.compile(part, backend=BACKEND, fullgraph=True, dynamic=False, **({"options": OPTIONS} if BACKEND == "inductor" else {}))
+
+    def call(*given):
+        with limits():
+            return made(*given)
+    return call
+
+
+def limits():
+    """PyTorch's bounds on versions of one function, raised; their names changed in 2.7."""
+    config = torch._dynamo.config
+    names = {"recompile_limit": ROOM, "cache_size_limit": ROOM,
+             "accumulated_recompile_limit": 8 * ROOM, "accumulated_cache_size_limit": 8 * ROOM}
+    return config.patch({name: value for name, value in names.items() if hasattr(config, name)})
