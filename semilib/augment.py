@@ -43,7 +43,7 @@ def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor
 
 # ---------------------------------------------------------------------------------------------------------------- weak view
 
-def weak(x: Tensor, seed: int, stream: str, step: int | Tensor, flip: bool, crop: str = "reflect") -> Tensor:
+def weak(x: Tensor, seed: int, stream: rng.Stream, step: int | Tensor, flip: bool, crop: str = "reflect") -> Tensor:
     """The weak view of a batch, uint8 [B, 3, H, W] to the same; row i depends on (seed, stream, step, i) and image i alone.
 
     flip: whether images may be mirrored (not for digits). step: an integer or a 0-dim int64 tensor on x's device. crop: what lies
@@ -86,7 +86,7 @@ def _gather_pixels(x: Tensor, source: Tensor) -> Tensor:
 
 # -------------------------------------------------------------------------------------------------------------- strong view
 
-def strong(x: Tensor, seed: int, stream: str, step: int | Tensor, flip: bool, pool: str = "A", crop: str = "reflect",
+def strong(x: Tensor, seed: int, stream: rng.Stream, step: int | Tensor, flip: bool, pool: str = "A", crop: str = "reflect",
            mean: tuple[float, float, float] | None = None) -> Tensor:
     """The strong view of RAW images (it makes its own weak view), uint8 [B, 3, H, W] to the same; see `weak`.
 
@@ -218,7 +218,7 @@ JITTER, HUE = 0.4, 0.1                                  # brightness, contrast a
 P_JITTER, P_GREY, P_BLUR, SIGMA = 0.8, 0.2, 0.5, (0.1, 2.0)
 
 
-def sim(x: Tensor, seed: int, stream: str, step: int | Tensor, flip: bool) -> Tensor:
+def sim(x: Tensor, seed: int, stream: rng.Stream, step: int | Tensor, flip: bool) -> Tensor:
     """SimCLR's view (Chen et al., ICML 2020), as CCL has it of labelled images: uint8 [B, 3, H, W] to the same; see `weak`.
 
     Every operation equals what torchvision makes of a Pillow image, in every byte, given its parameters. They are distributed as

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from semilib import constants
 from semilib.errors import BadInput
 
 BACKEND = "inductor"                # tests put "eager" here: dynamo's tracing without code generation
@@ -29,6 +30,7 @@ def compile_parts(parts: dict[str, Callable]) -> dict[str, Callable]:
     """The parts of a new run's step, compiled when they are first called. Those of earlier runs in this process are forgotten (they
     are compiled anew if they go on): PyTorch keeps a few versions of a function, and then runs it uncompiled without a word."""
     torch._dynamo.reset()
+    constants.mark()
     return {name: compiled(part) for name, part in parts.items()}
 
 
@@ -47,3 +49,13 @@ def limits():
     names = {"recompile_limit": ROOM, "cache_size_limit": ROOM,
              "accumulated_recompile_limit": 8 * ROOM, "accumulated_cache_size_limit": 8 * ROOM}
     return config.patch({name: value for name, value in names.items() if hasattr(config, name)})
+
+
+def kernel_count(call: Callable) -> int:
+    """Kernels that code generation makes of a call of compiled parts (a library's own, such as convolutions, are not among them)."""
+    from torch._inductor import metrics
+    torch._dynamo.reset()
+    metrics.reset()
+    with torch._inductor.config.patch(force_disable_caches=True):
+        call()
+    return metrics.generated_kernel_count

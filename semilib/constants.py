@@ -15,15 +15,24 @@ class _Kept:
 _KEPT = _Kept()
 
 
+_ONCE: list[Callable] = []
+
+
 def once(make: Callable) -> Callable:
     """Decorator: a function of plain values to a plain value, worked out once for each; for a compiled step its result is a constant."""
     cached = functools.lru_cache(maxsize=4096)(make)
 
-    @torch.compiler.assume_constant_result
     @functools.wraps(make)
     def known(*values):
         return cached(*values)
+    _ONCE.append(known)
     return known
+
+
+def mark() -> None:
+    """Tell the compiler of these functions; not where they are made, because that imports all of it (more than a second)."""
+    for known in _ONCE:
+        torch.compiler.assume_constant_result(known)
 
 
 def tensor_once(make: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -38,13 +38,13 @@ def measure(runs: Iterable[Run], steps: int = 20, warm: int = 3) -> list[dict[st
         beside, trainer = Trainer(run.with_(method="fixmatch", base="", add=""), source), Trainer(run, source)
         images = _count(trainer)
         reference = _count(beside)
-        _enter(beside, 0)
+        enter(beside, 0)
         for index, stage in enumerate(trainer.stages):
             after = [s.start for s in trainer.stages[index + 1:]] + [run.steps]
             n = min(steps, after[0] - stage.start - warm - 1)
             if n < 1:                                             # a stage that is there for what happens at its start
                 continue
-            _enter(trainer, index)
+            enter(trainer, index)
             own, other = [], []
             for i in range(warm + n):
                 if i == warm:
@@ -66,7 +66,7 @@ def measure(runs: Iterable[Run], steps: int = 20, warm: int = 3) -> list[dict[st
     return rows
 
 
-def _enter(trainer: Trainer, index: int) -> None:
+def enter(trainer: Trainer, index: int) -> None:
     """Make the first step of each stage up to `index`, as `advance` does but without the host's work between steps."""
     every, trainer.method.every = trainer.method.every, lambda: 0
     while trainer.step == 0 or trainer.stage_index < index:

@@ -198,20 +198,28 @@ class Trainer:
         parts are compiled where the run asks for it; backward and optimisers lie between them."""
         t = Time(self.now, self.total, self.dtype, self.phase)
         batch, images = self.parts["draw"](t)
-        losses, seen, p, terms = self.parts["objective"](batch, images, t)
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
-        for optimiser in self.optimisers:
-            optimiser.step()
-        self.last_losses = {name: loss.detach() for name, loss in losses.items()}
-        self.monitor.expect(losses, self.method.components)
+        seen, p, terms = self.learn(batch, images, t)
+        self.update()
         self.parts["finish"](self.last_losses, seen, p, terms, batch, t)
 
     def draw(self, t: Time) -> tuple[Batch, dict[str, Tensor]]:
         """The step's batch and its normalised views."""
         batch, raw = self.data.batch(t)
         return batch, {name: self.data.normalise(x, self.dtype) for name, x in raw.items()}
+
+    def learn(self, batch: Batch, images: dict[str, Tensor], t: Time) -> tuple[Views, Pseudo | None, dict[str, Term]]:
+        """Losses and their gradients; what `finish` needs of the step is returned."""
+        losses, seen, p, terms = self.parts["objective"](batch, images, t)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        self.last_losses = {name: loss.detach() for name, loss in losses.items()}
+        self.monitor.expect(losses, self.method.components)
+        return seen, p, terms
+
+    def update(self) -> None:
+        for optimiser in self.optimisers:
+            optimiser.step()
 
     def objective(self, batch: Batch, images: dict[str, Tensor],
                   t: Time) -> tuple[dict[str, Tensor], Views, Pseudo | None, dict[str, Term]]:
@@ -230,7 +238,8 @@ class Trainer:
         """What follows the optimisers: average, the method's state, measurements, time."""
         self.average.update(t.step - self._born, self.lr)
         self.method.end_step(seen, batch, p, t)
-        self.monitor.add(losses, t.step, self.method.activity(seen, batch, p, t, terms))
+        active = self.method.activity(seen, batch, p, t, terms)   # a component that an option switched off is not waited for
+        self.monitor.add(losses, t.step, {name: flag for name, flag in active.items() if name in self.method.components})
         if p is not None:
             self.monitor.add_pseudo(p.label, p.mask, self.data.truth[batch.index_u])
         self.now.add_(1)

@@ -23,13 +23,13 @@ class Shortcut(nn.Conv2d):
     the backward pass there, for channels-last maps of few channels, which ends the process: fewer than 8 where the CPU has AVX2,
     more on large maps where it has AVX-512."""
 
-    def __init__(self, width_in: int, width: int, stride: int):
-        super().__init__(width_in, width, 1, stride, bias=False)
+    def __init__(self, width_in: int, width: int, stride: int, groups: int = 1):
+        super().__init__(width_in, width, 1, stride, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return super().forward(x)
-        return F.conv2d(x[..., ::self.stride[0], ::self.stride[1]], self.weight)
+        return F.conv2d(x[..., ::self.stride[0], ::self.stride[1]], self.weight, groups=self.groups)
 
 
 class Block(nn.Module):

@@ -17,6 +17,7 @@ from semilib.constants import once, tensor_once
 MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
+Stream = str | tuple[tuple[str, int], ...]         # a name, or several as (name, rows) whose rows lie end to end
 
 
 @once
@@ -33,7 +34,7 @@ def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
     return high >> 16, ((high << 16) | (low & 0xFFFF)) & MASK
 
 
-def philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int, k1: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int | Tensor, k1: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten Philox rounds on int64 tensors that hold 32-bit counter words; returns four tensors of 32-bit words."""
     for _ in range(10):
         high0, low0 = _mulhilo(c0, MULTIPLIERS[0])
@@ -43,20 +44,31 @@ def philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int, k1: int) -> 
     return c0, c1, c2, c3
 
 
-def words(seed: int, stream: str, step: int | Tensor, rows: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+def words(seed: int, stream: Stream, step: int | Tensor, rows: int, n: int,
+          device: torch.device | str = "cpu") -> Tensor:
     """Random 32-bit words, int64 [rows, n] in [0, 2^32).
 
-    seed: any integer. stream: a name such as "weak_l". step: an integer or a 0-dim int64 tensor on `device` (so that a
-    captured graph draws anew at every replay). The value at [row, i] depends on (seed, stream, step, row, i) alone.
+    seed: any integer. stream: a name such as "weak_l", or several as (name, rows) pairs, whose rows then lie end to end, as if each
+    had been drawn alone (`rows` is their sum). step: an integer or a 0-dim int64 tensor on `device` (so that a captured graph draws
+    anew at every replay). The value at [row, i] of a stream depends on (seed, stream, step, row, i) alone.
     """
-    k0, k1 = key(seed, stream)
     blocks = -(-n // 4)
     step = torch.as_tensor(step, dtype=torch.int64, device=device)
-    row = torch.arange(rows, device=device).view(rows, 1).expand(rows, blocks)
+    if isinstance(stream, str):
+        row, (k0, k1) = torch.arange(rows, device=device).view(rows, 1), key(seed, stream)
+    else:
+        row, k0, k1 = _several(seed, stream, torch.device(device)).split(1, dim=1)
+    row = row.expand(rows, blocks)
     block = torch.arange(blocks, device=device).view(1, blocks).expand(rows, blocks)
     c2, c3 = (step & MASK).expand(rows, blocks), ((step >> 32) & MASK).expand(rows, blocks)
     out = torch.stack(philox(block, row, c2, c3, k0, k1), dim=-1)          # [rows, blocks, 4]
     return out.reshape(rows, blocks * 4)[:, :n]
+
+
+@tensor_once
+def _several(seed: int, streams: tuple[tuple[str, int], ...], device: torch.device) -> Tensor:
+    """Row number and both key words of each row of several streams, int64 [sum of rows, 3]."""
+    return torch.tensor([(row, *key(seed, name)) for name, rows in streams for row in range(rows)], device=device)
 
 
 def uniform(w: Tensor) -> Tensor:
