@@ -10,7 +10,8 @@ from typing import Any
 
 from semilib.errors import BadInput, TrainingError
 
-NOT_RENDERED = ("00_quickstart", "10_run", "30_add_your_method")       # a story, the unit of work and a lesson: no table, no figure
+# A story, the unit of work and a lesson: no table, no figure; and a measurement of the machine itself.
+NOT_RENDERED = ("00_quickstart", "10_run", "30_add_your_method", "90_speed")
 
 
 def value(text: str) -> Any:
@@ -281,6 +282,21 @@ def costs(args) -> None:
     print(measured.write(rows, study.place(args.out)))
 
 
+def speed(args) -> None:
+    """Measure steps, parts, growth and limits of this machine into one record; sections that it has already are kept."""
+    from semilib import speed_report, study
+    from semilib.errors import check_name
+    from semilib.speed import Settings, machine, measure  # torch and numpy alone: a bare machine can measure
+    given = assignments(args.what)
+    for name in given:
+        check_name("parameter", name, [f.name for f in dataclasses.fields(Settings)])
+    settings = Settings(**given)
+    out = study.place(args.out or f"{speed_report.FOLDER}/{speed_report.slug(machine(settings)['machine'])}.json")
+    record = measure(settings, out)
+    print("\n".join(sheet.text for sheet in speed_report.tables(record)))
+    print(f"record: {study.shown(out)}")
+
+
 def prepare(args) -> None:
     """Bring a data set into the form that runs read: download it, or make ImageNet-127 of what lies in a folder."""
     from semilib import imagenet127, sources, study
@@ -374,6 +390,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("what", nargs="*", metavar="METHOD or NAME=VALUE", help="remixmatch+abc, profile=trial, ...; no method: all")
     sub.add_argument("--out", default="runs/costs", help="writes OUT.json and OUT.md")
     sub.add_argument("--steps", type=int, default=20, help="steps a stage")
+
+    sub = verb(speed, "measure a step, its parts, its growth and the limits of this machine")
+    sub.add_argument("what", nargs="*", metavar="NAME=VALUE", help="device=cuda, steps=50, sections=steps+parts and others of Settings")
+    sub.add_argument("--out", default=None, help="the record (default: results/speed/DEVICE.json)")
 
     sub = verb(prepare, "download a data set, or make ImageNet-127 from ImageNet's files")
     sub.add_argument("dataset", help="imagenet127, stl10, svhn, cifar10, cifar100")

@@ -36,8 +36,8 @@ def measure(runs: Iterable[Run], steps: int = 20, warm: int = 3) -> list[dict[st
     for run in runs:
         source = sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
         beside, trainer = Trainer(run.with_(method="fixmatch", base="", add=""), source), Trainer(run, source)
-        images = _count(trainer)
-        reference = _count(beside)
+        images = count_passes(trainer)
+        reference = count_passes(beside)
         enter(beside, 0)
         for index, stage in enumerate(trainer.stages):
             after = [s.start for s in trainer.stages[index + 1:]] + [run.steps]
@@ -103,7 +103,7 @@ def _wait(trainer: Trainer) -> None:
         torch.cuda.synchronize(trainer.device)
 
 
-def _count(trainer: Trainer) -> dict[str, int]:
+def count_passes(trainer: Trainer) -> dict[str, int]:
     """Counts, from now on, the images that pass the trainer's networks with and without gradient."""
     seen = {"grad": 0, "free": 0}
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-# Operators that start no work: memory without contents.
-FREE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh", "resize_", "set_")
+# Operators that start no work: memory without contents, and the view that `reshape` makes of its copy.
+FREE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh", "resize_", "set_", "_unsafe_view")
 
 
 class Operators(TorchDispatchMode):

@@ -46,10 +46,15 @@ def resolve_precision(run: Run, device: torch.device) -> str:
 
 
 def resolve_capture(run: Run, device: torch.device) -> str:
-    """graph (compiled parts in one CUDA graph a stage), compile or off. Raises BadInput if "compile" lacks a compiler."""
+    """How steps run: "compile+graph" (compiled parts, in one CUDA graph a stage), "graph", "compile" or "off". Raises BadInput for a
+    graph without CUDA, and for compiling without a compiler."""
+    if run.capture == "auto":
+        return "compile+graph" if device.type == "cuda" else "off"
+    if run.capture == "graph" and device.type != "cuda":
+        raise BadInput("capture", "graph", "auto, compile or off on a CPU: the graphs are CUDA's")
     if run.capture == "compile":
         compiling.check(device)
-    return ("graph" if device.type == "cuda" else "off") if run.capture == "auto" else run.capture
+    return run.capture
 
 
 def rate(run: Run, progress: Tensor) -> Tensor:
@@ -80,7 +85,7 @@ class Trainer:
     def __init__(self, run: Run, source: sources.Source | None = None):
         self.run, self.total = run, run.steps
         self.device = resolve_device(run)
-        if self.device.type == "cuda":
+        if self.device.index is not None:                         # "cuda" alone is the current device
             torch.cuda.set_device(self.device)                    # streams and graphs belong to the current device
         self.precision = resolve_precision(run, self.device)
         self.capture = resolve_capture(run, self.device)
@@ -161,7 +166,7 @@ class Trainer:
                     return backbone(x.contiguous(memory_format=torch.channels_last))
             net.compute = compute
         parts = {"draw": self.draw, "objective": self.objective, "finish": self.finish}
-        compiled = self.capture != "off" and self.method.capturable
+        compiled = "compile" in self.capture and self.method.capturable
         self.parts = compiling.compile_parts(parts) if compiled else parts
 
     @property
@@ -253,7 +258,7 @@ class Trainer:
             self.method.enter(stage, self.context(step))
             self.graphs.clear()
         self.data.stage(step)
-        if self.capture == "graph" and self.method.capturable:
+        if "graph" in self.capture and self.method.capturable:
             if self.phase not in self.graphs:
                 self.graphs[self.phase] = Captured(self.compute_step, self.device)
             self.graphs[self.phase]()
@@ -345,8 +350,9 @@ class Trainer:
 
 
 class Captured:
-    """A step as a CUDA graph: three eager steps on a side stream, then one capture, then replays. A replay makes a new step because
-    the step counter, the rate and every draw are computed from a scalar that lives on the device."""
+    """A step as a CUDA graph: three eager steps on a side stream, then one capture there, then replays. A replay makes a new step
+    because the step counter, the rate and every draw are computed from a scalar that lives on the device. The stream is its own: what
+    libraries keep for a stream (cuBLAS's workspace) is then not shared with other graphs, which may be replayed at the same time."""
 
     EAGER = 3
 
@@ -364,6 +370,6 @@ class Captured:
             return
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.graph(self.graph, stream=self.stream):
                 self.step()
         self.graph.replay()

@@ -7,6 +7,7 @@ killed measurement goes on where it was. `notebooks/90_speed.ipynb` draws it. Se
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -31,7 +32,7 @@ from semilib.checkpoint import write_text
 from semilib.config import Options, Run, check_fields, option
 from semilib.costs import enter
 from semilib.counting import Operators, network_cost
-from semilib.engine import Captured, Trainer, decay_groups, resolve_device
+from semilib.engine import Captured, Trainer, decay_groups, resolve_capture, resolve_device
 from semilib.errors import BadInput, check_name
 from semilib.losses import ce
 from semilib.methods.base import Time
@@ -54,7 +55,8 @@ class Settings(Options):
     sections: str = option("+".join(SECTIONS), "what to measure, joined by +")
     steps: int = option(10, "steps that are timed, one by one on a CPU, in windows on a GPU", low=2)
     window: int = option(1, "steps between two synchronisations", low=1)
-    compiled: bool = option(False, "also time the compiled step on a CPU (a minute or more of compiling each)")
+    captures: str = option("", "how the timed steps run, joined by +, as a run's capture; '' = off, and on a GPU also auto")
+    precisions: str = option("", "of the timed steps, joined by +; '' = what the device has units for")
     largest: int = option(100_000, "images of the largest unlabelled set of the growth curves", low=1000)
     whole_steps: int = option(20, "steps of the whole run that is timed with its evaluations", low=4)
     most_runs: int = option(4, "runs that share the device at most", low=1)
@@ -71,7 +73,8 @@ def measure(settings: Settings, path: Path, show: Callable[[str], None] = print)
     for name in wanted:
         check_name("section", name, SECTIONS)
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": _kept(settings), **machine(settings)}
-    if found["settings"] != _kept(settings) or found["machine"]["device"] != machine(settings)["machine"]["device"]:
+    here = machine(settings)["machine"]
+    if found["settings"] != _kept(settings) or any(found["machine"][fact] != here[fact] for fact in ("device", "cpu", "threads")):
         raise BadInput("path", path.name, "a new file: the one there is of other settings or another machine")
     for name in wanted:
         if name not in found:
@@ -183,12 +186,14 @@ def limits(settings: Settings) -> Iterator[dict[str, Any]]:
     a, b = torch.ones(n, device=device), torch.empty(n, device=device)
     copy = 2 * 4 * n / timed(lambda: b.copy_(a), device, 10)["min_s"]
     yield {"what": "copy", "GB_s": copy / 1e9, "note": f"{4 * n // 2**20} MiB, read and written"}
-    side = 8192 if cuda else 2048
     rates = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        side = 8192 if cuda else 2048 if name == "fp32" else 512                 # without units for it, bf16 is hundreds of times slower
         x = torch.randn(side, side, device=device).to(dtype)
-        rates[name] = 2 * side**3 / timed(lambda x=x: x @ x, device, 5)["min_s"]
-        yield {"what": f"matrix product, {name}", "TFLOP_s": rates[name] / 1e12, "note": f"{side} x {side}"}
+        with tensor_float(cuda):
+            rates[name] = 2 * side**3 / timed(lambda x=x: x @ x, device, 5)["min_s"]
+        yield {"what": f"matrix product, {name}", "TFLOP_s": rates[name] / 1e12,
+               "note": f"{side} x {side}" + ", in TF32, as PyTorch's convolutions are" * (cuda and name == "fp32")}
     trainer = trainer_of(settings, device="cpu", capture="off", precision="fp32")
     cost = network_cost(trainer.net.backbone, (views(trainer), 3, *trainer.source.images.shape[-2:]))
     for name, size in (("fp32", 4), ("bf16", 2)):
@@ -197,6 +202,16 @@ def limits(settings: Settings) -> Iterator[dict[str, Any]]:
                "at_matrix_rate_s": cost["flops"] / rates[name], "at_copy_rate_s": moved / copy,
                "note": "convolutions forward and backward; bytes: each convolution's input, output and their gradients, read and "
                        "written once with norm and activation fused into them"}
+
+
+@contextlib.contextmanager
+def tensor_float(wanted: bool) -> Iterator[None]:
+    """Inside, if wanted, matrix products of fp32 use TF32 units, as convolutions on CUDA do by default."""
+    before = torch.get_float32_matmul_precision()
+    if wanted:
+        torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 def views(trainer: Trainer) -> int:
@@ -208,8 +223,9 @@ def steps(settings: Settings) -> Iterator[dict[str, Any]]:
     """A step of each method, and of the bare network on a ready batch: forward, backward, optimiser and nothing else."""
     device = resolve_device(settings.run())
     cuda = device.type == "cuda"
-    captures = ("off", "compile", "auto") if cuda else ("off", "compile") if settings.compiled else ("off",)
-    precisions = ("bf16", "fp32") if cuda or "amx_bf16" in machine(settings)["machine"]["cpu_units"] else ("fp32",)
+    units = ("bf16", "fp32") if cuda or "amx_bf16" in machine(settings)["machine"]["cpu_units"] else ("fp32",)
+    captures = settings.captures.split("+") if settings.captures else ("off", "auto") if cuda else ("off",)
+    precisions = settings.precisions.split("+") if settings.precisions else units
     kind = dict(steps=settings.steps, window=settings.window, warm=max(4, settings.window) if cuda else 1)
     for precision in precisions:
         for capture in captures:
@@ -255,21 +271,23 @@ def bare(run: Run, source: sources.Source) -> tuple[Callable[[], None], int]:
         with torch.autocast(device.type, torch.bfloat16, enabled=low):
             z = net(x)["head"]
         return ce(z.float()[scored], y[scored]).mean()
-    if run.capture == "compile" or (run.capture == "auto" and device.type == "cuda"):
+    how = resolve_capture(run, device)
+    if "compile" in how:
         objective = compiling.compile_parts({"objective": objective})["objective"]
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
         objective().backward()
         optimiser.step()
-    return (Captured(step, device) if run.capture == "auto" and device.type == "cuda" else step), images
+    return (Captured(step, device) if "graph" in how else step), images
 
 
 def parts(settings: Settings) -> Iterator[dict[str, Any]]:
     """SeMi's step by part, each repeated alone: seconds, the operators that it consists of (a kernel each on a GPU), and the kernels
     that remain of them where it is compiled. On a GPU each part is a CUDA graph of its own."""
     device = resolve_device(settings.run())
-    for capture in ("off", "compile") if device.type == "cuda" or settings.compiled else ("off",):
+    captures = settings.captures.split("+") if settings.captures else ()
+    for capture in ("off", "compile") if device.type == "cuda" or "compile" in captures else ("off",):
         trainer = trainer_of(settings, capture=capture)
         with kernels(trainer.run, device):
             enter(trainer, len(trainer.stages) - 1)
@@ -323,7 +341,7 @@ def whole(settings: Settings) -> Iterator[dict[str, Any]]:
         first = time.perf_counter()
         pace = timed(step, device, max(2, settings.whole_steps // settings.window), settings.window, warm=0)
         evaluation = timed(trainer.evaluate, device, 3, warm=1)
-    state = timed(lambda: trainer.state_dict(), device, 2, warm=0)
+    state = timed(lambda: {name: value.cpu() for name, value in trainer.state_dict().items()}, device, 2, warm=0)
     peak = (torch.cuda.max_memory_allocated(device) if device.type == "cuda"
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**20
     total = (first - began) + 250_000 * pace["median_s"] + 500 * evaluation["median_s"]
@@ -341,16 +359,18 @@ def growth(settings: Settings) -> Iterator[dict[str, Any]]:
     device = resolve_device(settings.run())
     kind = dict(steps=settings.steps, window=settings.window, warm=5 if device.type == "cuda" else 2)
 
+    how = {"capture": "graph"} if device.type == "cuda" else {}            # not compiled: a minute of it for each point says nothing more
     def row(curve: str, value: int, source: sources.Source, method: str = "semi", **changes: Any) -> dict[str, Any]:
         run = Run.of("imagefolder", method, **{"profile": settings.growth_profile, "device": settings.device, "labelled_share": 0.1,
-                                               "steps": 250_000, "eval_every": 500, **changes})
+                                               "steps": 250_000, "eval_every": 500, **how, **changes})
         trainer = Trainer(run, source)
         with kernels(run, device):
             found = timed(steps_of(trainer), device, **kind)
-        bank = {}
-        if method == "semi":
-            piece = separate(trainer)["of these: memory bank"]
-            bank = {"bank_s": timed(piece, device, **{**kind, "warm": 1})["median_s"]}
+            bank = {}
+            if method == "semi":
+                piece = separate(trainer)["of these: memory bank"]
+                piece = Captured(piece, device) if device.type == "cuda" else piece
+                bank = {"bank_s": timed(piece, device, **kind)["median_s"]}
         out = {"curve": curve, "value": value, "method": method, "images": views(trainer), "network": run.network, **found, **bank}
         del trainer
         free(device)
@@ -403,18 +423,19 @@ def sharing(settings: Settings) -> Iterator[dict[str, Any]]:
     stacked into one network (its convolutions in n groups), against one alone."""
     device = resolve_device(settings.run())
     counts = [n for n in (1, 2, 4, 8) if n <= settings.most_runs]
-    for n in counts:
-        trainers = [trainer_of(settings, seed=seed) for seed in range(n)]
-        with kernels(trainers[0].run, device):
-            found = timed(together(trainers), device, settings.steps, settings.window, warm=5 if device.type == "cuda" else 1)
-        yield {"how": "runs in one process", "runs": n, **found, "steps_a_second": n / found["median_s"]}
-        trainers = None
-        free(device)
+    kind = dict(steps=settings.steps, window=settings.window, warm=5 if device.type == "cuda" else 1)
+    trainers = [trainer_of(settings, seed=seed) for seed in range(counts[-1])]
+    with kernels(trainers[0].run, device):
+        for n in counts:
+            found = timed(together(trainers[:n]), device, **kind)
+            yield {"how": "runs in one process", "runs": n, **found, "steps_a_second": n / found["median_s"]}
+    trainers = None
+    free(device)
     for n in counts:
         run = settings.run()
         with kernels(run, device):
             step = stacked(run, n, like_cifar10())
-            found = timed(step, device, settings.steps, settings.window, warm=5 if device.type == "cuda" else 1)
+            found = timed(step, device, **kind)
         yield {"how": "bare networks stacked into one", "runs": n, **found, "steps_a_second": n / found["median_s"]}
         step = None
         free(device)
@@ -426,6 +447,8 @@ def together(trainers: list[Trainer]) -> Callable[[], None]:
     if trainers[0].device.type != "cuda":
         return lambda: [call() for call in calls]
     streams = [torch.cuda.Stream(trainer.device) for trainer in trainers]
+    for stream in streams:
+        stream.wait_stream(torch.cuda.current_stream())           # the trainers were built there
 
     def step() -> None:
         for call, stream in zip(calls, streams, strict=True):
@@ -438,7 +461,7 @@ def stacked(run: Run, n: int, source: sources.Source) -> Callable[[], None]:
     """`bare` for n seeds stacked into one network, which sees a batch of its own for each; returns one step of all."""
     device, images, classes = resolve_device(run), run.batch * (1 + 3 * run.mu), len(source.class_names)
     net = StackedNet([_seed(run, seed, classes) for seed in range(n)]).to(device).train()
-    net.to(memory_format=torch.channels_last)
+    net.backbone.to(memory_format=torch.channels_last)
     x = torch.randn(images, 3 * n, *source.images.shape[-2:], device=device).contiguous(memory_format=torch.channels_last)
     y = (torch.arange(images, device=device) % classes).expand(n, images)
     optimiser = torch.optim.SGD(net.parameters(), lr=torch.tensor(run.lr, device=device), momentum=0.9, nesterov=True, fused=True)
@@ -448,14 +471,12 @@ def stacked(run: Run, n: int, source: sources.Source) -> Callable[[], None]:
         with torch.autocast(device.type, torch.bfloat16, enabled=low):
             z = net(x)
         return ce(z.float().flatten(0, 1), y.flatten()).mean() * n
-    if run.capture != "off" and device.type == "cuda":
-        objective = compiling.compile_parts({"objective": objective})["objective"]
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
         objective().backward()
         optimiser.step()
-    return Captured(step, device) if run.capture == "auto" and device.type == "cuda" else step
+    return Captured(step, device) if device.type == "cuda" else step
 
 
 def _seed(run: Run, seed: int, classes: int) -> nn.Module:

@@ -39,7 +39,7 @@ def _join(modules: list[nn.Module]) -> nn.Module:
     """Convolutions or norms of equal shape as one, group by group."""
     first, n = modules[0], len(modules)
     if isinstance(first, nn.BatchNorm2d):
-        out = nn.BatchNorm2d(n * first.num_features, first.eps, first.momentum)
+        out = nn.BatchNorm2d(n * first.num_features, first.eps, first.momentum).to(first.weight)
         for name in ("weight", "bias", "running_mean", "running_var"):
             getattr(out, name).copy_(torch.cat([getattr(m, name) for m in modules]))
         return out
@@ -48,7 +48,7 @@ def _join(modules: list[nn.Module]) -> nn.Module:
         out = Shortcut(*channels, first.stride[0], groups=n)
     else:
         out = nn.Conv2d(*channels, first.kernel_size, first.stride, first.padding, groups=n, bias=first.bias is not None)
-    out.weight.copy_(torch.cat([m.weight for m in modules]))
+    out.to(first.weight).weight.copy_(torch.cat([m.weight for m in modules]))
     if first.bias is not None:
         out.bias.copy_(torch.cat([m.bias for m in modules]))
     return out

@@ -96,7 +96,8 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
     run, split = trainer.run, trainer.split
     return {
         "resolved": {"device": record.device_name(trainer.device),
-                     "precision": trainer.precision, "threads": torch.get_num_threads(), "eval_every": run.eval_steps,
+                     "precision": trainer.precision, "capture": trainer.capture, "threads": torch.get_num_threads(),
+                     "eval_every": run.eval_steps,
                      "durations": trainer.method.durations(), "stages": {s.name: s.start for s in trainer.stages},
                      "parameters": sum(p.numel() for p in trainer.net.parameters())},
         "normalisation": {"mean": list(trainer.source.mean), "std": list(trainer.source.std)},
