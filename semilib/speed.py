@@ -32,7 +32,7 @@ from semilib.checkpoint import write_text
 from semilib.config import Options, Run, check_fields, option
 from semilib.costs import enter
 from semilib.counting import Operators, network_cost
-from semilib.engine import Captured, Trainer, decay_groups, resolve_capture, resolve_device
+from semilib.engine import Captured, Trainer, decay_groups, keep_heap, resolve_capture, resolve_device
 from semilib.errors import BadInput, check_name
 from semilib.losses import ce
 from semilib.methods.base import Time
@@ -254,6 +254,7 @@ def bare(run: Run, source: sources.Source) -> tuple[Callable[[], None], int]:
     """The network of a SeMi run alone: forward, cross-entropy on labelled and strong rows, backward and optimiser, on one ready
     batch of its size. Returns the step, captured as the run asks, and its number of images."""
     device, images = resolve_device(run), run.batch * (1 + 3 * run.mu)
+    keep_heap()                                                   # as our steps do
     backbone = make_backbone(run.network, run.variant, run.bn_momentum)
     net = Net(backbone, {"head": linear(backbone.features, len(source.class_names))})
     initialise(net, run.seed)
@@ -384,8 +385,8 @@ def growth(settings: Settings) -> Iterator[dict[str, Any]]:
         yield row("unlabelled images, resident", size, random_source(size, 10))
         with mapped(size) as source:
             yield row("unlabelled images, memory-mapped", size, source, data_on="host")
-    for method, count in (("supervised", 1), ("fixmatch", 3), ("semi", 4)):
-        yield row("views", count, random_source(5000, 10), method)
+    for method, count, options in (("supervised", 1, {}), ("fixmatch", 3, {"strong_views": 1}), ("semi", 4, {})):
+        yield row("views", count, random_source(5000, 10), method, options=options)
 
 
 def random_source(n: int, classes: int, images: Tensor | None = None) -> sources.Source:
