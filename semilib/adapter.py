@@ -26,7 +26,7 @@ from semilib.config import Run
 from semilib.costs import count_passes
 from semilib.engine import Captured, Trainer, resolve_device
 from semilib.errors import BadInput
-from semilib.speed import steps_of, wait
+from semilib.speed import Settings, machine, steps_of, wait
 from semilib.training import kernels
 
 
@@ -101,7 +101,8 @@ def main() -> None:
         wait(device)
         emit(event="meta", peer="semilib", **images, precision=trainer.precision,
              capture=trainer.capture, on=str(device), torch=torch.__version__, python=platform.python_version(),
-             threads=torch.get_num_threads(), startup_s=round(time.perf_counter() - began, 3))
+             threads=torch.get_num_threads(), cpu_units=machine(Settings(device=given.device))["machine"]["cpu_units"],
+             startup_s=round(time.perf_counter() - began, 3))
         rows, opened, cpu = [], time.perf_counter(), time.process_time()
         while len(rows) < given.steps and time.perf_counter() - opened < given.max_seconds:
             wall, used = time.perf_counter(), time.process_time()

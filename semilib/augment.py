@@ -456,10 +456,10 @@ def _look_up(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
     table = _mix(_only(op, "Contrast", _mean_grey(x), 0).float(), table.float(),
                  _only(op, ("Brightness", "Contrast"), value, 1).float())
     pixels = x.reshape(len(x), 3, -1)
-    # Not pixels.amin: compiled for a CPU, PyTorch's least of bytes is 0 or 1 whatever they are (its issue 191499).
-    low, high = ~(~pixels).amax(2, keepdim=True), pixels.amax(2, keepdim=True)                             # [B, 3, 1]
+    levels = pixels.int()                     # compiled for a CPU, PyTorch's least of bytes is wrong, 0 or 1 (its issue 191499)
+    low, high = levels.amin(2, keepdim=True), levels.amax(2, keepdim=True)                                 # [B, 3, 1]
     index = pixels.long()
-    table = _auto_contrast(table, low.int(), high.int(), op)
+    table = _auto_contrast(table, low, high, op)
     table = _equalize(table, index, high.long(), op)
     return table.gather(2, index).view(x.shape)
 

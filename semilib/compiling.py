@@ -15,8 +15,8 @@ from semilib.errors import BadInput
 
 BACKEND = "inductor"                # tests put "eager" here: dynamo's tracing without code generation
 ROOM = 64                           # compiled versions kept of a part: stages, and runs that share a process
-# Views must not depend on how they are computed: no fused multiply-add, which rounds once where the definition rounds twice.
-OPTIONS = {"emulate_precision_casts": True}
+# Views do not depend on how they are computed: no fused multiply-add in them, which rounds once where the definition rounds twice.
+EXACT = {"draw": {"emulate_precision_casts": True}}
 
 
 def check(device: torch.device) -> None:
@@ -31,11 +31,12 @@ def compile_parts(parts: dict[str, Callable]) -> dict[str, Callable]:
     are compiled anew if they go on): PyTorch keeps a few versions of a function, and then runs it uncompiled without a word."""
     torch._dynamo.reset()
     constants.mark()
-    return {name: compiled(part) for name, part in parts.items()}
+    return {name: compiled(part, EXACT.get(name)) for name, part in parts.items()}
 
 
-def compiled(part: Callable) -> Callable:
-    made = torch.compile(part, backend=BACKEND, fullgraph=True, dynamic=False, **({"options": OPTIONS} if BACKEND == "inductor" else {}))
+def compiled(part: Callable, options: dict[str, bool] | None = None) -> Callable:
+    """A part as one graph. options: inductor's, by name."""
+    made = torch.compile(part, backend=BACKEND, fullgraph=True, dynamic=False, options=options if BACKEND == "inductor" else None)
 
     def call(*given):
         with limits():

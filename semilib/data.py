@@ -143,7 +143,7 @@ class Data:
 
     def views(self, raw: dict[str, Tensor], step: int | Tensor) -> dict[str, Tensor]:
         """The plan's views of each stream's raw images. Views of one kind are made together, 64 rows or 256 being the same work to
-        start: alone, those of SeMi's step would take 2,215 operators (kernels, on a GPU) instead of 1,204."""
+        start: alone, those of SeMi's step would take 2,198 operators (kernels, on a GPU) instead of 1,179."""
         out = {}
         for kind in dict.fromkeys(kind for _, kind in self.plan.views.values()):
             group = {name: raw[stream] for name, (stream, of) in self.plan.views.items() if of == kind}

@@ -163,19 +163,19 @@ def like_cifar10() -> sources.Source:
 
 
 def imports(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Seconds of an interpreter that imports torch, and of one that also imports all that a run needs; least of three each."""
-    def seconds(code: str) -> float:
-        out = []
-        for _ in range(3):
+    """Seconds of an interpreter that imports torch, and of one that also imports all that a run needs; least of several each, in turn,
+    after one for the file cache."""
+    programs = {"import torch": "import torch", "import semilib, beyond torch": "import torch, semilib",
+                "and semilib.Run, semilib.train, beyond torch": "import torch, semilib; semilib.Run, semilib.train"}
+    seconds: dict[str, list[float]] = {what: [] for what in programs}
+    for _ in range(6):
+        for what, program in reversed(programs.items()):
             began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-            out.append(time.perf_counter() - began)
-        return min(out)
-    seconds("import torch, semilib; semilib.train")                # once for the file cache
-    base = seconds("import torch")
-    yield {"what": "import torch", "s": base}
-    yield {"what": "import semilib, beyond torch", "s": seconds("import torch, semilib") - base}
-    yield {"what": "and semilib.Run, semilib.train, beyond torch", "s": seconds("import torch, semilib; semilib.Run, semilib.train") - base}
+            subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+            seconds[what].append(time.perf_counter() - began)
+    best = {what: min(found[1:]) for what, found in seconds.items()}
+    for what in programs:
+        yield {"what": what, "s": best[what] - (best["import torch"] if "beyond" in what else 0)}
 
 
 def limits(settings: Settings) -> Iterator[dict[str, Any]]:
@@ -298,7 +298,7 @@ def parts(settings: Settings) -> Iterator[dict[str, Any]]:
                 counted = {} if capture == "compile" else Operators.of(piece)
                 compiled = compiling.kernel_count(piece) if capture == "compile" else None
                 call = Captured(piece, device) if device.type == "cuda" else piece
-                found = timed(call, device, settings.steps, settings.window, warm=5)
+                found = timed(call, device, settings.steps, settings.window, warm=5 if device.type == "cuda" else 1)
                 yield {"part": name, "capture": capture, **found, **counted, **({"kernels": compiled} if compiled is not None else {})}
         trainer = pieces = None
         free(device)
@@ -341,7 +341,7 @@ def whole(settings: Settings) -> Iterator[dict[str, Any]]:
         wait(device)
         first = time.perf_counter()
         pace = timed(step, device, max(2, settings.whole_steps // settings.window), settings.window, warm=0)
-        evaluation = timed(trainer.evaluate, device, 3, warm=1)
+        evaluation = timed(trainer.evaluate, device, 3 if device.type == "cuda" else 1, warm=int(device.type == "cuda"))
     state = timed(lambda: {name: value.cpu() for name, value in trainer.state_dict().items()}, device, 2, warm=0)
     peak = (torch.cuda.max_memory_allocated(device) if device.type == "cuda"
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**20

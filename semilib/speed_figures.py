@@ -75,7 +75,7 @@ def _peer_bars(record: dict[str, Any]) -> list[dict[str, Any]]:
         out += [_bar(r, f"semilib, {name}", method) for name, r in {how(r): r for r in sorted(mine, key=lambda r: r["median_s"])}.items()]
         out += [_bar(r, f"{NAMES[r['of']]}, {r['precision']}, {r.get('workers', '?')} workers" + " (shipped)" * r["shipped"], method)
                 for r in {r["config"]: r for r in shipped + best}.values()]
-    bare = [r for r in rows if r["of"] == "bare" and "heap kept" not in r["variant"] and "not waited" not in r["variant"]]
+    bare = [r for r in rows if r["of"] == "bare" and "not waited" not in r["variant"]]
     chosen = [r for r in bare if r["config"] == "bare_eager_fp32"]
     chosen += [min(same, key=lambda r: r["median_s"]) for precision in ("fp32", "bf16")
                if (same := [r for r in bare if r["precision"] == precision])]

@@ -75,6 +75,11 @@ class Records:
     def __or__(self, other: Records) -> Records:
         return Records(self.own | other.own, self.peers | other.peers)
 
+    def __sub__(self, other: Records) -> Records:
+        """Without the names that the other has."""
+        return Records(*({name: kept for name, kept in mine.items() if name not in theirs}
+                         for mine, theirs in ((self.own, other.own), (self.peers, other.peers))))
+
     def __bool__(self) -> bool:
         return bool(self.own or self.peers)
 

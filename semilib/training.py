@@ -74,15 +74,16 @@ def kernels(run: Run, device: torch.device):
         yield
         return
     cudnn = torch.backends.cudnn
-    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), cudnn.deterministic,
+              cudnn.benchmark)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(run.deterministic, warn_only=True)      # integer sums by scatter are exact in any order
     cudnn.deterministic, cudnn.benchmark = run.deterministic, not run.deterministic
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        cudnn.deterministic, cudnn.benchmark = before[1:]
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark = before[2:]
 
 
 def _traceback(error: BaseException) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import toy
 import torch
 import torch.nn.functional as F
+import toy
 from torch import nn
 
 from semilib import speed
@@ -39,6 +39,7 @@ def relu_twice(x):
     (lambda x: x.detach().clone().add_(1).mul_(2), 3),                                          # in place
     (lambda x: torch.cat(x.split(1)), 1),
     (lambda x: torch._foreach_mul([x.detach(), x.detach()], 2), 1),
+    (lambda x: torch.optim.SGD([x], 0.1, fused=True).step(), 0),                                # no gradient yet: a mark for profilers
     (lambda x: (x * 2).sum().backward(), 4)])                         # product, sum; a one; its product (spreading it is a view)
 def test_operators_are_counted(program, count):
     assert Operators.of(lambda: program(torch.ones(4, 4).requires_grad_())) == {"operators": count + 1}          # 1: the ones
@@ -188,9 +189,9 @@ def test_the_cell_is_that_of_the_published_scripts():
 
 
 def test_imports_are_those_of_fresh_interpreters(monkeypatch):
-    """The least of three each, beyond torch's own."""
-    seconds = {"import torch": iter([3, 2, 4]), "import torch, semilib": iter([2.5, 9, 9]),
-               "import torch, semilib; semilib.Run, semilib.train": iter([9, 9, 3.5]), "import torch, semilib; semilib.train": iter([50] * 3)}
+    """The least of five each after one for the file cache, in turn, beyond torch's own."""
+    seconds = {"import torch": iter([1, 3, 2, 4, 5, 6]), "import torch, semilib": iter([1, 2.5, 9, 9, 9, 9]),
+               "import torch, semilib; semilib.Run, semilib.train": iter([1, 9, 9, 9, 9, 3.5])}
     now = {"s": 0.0}
 
     def run(command, **kind):
@@ -237,7 +238,7 @@ def test_parts_have_seconds_and_operators(tiny):
                                          "of these: memory bank", "whole step"]
     assert all(is_timed(r) and r["capture"] == "off" and r["operators"] > 0 and "kernels" not in r for r in rows)
     count = {r["part"]: r["operators"] for r in rows}
-    assert count["of these: memory bank"] < count["average, state, measurements"] and count["optimiser"] <= 2        # fused, two groups
+    assert count["of these: memory bank"] < count["average, state, measurements"] and count["optimiser"] == 2        # fused, two groups
 
 
 @pytest.mark.parametrize("method", ["semi", "fixmatch", "supervised"])
@@ -251,15 +252,12 @@ def test_the_parts_together_are_the_step(method):
 
 def test_the_parts_one_after_the_other_make_the_same_step():
     one, other = toy.trainer("semi"), toy.trainer("semi")
+    started = [value.clone() for value in one.net.buffers()]
     toy.train(other, range(1))
     one.data.stage(0)
-    pieces = speed.separate(one)                                     # which has run the first two; batch norms have moved
-    one = toy.trainer("semi")
-    one.data.stage(0)
     pieces = speed.separate(one)
-    with torch.no_grad():
-        for mine, theirs in zip(one.net.buffers(), toy.trainer("semi").net.buffers(), strict=True):
-            mine.copy_(theirs)
+    for value, before in zip(one.net.buffers(), started, strict=True):              # it has passed the images already
+        value.copy_(before)
     for name in ("network, losses, backward", "optimiser", "average, state, measurements"):
         pieces[name]()
     toy.same_state(one.state_dict(), other.state_dict())
@@ -277,7 +275,7 @@ def test_a_whole_run_is_worked_out_from_its_pieces(tiny):
 def test_growth_has_its_curves(monkeypatch):
     drawn = speed.random_source
     monkeypatch.setattr(speed, "random_source", lambda n, classes, images=None: drawn(
-        n if images is not None else min(n, 2 * classes + 400), classes, images))
+        n if images is not None else min(n, max(10 * classes, 400)), classes, images))
     rows = list(speed.growth(Settings(**TINY)))
     curves = {}
     for row in rows:
@@ -285,13 +283,14 @@ def test_growth_has_its_curves(monkeypatch):
         assert is_timed(row) and row["network"] == "wrn-10-0.25" and ("bank_s" in row) == (row["method"] == "semi")
     assert curves == {"classes": [10, 100, 1000], "slots": [32, 128, 512], "unlabelled images, resident": [10_000],
                       "unlabelled images, memory-mapped": [10_000], "views": [1, 3, 4]}
-    assert [(r["method"], r["images"]) for r in rows[-3:]] == [("supervised", 16), ("fixmatch", 64), ("semi", 64)]
+    assert [(r["method"], r["images"]) for r in rows[-3:]] == [("supervised", 16), ("fixmatch", 48), ("semi", 64)]
 
 
 def test_a_mapped_source_leaves_nothing_behind():
-    with speed.mapped(300) as source:
-        folder = Path(source_file := str(source.images.numpy().base.filename)).parent
-        assert Path(source_file).stat().st_size >= 300 * 3 * 32 * 32 and source.images.shape == (300, 3, 32, 32)
+    drawn = speed.mapped(300)
+    folder = Path(drawn.folder.name)
+    with drawn as source:
+        assert (folder / "images.npy").stat().st_size >= 300 * 3 * 32 * 32 and source.images.shape == (300, 3, 32, 32)
         assert source.images.float().std() > 50 and torch.bincount(source.labels).tolist() == [30] * 10
     assert not folder.exists()
 

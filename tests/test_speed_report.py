@@ -20,11 +20,13 @@ FACTS = {"cpu": "Some(R) CPU Model Processor @ 2.00GHz", "cores": 2, "threads": 
 
 def own(device: str = "cpu", profile: str = "paper", **changes) -> dict:
     """A record of ours with every section; times in seconds. changes: of single figures."""
-    at = {"semi": 0.010, "bare": 0.009, "bank": 0.0004, "whole": 0.010, "run": 1000.0, "runs": 105.0, "stacked": 150.0, "import": 0.1, **changes}
+    at = {"semi": 0.010, "bare": 0.009, "bank": 0.0004, "whole": 0.010, "run": 1000.0, "runs": 105.0, "stacked": 150.0, "import": 0.1,
+          **changes}
     time = {"windows": 3, "window": 1}
 
     def rows(*made: dict) -> dict:
-        return {"rows": [{"min_s": 0.9 * r["median_s"], **time, **r} if "median_s" in r else r for r in made], "seconds": 1.0, "code": "a" * 40}
+        timed = [{"min_s": 0.9 * r["median_s"], **time, **r} if "median_s" in r else r for r in made]
+        return {"rows": timed, "seconds": 1.0, "code": "a" * 40}
     gpu = device != "cpu"
     how = {"precision": "bf16", "capture": "auto"} if gpu else {"precision": "fp32", "capture": "off"}
     step = {"images": 256, "network": "wrn-28-2", **how}
@@ -44,8 +46,9 @@ def own(device: str = "cpu", profile: str = "paper", **changes) -> dict:
                       {"what": "250,000 steps and 500 evaluations, worked out from these", "s": at["run"]}),
         "growth": rows(*({"curve": c, "value": v, **grown} for c in curves for v in (10_000, 100_000)),
                        {**grown, "curve": "views", "value": 1, "method": "supervised"}, {**grown, "curve": "views", "value": 4}),
-        "sharing": rows(*({"how": name, "runs": n, "median_s": n / rate, "steps_a_second": rate} for name, best in (
-            ("runs in one process", at["runs"]), ("bare networks stacked into one", at["stacked"])) for n, rate in ((1, 100.0), (8, best))))}
+        "sharing": rows(*({"how": name, "runs": n, "median_s": n / rate, "steps_a_second": rate}
+                          for name, best in (("runs in one process", at["runs"]), ("bare networks stacked into one", at["stacked"]))
+                          for n, rate in ((1, 100.0), (8, best))))}
 
 
 def harness(gpu: str = "", **ours: float) -> dict:
@@ -108,7 +111,8 @@ def test_goals_met_and_not_met(records):
     assert found[0][1:] == ("13.0x (130.0 against 10.0 ms)", "NVIDIA H200, 2026-12-02") and found[1][1] == "10.5x (105.0 against 10.0 ms)"
     assert found[2][1].startswith("12.5x") and found[3][1].startswith("7.50x") and found[6][1] == "1.11 (10.0 against 9.00 ms)"
     assert found[7][1] == "16.7 min, worked out" and "1.05x with 8; bare networks stacked into one: 1.50x with 8" in found[8][1]
-    assert found[9][1:] == ("1.28x eager", "Some Model, 2 cores, 2026-12-02") and found[10][1] == "3.50x eager" and found[11][1].startswith("4.0 %")
+    assert found[9][1:] == ("1.28x eager", "Some Model, 2 cores, 2026-12-02") and found[10][1] == "3.50x eager"
+    assert found[11][1].startswith("4.0 %")
     slow = own("NVIDIA H200", semi=0.012, bank=0.0006, run=1500.0, stacked=101.0, **{"import": 0.4})
     found = answers(Records({"h200": slow}, {"h200": copy.deepcopy(records.peers["h200"])}))
     assert [met for met, _, _ in found] == ["yes"] * 6 + ["no", "no", "no", "open", "open", "no", "no"]
@@ -135,9 +139,9 @@ def test_ratios_as_shipped_and_with_the_best_number_of_workers(records):
     made = {(r["config"], r["against"]): r for r in speed_report.pairs(records.peers["h200"])}
     assert made["ours_semi", "shipped"]["ratio"] == pytest.approx(13) and made["ours_semi", "best"]["ratio"] == pytest.approx(10.5)
     assert made["ours_semi_fp32", "best"]["ratio"] == pytest.approx(7.5) and made["ours_semi_fp32", "best"]["ours"].startswith("fp32, ")
-    assert made["ours_fixmatch", "best"]["peer_s"] == 0.06                                # not the one of two unlabelled images a labelled one
+    assert made["ours_fixmatch", "best"]["peer_s"] == 0.06                                # not the one with mu = 2
     assert made["ours_daso", "best"]["ratio"] == made["ours_daso", "shipped"]["ratio"]    # not the one of its first steps alone
-    assert made["ours_semi", "best"]["ratio_mean"] == made["ours_semi", "best"]["ratio_least"] == pytest.approx(10.5)
+    assert [made["ours_semi", "best"][f"ratio_{of}"] for of in ("mean", "least")] == pytest.approx([10.5, 10.5])
     frame, text = speed_report.ratios(records.peers["h200"])
     assert list(frame["ratio"][:2]) == pytest.approx([13, 10.5]) and "NVIDIA H200, 2026-12-02" in text and "10.5x" in text
 
@@ -175,11 +179,12 @@ def test_tables_name_machine_and_date_and_hold_every_section(records):
     assert "memory bank" in text and "No time: semi_full_w16" in text and "250,000 steps" in text and "1.50x" in text
     assert speed_report.growth_table(records.own["cpu"]).frame["share"].dropna().iloc[0] == pytest.approx(0.025)
     assert speed_report.steps_table(records.own["cpu"]).frame["over"].tolist() == pytest.approx([1, 10 / 9])
+    assert list((records - Records(records.own)).peers) == ["cpu", "h200"] and not records - records
     assert speed_report.slug(records.own["cpu"]["machine"]) == "cpu-some-model-2-cores"
     assert speed_report.slug(records.own["h200"]["machine"]) == "nvidia-h200"
 
 
-@pytest.mark.parametrize("draw, rows", [("implementations", 21), ("parts", 12), ("growth", 20)])
+@pytest.mark.parametrize("draw, rows", [("implementations", 20), ("parts", 12), ("growth", 20)])
 def test_figures_draw_every_machine_and_say_if_there_is_none(records, tmp_path, draw, rows):
     figure, frame = getattr(speed_figures, draw)(records)
     assert len(frame) == rows and frame["machine"].nunique() == 2
