@@ -2,8 +2,8 @@
 """All that only a CUDA device can show, in one go: tests, speed, the same work beside the published scripts, and whether the fast paths
 learn what the plain one does.
 
-    python3 .ci/gpu.py OUT --peers BUNDLE            # everything: about 25 minutes of an H100 or H200, most of it compiling
-    python3 .ci/gpu.py OUT --only tests,speed        # in parts; what is compiled is found again while the machine lives
+    python3 .ci/gpu.py OUT --peers BUNDLE                          # everything, at most 14 minutes, most of it compiling
+    python3 .ci/gpu.py OUT --peers BUNDLE --only tests,speed       # in parts; what is compiled is found again while the machine lives
     python3 .ci/gpu.py OUT --peers BUNDLE --device cpu --tiny      # a rehearsal
 
 BUNDLE is what the peers' harness makes: its bench.py and pack.py, the patched peers, and the part of CIFAR-10 that the cell uses. Each
@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 PARTS = ("tests", "speed", "peers", "learn")
-LIMITS = {"tests": 420, "speed": 540, "peers": 500, "learn": 540}                   # seconds
+LIMITS = {"tests": 150, "speed": 270, "peers": 250, "learn": 170}                   # seconds
 VARIANTS = {"cuda": ("fp32/off", "fp32/auto", "bf16/auto"), "cpu": ("fp32/off", "bf16/off")}
 
 
@@ -71,10 +71,13 @@ def command(name: str, given: argparse.Namespace) -> list[str]:
                 *(["-n", "4"] if device == "cuda" else []), "tests/test_cuda.py", *(["tests/test_rng.py"] if given.tiny else
                                                                                   ["tests/test_rng.py", "tests/test_augment.py"])]
     if name == "peers":
-        ours = {"ours_semi": "", "ours_semi_fp32": "--precision fp32", "ours_fixmatch": "--method fixmatch", "ours_daso": "--method daso"}
+        usb = "--option strong_views=1"                                                 # USB's FixMatch and DASO see one strong view
+        ours = {"ours_semi": "", "ours_semi_fp32": "--precision fp32", "ours_fixmatch": f"--method fixmatch {usb}",
+                "ours_daso": f"--method daso {usb}", "ours_fixmatch_fp32": f"--method fixmatch {usb} --precision fp32"}
         rest = ("--device {device} --data {data} --steps {steps} --warmup {warmup} --max-seconds {max_seconds}"
                 + (" --profile smoke" if given.tiny else ""))
-        more = ["--steps", "2", "--warmup", "1", "--only", "ours_semi$|^semi_full_wship"] if given.tiny else []
+        more = (["--steps", "2", "--warmup", "1", "--only", "ours_semi$|^semi_full_wship"] if given.tiny
+                else ["--budget", str(LIMITS["peers"] - 10), "--workers", "0,4,8"])
         return [me, str(given.peers / "bench.py"), "--device", device, "--src", str(given.peers), "--pack", str(given.peers / "pack"),
                 "--out", str(given.out / "peers.json"), *more,
                 *(x for key, flags in ours.items() for x in ("--adapter", f"{key}={{python}} -m semilib.adapter {flags} {rest}"))]
@@ -88,7 +91,8 @@ def speed(given: argparse.Namespace) -> int:
         settings = Settings(device=given.device, profile="smoke", growth_profile="smoke", steps=2, largest=10_000, whole_steps=4,
                             most_runs=2)
     else:
-        settings = Settings(device=given.device, precisions="bf16", steps=10, window=20, largest=1_000_000, whole_steps=2000, most_runs=8)
+        settings = Settings(device=given.device, precisions="bf16", steps=10, window=20, largest=1_000_000, whole_steps=2000, most_runs=8,
+                            sections="limits+whole+steps+parts+growth+sharing")     # whole first: its start-up is then a cold one
     measure(settings, given.out / "speed.json", lambda text: print(text, flush=True))
     return 0
 
@@ -102,7 +106,7 @@ def learn(given: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, str(given.peers / "pack.py"), "unpack", str(given.peers / "pack"), folder], check=True)
         source = part_of_cifar10(folder)
-        scale = dict(profile="smoke") if given.tiny else dict(profile="short", steps=3000, eval_every=300)
+        scale = dict(profile="smoke") if given.tiny else dict(profile="short", steps=2000, eval_every=200)
         runs = Path(folder) / "runs"
         for variant in VARIANTS[given.device]:
             precision, capture = variant.split("/")

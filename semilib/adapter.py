@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from semilib import sources
+from semilib.cli import assignments
 from semilib.config import Run
 from semilib.costs import count_passes
 from semilib.engine import Captured, Trainer, resolve_device
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--capture", default="auto")
     parser.add_argument("--profile", default="paper")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method, such as strong_views=1")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--max-seconds", type=float, default=1e9)
@@ -85,7 +87,7 @@ def main() -> None:
     began = time.perf_counter()
     try:
         run = Run.of("cifar10", given.method, profile=given.profile, root=given.data, device=given.device, precision=given.precision,
-                     capture=given.capture)
+                     capture=given.capture, options=assignments(given.option))
         device, source = resolve_device(run), part_of_cifar10(given.data)
     except BadInput as error:
         parser.error(str(error))

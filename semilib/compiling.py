@@ -16,7 +16,7 @@ from semilib.errors import BadInput
 BACKEND = "inductor"                # tests put "eager" here: dynamo's tracing without code generation
 ROOM = 64                           # compiled versions kept of a part: stages, and runs that share a process
 # Views do not depend on how they are computed: no fused multiply-add in them, which rounds once where the definition rounds twice.
-EXACT = {"draw": {"emulate_precision_casts": True}}
+EXACT = {"views": {"emulate_precision_casts": True}}
 
 
 def check(device: torch.device) -> None:

@@ -130,16 +130,21 @@ class Data:
 
     def batch(self, t: Time) -> tuple[Batch, dict[str, Tensor]]:
         """The step's batch without its images, and its views: name -> uint8 [n, 3, H, W]. Tensor operations only."""
+        batch, raw = self.pick(t)
+        return batch, self.views(raw, t.step)
+
+    def pick(self, t: Time) -> tuple[Batch, dict[str, Tensor]]:
+        """The step's batch without its images, and each stream's raw images, uint8 [n, 3, H, W]. The sizes of the sets show here and
+        nowhere after."""
         drawn = {name: stream.draw(t.step) for name, stream in self.streams.items()}
         raw = {name: self.images[stream.members[drawn[name]]] if self.resident else self.buffers[name]
                for name, stream in self.streams.items()}
-        batch = Batch(index=drawn,
-                                targets={name: stream.targets[drawn[name]] for name, stream in self.streams.items()})
+        batch = Batch(index=drawn, targets={name: stream.targets[drawn[name]] for name, stream in self.streams.items()})
         batch.index_l, batch.y = batch.index["labelled"], batch.targets["labelled"]
         if "unlabelled" in drawn:
             batch.index_u = batch.index["unlabelled"]
             batch.known_u = self.known[batch.index_u]
-        return batch, self.views(raw, t.step)
+        return batch, raw
 
     def views(self, raw: dict[str, Tensor], step: int | Tensor) -> dict[str, Tensor]:
         """The plan's views of each stream's raw images. Views of one kind are made together, 64 rows or 256 being the same work to

@@ -181,7 +181,7 @@ class Trainer:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
                     return backbone(x.contiguous(memory_format=torch.channels_last))
             net.compute = compute
-        parts = {"draw": self.draw, "objective": self.objective, "finish": self.finish}
+        parts = {"views": self.views, "objective": self.objective, "finish": self.finish}
         compiled = "compile" in self.capture and self.method.capturable
         self.parts = compiling.compile_parts(parts) if compiled else parts
 
@@ -218,15 +218,20 @@ class Trainer:
         """One training step, tensors only; the step counter is on the device, so a captured graph of it can be replayed. Its three
         parts are compiled where the run asks for it; backward and optimisers lie between them."""
         t = Time(self.now, self.total, self.dtype, self.phase)
-        batch, images = self.parts["draw"](t)
+        batch, images = self.draw(t)
         seen, p, terms = self.learn(batch, images, t)
         self.update()
         self.parts["finish"](self.last_losses, seen, p, terms, batch, t)
 
     def draw(self, t: Time) -> tuple[Batch, dict[str, Tensor]]:
-        """The step's batch and its normalised views."""
-        batch, raw = self.data.batch(t)
-        return batch, {name: self.data.normalise(x, self.dtype) for name, x in raw.items()}
+        """The step's batch and its normalised views. The choice of images is not compiled: that code would hold for sets of one size, and
+        sets change during a run (CReST's generations, CPG's windows)."""
+        batch, raw = self.data.pick(t)
+        return batch, self.parts["views"](raw, t)
+
+    def views(self, raw: dict[str, Tensor], t: Time) -> dict[str, Tensor]:
+        """The step's normalised views of each stream's raw images."""
+        return {name: self.data.normalise(x, self.dtype) for name, x in self.data.views(raw, t.step).items()}
 
     def learn(self, batch: Batch, images: dict[str, Tensor], t: Time) -> tuple[Views, Pseudo | None, dict[str, Term]]:
         """Losses and their gradients; what `finish` needs of the step is returned."""

@@ -307,9 +307,9 @@ def parts(settings: Settings) -> Iterator[dict[str, Any]]:
 def separate(trainer: Trainer) -> dict[str, Callable[[], Any]]:
     """The parts of the trainer's step as calls that can be repeated, and SeMi's memory bank alone."""
     t = Time(trainer.now, trainer.total, trainer.dtype, trainer.phase)
-    batch, images = trainer.parts["draw"](t)
+    batch, images = trainer.draw(t)
     seen, p, terms = trainer.learn(batch, images, t)
-    pieces = {"views": lambda: trainer.parts["draw"](t),
+    pieces = {"views": lambda: trainer.draw(t),
               "network, losses, backward": lambda: trainer.learn(batch, images, t),
               "optimiser": trainer.update,
               "average, state, measurements": lambda: trainer.parts["finish"](trainer.last_losses, seen, p, terms, batch, t)}

@@ -28,7 +28,7 @@ def test_the_views_of_a_step_are_those_of_the_cpu(source):
         for t in (gpu, cpu):
             t.data.stage(5)
             t.now.fill_(5)
-        drawn = [t.parts["draw"](Time(t.now, t.total, t.dtype))[1] for t in (gpu, cpu)]
+        drawn = [t.draw(Time(t.now, t.total, t.dtype))[1] for t in (gpu, cpu)]
         for name, x in drawn[1].items():
             assert torch.equal(drawn[0][name].cpu(), x), (capture, name)
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from semilib import checkpoint
@@ -178,13 +179,34 @@ def check_resume(make, total: int, stops: list[int], folder) -> Trainer:
 
 
 class Captured(TorchDispatchMode):
-    """Raises on what a captured graph cannot hold: reading a value back, and shapes that depend on values."""
+    """Raises on what a captured graph cannot hold: reading a value back, and shapes that depend on values. Also on the ways out of PyTorch
+    that copy from a device and on a CPU pass without an operator."""
 
     FORBIDDEN = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "bincount", "equal")
 
+    def __init__(self):
+        super().__init__()
+        self.copies = NoCopies()
+
+    def __enter__(self):
+        self.copies.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.copies.__exit__(*error)
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        assert name not in self.FORBIDDEN and "unique" not in name, f"aten::{name}"
+        assert name not in self.FORBIDDEN and "unique" not in name, f"aten::{name} in a step"
+        assert func is not torch.ops.aten.repeat_interleave.Tensor or (kwargs or {}).get("output_size"), f"aten::{name} in a step"
         if name in ("index", "index_put", "index_put_"):
-            assert not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]), f"aten::{name} with a mask"
+            assert not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]), f"aten::{name} with a mask in a step"
+        return func(*args, **(kwargs or {}))
+
+
+class NoCopies(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        assert name not in ("tolist", "numpy", "cpu", "__array__"), f"Tensor.{name} in a step"
         return func(*args, **(kwargs or {}))
