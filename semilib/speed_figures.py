@@ -222,7 +222,7 @@ def growth(records: Records) -> tuple[Figure, pd.DataFrame]:
             for axes, (label, curves) in zip(line, _PANELS, strict=True):
                 handles |= _curves(axes, {curve: [r for r in own if r["curve"] == curve] for curve in curves})
                 axes.set_xlabel(label)
-            line[0].set_ylim(0, 1.12 * max(r["median_s"] for r in own))
+            line[0].set_ylim(0, 1.12 * max(r["min_s"] for r in own))
             line[0].set_ylabel("ms a step")
             line[0].yaxis.set_major_locator(MaxNLocator(5))
             line[0].yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{1000 * v:,g}"))
@@ -231,7 +231,7 @@ def growth(records: Records) -> tuple[Figure, pd.DataFrame]:
                          transform=line[0].transAxes, in_layout=False)
             rows += [{"record": name, "machine": where(record), **{k: r.get(k) for k in columns[2:]}} for r in own]
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=7.5)
-        _close(figure, "How a step grows: median over single steps of SeMi on random images of 32 x 32 (views: of the method named)")
+        _close(figure, "How a step grows: the fastest of the timed steps of SeMi (views: of the method named) on random images of 32 x 32")
     return figure, pd.DataFrame(rows, columns=columns)
 
 
@@ -243,13 +243,13 @@ def _curves(axes: Axes, curves: dict[str, Iterable[dict[str, Any]]]) -> dict[str
         where_ = curve.partition(", ")[2]
         at = [r["value"] for r in rows]
         word = "step, images memory-mapped" if where_ == "memory-mapped" else "step"
-        handles[word], = axes.plot(at, [r["median_s"] for r in rows], color=COLOURS["semi"], **{"marker": "o", **looks.get(where_, {})})
+        handles[word], = axes.plot(at, [r["min_s"] for r in rows], color=COLOURS["semi"], **{"marker": "o", **looks.get(where_, {})})
         bank = [(r["value"], r["bank_s"]) for r in rows if "bank_s" in r]
         if bank and where_ != "memory-mapped" and curve != "views":
             handles["of it: memory bank"], = axes.plot(*zip(*bank, strict=True), color=BANKED, marker="D", markersize=3)
         if curve == "views":
             for r, (place, x, up) in zip(rows, (("left", 6, -3), ("right", -4, 4), ("center", 0, -12)), strict=False):
-                axes.annotate(METHODS.get(r["method"], r["method"]), (r["value"], r["median_s"]), xytext=(x, up),
+                axes.annotate(METHODS.get(r["method"], r["method"]), (r["value"], r["min_s"]), xytext=(x, up),
                               textcoords="offset points", ha=place, fontsize=6.8, color=INK)
     values = sorted({r["value"] for own in curves.values() for r in own})
     if "views" in curves:

@@ -430,7 +430,8 @@ def limits_table(record: dict[str, Any]) -> Sheet:
             value = f"{r['GB_s']:.3g} GB/s" if "GB_s" in r else f"{r['TFLOP_s']:.3g} TFLOP/s"
             made.append({"what": r["what"], "value": value, "of": r["note"]})
     made += [{"what": r["what"], "value": f"{r['s']:.2f} s", "of": "least of several processes"} for r in rows_of(record, "imports")]
-    return Sheet(f"The machine's limits; {where(record)}", {"what": ("what", str), "value": ("value", _plain), "of": ("of", str)}, made,
+    return Sheet(f"The machine's limits; {where(record)}; profile {record['settings']['profile']}",
+                 {"what": ("what", str), "value": ("value", _plain), "of": ("of", str)}, made,
                  ["On paper: the network's convolutions forward and backward, each tensor read and written once."])
 
 
@@ -440,7 +441,7 @@ def parts_table(record: dict[str, Any]) -> Sheet:
     total = {r["capture"]: r["median_s"] for r in rows if r["part"] == WHOLE}
     made = [{**r, "how": how_parts(record, r["capture"]),
              "share": r["median_s"] / total[r["capture"]] if r["capture"] in total else None} for r in rows]
-    return Sheet(f"SeMi's step by part; {where(record)}",
+    return Sheet(f"SeMi's step by part; {where(record)}; profile {record['settings']['profile']}",
                  {"part": ("", str), "how": ("how", str), "median_s": ("ms", _ms), "min_s": _LEAST, "share": ("of the step", _share),
                   "operators": ("operators", _count), "kernels": ("kernels", _count)}, made,
                  ["Each part is repeated alone, so the parts need not add up to the step. Operators: what PyTorch calls, at least a kernel "
@@ -450,7 +451,8 @@ def parts_table(record: dict[str, Any]) -> Sheet:
 def whole_table(record: dict[str, Any]) -> Sheet:
     """What a run costs besides its steps, and what a run of 250,000 steps comes to."""
     made = [{"what": r["what"], "value": f"{r['MiB']:,.0f} MiB" if "MiB" in r else _duration(r["s"])} for r in rows_of(record, "whole")]
-    return Sheet(f"A run of SeMi; {where(record)}", {"what": ("what", str), "value": ("value", _plain)}, made,
+    return Sheet(f"A run of SeMi; {where(record)}; profile {record['settings']['profile']}",
+                 {"what": ("what", str), "value": ("value", _plain)}, made,
                  ["The last line is worked out from those above, not waited for."])
 
 
@@ -481,7 +483,7 @@ def sharing_table(record: dict[str, Any]) -> Sheet:
     rows = rows_of(record, "sharing")
     alone = {r["how"]: r["steps_a_second"] for r in rows if r["runs"] == 1}
     made = [{**r, "over": r["steps_a_second"] / alone[r["how"]] if r["how"] in alone else None} for r in rows]
-    return Sheet(f"Several seeds on one device; {where(record)}",
+    return Sheet(f"Several seeds on one device; {where(record)}; profile {record['settings']['profile']}",
                  {"how": ("", str), "runs": ("seeds", _count), "median_s": ("ms, a step of all", _ms),
                   "steps_a_second": ("steps a second", _rate), "over": ("over one alone", _times)}, made,
                  ["Runs in one process: whole SeMi steps, a CUDA stream each on a GPU. Stacked: the bare network of each seed as a group "

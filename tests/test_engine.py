@@ -1,5 +1,5 @@
-"""The engine's promises, for every registered method: exact resume, no gradient into targets, no global random state, ten stored steps (what
-keeps a step fast is in `test_step_guard`); and what happens when a run is killed, asked for twice, diverges, or does nothing."""
+"""The engine's promises, for every registered method: exact resume, no gradient into targets, no global random state, ten stored steps
+(what keeps a step fast is in `test_step_guard`); and what happens when a run is killed, asked for twice, diverges, or does nothing."""
 from __future__ import annotations
 
 import json

@@ -13,9 +13,9 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-import toy
 import torch
 import torch.nn.functional as F
+import toy
 from conftest import smoke_run
 from test_engine import SEQUENTIAL, VARIANTS, losses_of, same_state, trainer
 from torch import nn
