@@ -13,14 +13,26 @@ import torch
 from semilib import constants
 from semilib.errors import BadInput
 
+# The first PyTorch whose compiled steps compute what uncompiled ones do. Before 2.11 not every method can be traced (2.6 has no subclass
+# of dict); on a CPU 2.11 forgets what compiled code writes into a float64 number, such as the monitor's sums.
+SINCE = {"cuda": (2, 11), "cpu": (2, 14)}
 BACKEND = "inductor"                # tests put "eager" here: dynamo's tracing without code generation
 ROOM = 64                           # compiled versions kept of a part: stages, and runs that share a process
 # Views do not depend on how they are computed: no fused multiply-add in them, which rounds once where the definition rounds twice.
 EXACT = {"views": {"emulate_precision_casts": True}}
 
 
+def can_compile(device: torch.device) -> bool:
+    """Whether this PyTorch compiles steps for the device as they are written."""
+    return tuple(int(n) for n in torch.__version__.split(".")[:2]) >= SINCE[device.type]
+
+
 def check(device: torch.device) -> None:
     """Raises BadInput if code cannot be compiled for the device here."""
+    if not can_compile(device):
+        since = ".".join(map(str, SINCE[device.type]))
+        raise BadInput("capture", "compile",
+                       f"off: steps are compiled for {device.type} from PyTorch {since} on, and this is {torch.__version__}")
     wanted = [os.environ.get("CXX"), "g++", "clang++", "c++"] if device.type == "cpu" else []
     if wanted and not any(w and shutil.which(w) for w in wanted):
         raise BadInput("capture", "compile", "off: there is no C++ compiler here (g++ or clang++, or the one that CXX names)")

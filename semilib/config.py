@@ -216,8 +216,9 @@ class Run:
 
     device: str = option("auto", "auto, cpu, cuda")
     precision: str = option("auto", "auto: bf16 on CUDA, else fp32", choices=("auto", "fp32", "bf16", "fp64"))
-    capture: str = option("auto", "how a step runs; auto: compiled, in one CUDA graph a stage, on CUDA, and off on a CPU; graph: that, not "
-                                  "compiled; compile: that, no graph; off", choices=("auto", "graph", "compile", "off"))
+    capture: str = option("auto", "how a step runs; auto: compiled (from PyTorch 2.11 on), in one CUDA graph a stage, on CUDA, and off on "
+                                  "a CPU; graph: that, not compiled; compile: that, no graph; off",
+                          choices=("auto", "graph", "compile", "off"))
     deterministic: bool = option(False, "deterministic CUDA kernels, slower")
     data_on: str = option("auto", "where the images stay", choices=("auto", "device", "host"), numbers=False)
     keep_seconds: float = option(60.0, "seconds between checkpoints", low=0, numbers=False)

@@ -63,7 +63,7 @@ def resolve_capture(run: Run, device: torch.device) -> str:
     """How steps run: "compile+graph" (compiled parts, in one CUDA graph a stage), "graph", "compile" or "off". Raises BadInput for a
     graph without CUDA, and for compiling without a compiler."""
     if run.capture == "auto":
-        return "compile+graph" if device.type == "cuda" else "off"
+        return "off" if device.type != "cuda" else "compile+graph" if compiling.can_compile(device) else "graph"
     if run.capture == "graph" and device.type != "cuda":
         raise BadInput("capture", "graph", "auto, compile or off on a CPU: the graphs are CUDA's")
     if run.capture == "compile":
@@ -190,11 +190,6 @@ class Trainer:
         return self.stages[self.stage_index].name
 
     @property
-    def _born(self) -> int:
-        """The step at which the present network began: that of the last fresh stage."""
-        return max((s.start for s in self.stages[:self.stage_index + 1] if s.fresh), default=0)
-
-    @property
     def step(self) -> int:
         """Steps made so far. Reading it waits for the device; the loop counts for itself."""
         return int(self.now)
@@ -202,6 +197,7 @@ class Trainer:
     def _open_stage(self, index: int) -> Stage:
         """Make a stage the running one: its name is the phase that the method sees, its plan the images of the steps to come."""
         self.stage_index = index
+        self.born = max([s.start for s in self.stages[:index + 1] if s.fresh], default=0)       # when the present network began
         self.method.phase = self.phase
         self.data.open(self.method.plan())
         return self.stages[index]
@@ -262,7 +258,7 @@ class Trainer:
     @torch.no_grad()
     def finish(self, losses: dict[str, Tensor], seen: Views, p: Pseudo | None, terms: dict[str, Term], batch: Batch, t: Time) -> None:
         """What follows the optimisers: average, the method's state, measurements, time."""
-        self.average.update(t.step - self._born, self.lr)
+        self.average.update(t.step - self.born, self.lr)
         self.method.end_step(seen, batch, p, t)
         active = self.method.activity(seen, batch, p, t, terms)   # a component that an option switched off is not waited for
         self.monitor.add(losses, t.step, {name: flag for name, flag in active.items() if name in self.method.components})

@@ -230,7 +230,7 @@ class Net(nn.Module):
         super().__init__()
         self.backbone, self.heads = backbone, nn.ModuleDict(heads)
         self.reads = {name: getattr(head, "reads", "features") for name, head in heads.items()}
-        backbone.keep_stages = "stages" in self.reads.values()
+        backbone.keep_stages, self.keep_map = "stages" in self.reads.values(), "map" in self.reads.values()
         self.compute = lambda x: backbone(x)            # replaced by a compiled or autocast version on a GPU
 
     def forward(self, x: Tensor) -> View:
@@ -238,7 +238,7 @@ class Net(nn.Module):
         said = self.compute(x)
         *maps, fmap = said if self.backbone.keep_stages else (said,)
         f = fmap.mean((2, 3), dtype=next(self.heads.parameters()).dtype)
-        fmap = fmap.to(f.dtype) if "map" in self.reads.values() else None
+        fmap = fmap.to(f.dtype) if self.keep_map else None
         given = {"features": f, "map": fmap, "stages": [m.to(f.dtype) for m in maps]}
         return View({name: head(given[self.reads[name]]) for name, head in self.heads.items() if self.reads[name] is not None}, f, fmap)
 

@@ -90,8 +90,10 @@ def _kept(settings: Settings) -> dict[str, Any]:
 
 
 def code() -> str:
-    """The commit, with a mark if the package has been changed since."""
-    return record.provenance(Run.of())["commit"]
+    """The commit, with a mark if what a step executes has been changed since; outside of a repository the fingerprint of that code."""
+    run = Run.of()
+    found = record.provenance(run)
+    return f"{found['commit']}{' changed' * bool(found['dirty'])}" if found["commit"] else f"files {record.code_of(run.numbers())}"
 
 
 def machine(settings: Settings) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import re
+import statistics
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "results/speed"
+LEARNING = "results/precision-trial-600-steps"
 PEERS = ".peers.json"
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 DASH, WIDTH = "–", 96
@@ -488,6 +490,25 @@ def sharing_table(record: dict[str, Any]) -> Sheet:
                   "steps_a_second": ("steps a second", _rate), "over": ("over one alone", _times)}, made,
                  ["Runs in one process: whole SeMi steps, a CUDA stream each on a GPU. Stacked: the bare network of each seed as a group "
                   "of one network's convolutions."])
+
+
+def learning(folder: str | Path = LEARNING) -> Sheet:
+    """Whether the faster ways to compute learn what plain ones do: the final balanced accuracy of the runs of a folder, which differ in
+    precision, capture and seed alone. within: whether the mean lies between the worst and the best seed of fp32, uncompiled."""
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(Path(folder).glob("*/run.json"))]
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in sorted(runs, key=lambda r: r["config"]["seed"]):
+        found.setdefault((run["config"]["precision"], run["config"]["capture"]), []).append(run["result"]["last"])
+    plain = found.get(("fp32", "off"), [math.nan])
+    made = [{"how": f"{precision}, {'eager' if capture == 'off' else 'compiled'}", "seeds": "  ".join(f"{100 * a:.1f}" for a in finals),
+             "mean": statistics.fmean(finals), "within": "yes" if min(plain) <= statistics.fmean(finals) <= max(plain) else "no"}
+            for (precision, capture), finals in sorted(found.items(), key=lambda item: (item[0] != ("fp32", "off"), item[0]))]
+    one = runs[0]["config"] if runs else {"steps": 0, "network": "no network", "batch": 0}
+    cell = runs[0]["name"].split(".s")[0] if runs else "no run"
+    return Sheet(f"SeMi's final balanced accuracy; {cell}, {one['steps']:,} steps of {one['network']}, batch {one['batch']}",
+                 {"how": ("", str), "seeds": ("each seed, %", _plain), "mean": ("mean, %", lambda v: f"{100 * v:.1f}"),
+                  "within": ("within fp32, eager", _plain)}, made,
+                 ["Of the last evaluation. Within: between the worst and the best seed of fp32, eager. On a CPU without units for bf16."])
 
 
 _TABLES: dict[str, Callable[[dict[str, Any]], Sheet]] = {

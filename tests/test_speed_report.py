@@ -271,3 +271,13 @@ def test_readme_is_written_between_its_marks(records):
     assert speed_report.readme(made, records) == made and "`results/speed/h200.peers.json`" in made
     with pytest.raises(BadInput, match="one block between"):
         speed_report.readme("# A\n", records)
+
+
+def test_the_faster_ways_learn_what_the_plain_one_does():
+    """The committed runs: three seeds each; the means of compiled and of bf16 runs lie within the seeds of fp32, eager."""
+    sheet = speed_report.learning(ROOT / speed_report.LEARNING)
+    assert [row["how"] for row in sheet.rows] == ["fp32, eager", "bf16, eager", "fp32, compiled"]
+    for row in sheet.rows:
+        assert len(row["seeds"].split()) == 3 and row["within"] == "yes" and row["mean"] > 0.5, row
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"{100 * row['mean']:.1f} %" in readme for row in sheet.rows[1:])

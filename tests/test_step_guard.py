@@ -2,10 +2,10 @@
 a stage has made its first step nothing is compiled again. And compiled parts compute what uncompiled ones do.
 
 Tracing is PyTorch's own, but no code is generated (backend "eager") except for the compiled values, which take most of a minute until
-PyTorch's cache has them. Losses, state and the network's passes are traced for every method in each of its stages, on a small backbone
-but where the backbone itself is used in another way. Views depend on a method through its plan alone and take the longest to trace, so
-each plan's are traced once. Every pair of methods is held to the first rule; pairs are one class that inherits from both, and of the
-second rule only a few are asked, each with code that no other case runs.
+PyTorch's cache has their code. Losses, state and the network's passes are traced for every method in each of its stages, on a small
+backbone but where the backbone itself is used in another way. Views depend on a method through its plan alone and take the longest
+to trace, so each plan's are traced once. Every pair of methods is held to the first rule; pairs are one class that inherits from both,
+and of the second rule only a few are asked, each with code that no other case runs.
 """
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from conftest import smoke_run
 from test_engine import SEQUENTIAL, VARIANTS, losses_of, same_state, trainer
 from torch import nn
 
-from semilib import augment, compiling, costs, engine
+from semilib import augment, compiling, costs, engine, rng
 from semilib.errors import BadInput
 from semilib.methods import METHODS
 from semilib.methods.base import Plan, Time
 
 CAPTURED = [v for v in VARIANTS if v not in SEQUENTIAL]
+CPU = torch.device("cpu")
+SINCE_2_14 = compiling.can_compile(CPU)
 
 
 def running(t: engine.Trainer):
@@ -110,6 +112,10 @@ class Tracer:
 
 @pytest.fixture
 def tracer(monkeypatch):
+    """Also on a PyTorch that compiles for CUDA alone: what its CPU code gets wrong is in its code generation."""
+    monkeypatch.setitem(compiling.SINCE, "cpu", compiling.SINCE["cuda"])
+    if not compiling.can_compile(CPU):
+        pytest.skip("this PyTorch cannot trace every method")
     monkeypatch.setattr(compiling, "BACKEND", Tracer())
     yield compiling.BACKEND
     torch._dynamo.reset()
@@ -166,7 +172,8 @@ def plans(source):
 
 @pytest.mark.parametrize("variant", TRACED)
 def test_every_stage_is_compiled_once_and_whole(variant, source, tracer, plans, request):
-    """And gives what it gives uncompiled, to the last bit. A graph break raises in a stage's first step."""
+    """And gives what it gives uncompiled, to the last bit (before 2.14 PyTorch's tracing takes the average's weighted mean apart, which
+    then rounds twice). A graph break raises in a stage's first step."""
     if variant not in REAL:
         request.getfixturevalue("small")
     t, plain = (engine.Trainer(smoke_run(**{**TRACED[variant], "capture": c}), source) for c in ("compile", "off"))
@@ -179,10 +186,17 @@ def test_every_stage_is_compiled_once_and_whole(variant, source, tracer, plans, 
                 between(each)
             with nothing_compiles():
                 have = one_more(t)
-            assert have == one_more(plain)
+            want = one_more(plain)
+            assert have == (want if SINCE_2_14 else pytest.approx(want, rel=1e-5))
         assert made > 0 and tracer.made == made, f"{phase}: compiled again"
         assert tracer.ran == ran + 6, f"{phase}: a part was not run as compiled"
-    same_state(t.state_dict(), plain.state_dict())
+    have, want = t.state_dict(), plain.state_dict()
+    if SINCE_2_14:
+        same_state(have, want)
+    else:
+        assert have.keys() == want.keys()
+        for name in want:
+            torch.testing.assert_close(have[name], want[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("name", VIEWS)
@@ -265,26 +279,54 @@ def test_more_runs_than_versions_are_kept(tracer):
 # ---- compiled values -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
-def test_compiled_parts_compute_what_uncompiled_ones_do(small, monkeypatch):
-    """Losses and state in float64 within rounding; views in every bit, over all operations of a strong view. One slot of them and a
-    small backbone, which makes a third of the code of a real run."""
+needs_compiler = pytest.mark.skipif(not (compiling.can_compile(CPU) and any(map(shutil.which, ("g++", "clang++")))),
+                                    reason="needs a C++ compiler and a PyTorch that compiles for CPUs")
+
+
+@needs_compiler
+def test_compiled_views_are_the_same_in_every_bit(monkeypatch):
+    """A strong view, which makes a weak one first, over all of its operations: one slot of them, which halves the code."""
     monkeypatch.setitem(augment.SLOTS, "A", 1)
-    compiled, plain = (toy.trainer("fixmatch", {"threshold": 0.3}, precision="fp64", capture=c) for c in ("compile", "off"))
+    t = toy.trainer("fixmatch", precision="fp64")
+
+    def view(raw, step):
+        return t.data.normalise(t.data.view(raw, "strong", "s1", step), t.dtype)
+    x, drawn = t.data.images[:32], set()
+    compiled = compiling.compile_parts({"views": view})["views"]
+    for n in range(12):
+        step = torch.tensor(n)
+        assert torch.equal(compiled(x, step), view(x, step)), n
+        drawn |= set(augment.draw_ops(rng.words(t.run.seed, "view/s1", step, 32, 10)[:, 3:7], "A", 16, 16)[0].tolist())
+    assert drawn == set(range(14))
+
+
+@needs_compiler
+def test_a_compiled_step_is_an_uncompiled_one_but_for_rounding(small):
+    """Losses and state in float64, over steps in which some pseudo-labels count."""
+    compiled, plain = (toy.trainer("fixmatch", {"threshold": 0.4}, precision="fp64", capture=c) for c in ("compile", "off"))
+    compiled.parts["views"] = compiled.views
     for have, want in zip(losses_of(compiled, range(6)), losses_of(plain, range(6)), strict=True):
         assert have == pytest.approx(want, rel=1e-12, abs=1e-14)
     have, want = compiled.state_dict(), plain.state_dict()
-    assert have.keys() == want.keys() and want["monitor/predicted"].sum() > 10
+    assert have.keys() == want.keys() and 0 < want["monitor/predicted"].sum() < want["monitor/shown"]
     for name in want:
         torch.testing.assert_close(have[name], want[name], rtol=1e-10, atol=1e-13, msg=name)
-    for step in range(60):
-        t = Time(torch.tensor(step), plain.total, plain.dtype, plain.phase)
-        have, want = compiled.draw(t)[1], plain.draw(t)[1]
-        assert have.keys() == want.keys() and all(torch.equal(have[view], want[view]) for view in want), step
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch, source):
+    monkeypatch.setattr(compiling, "can_compile", lambda device: True)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(BadInput, match=r"capture='compile'.*C\+\+ compiler"):
         trainer("fixmatch", source, capture="compile")
     trainer("fixmatch", source)                                                     # auto needs none on a CPU
+
+
+def test_compiling_with_a_pytorch_that_cannot_is_refused_and_auto_does_without(monkeypatch, source):
+    monkeypatch.setattr(torch, "__version__", "2.6.1+cpu")
+    with pytest.raises(BadInput, match=r"capture='compile': off: .* cpu from PyTorch 2\.14 on, and this is 2\.6\.1"):
+        trainer("fixmatch", source, capture="compile")
+    how = {}
+    for version in ("2.6.1+cpu", "2.11.0+cu130", "2.14.1+cu130", "3.0.0"):
+        monkeypatch.setattr(torch, "__version__", version)
+        how[version] = [engine.resolve_capture(smoke_run(), torch.device(device)) for device in ("cuda", "cpu")]
+    assert how == {"2.6.1+cpu": ["graph", "off"], **dict.fromkeys(("2.11.0+cu130", "2.14.1+cu130", "3.0.0"), ["compile+graph", "off"])}

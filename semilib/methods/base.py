@@ -54,6 +54,18 @@ class Pseudo(Batch):
         super().__init__(**{"target": fields["label"], "branches": {"u": fields["prob"]}, **fields})
 
 
+class Changed:
+    """A batch or pseudo-labels with some fields other than they are; the rest is read from the original, which stays as it is."""
+
+    def __init__(self, of: Batch, **fields: Any):
+        self.of = of
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.of, name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Stream:
     """Where a batch comes from. of: "labelled" | "unlabelled" | "union" (both, without repeats). sampler: "shuffled" (without

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from semilib.config import Duration, option, span, steps_of
 from semilib.losses import one_hot
-from semilib.methods.base import Batch, Pseudo
+from semilib.methods.base import Changed
 from semilib.methods.fixmatch import FixMatch
 from semilib.rows import RowState
 
@@ -75,10 +75,10 @@ class SAW(FixMatch):
         return (target if target.ndim == 2 else one_hot(target, self.info.classes, w.dtype)) * w
 
     def terms(self, v, batch, p, t):
-        seen = Batch(**{**vars(batch), "y": self.weighted(batch.y, self.w_x)})                          # (3)
+        seen = Changed(batch, y=self.weighted(batch.y, self.w_x))                                       # (3)
         if hasattr(batch, "mixed"):
             seen.mixed = {name: self.weighted(rows, self.w_x if name == "l" else self.w_u) for name, rows in batch.mixed.items()}
-        heavy = Pseudo(**{**vars(p), "target": self.weighted(p.target, self.w_u), "prob": self.weighted(p.prob, self.w_u)})
+        heavy = Changed(p, target=self.weighted(p.target, self.w_u), prob=self.weighted(p.prob, self.w_u))
         return super().terms(v, seen, heavy, t)
 
     def end_step(self, v, batch, p, t):
