@@ -80,13 +80,13 @@ def command(name: str, given: argparse.Namespace) -> list[str]:
                 else ["--budget", str(LIMITS["peers"] - 10), "--workers", "0,4,8"])
         return [me, str(given.peers / "bench.py"), "--device", device, "--src", str(given.peers), "--pack", str(given.peers / "pack"),
                 "--out", str(given.out / "peers.json"), *more,
-                *(x for key, flags in ours.items() for x in ("--adapter", f"{key}={{python}} -m semilib.adapter {flags} {rest}"))]
+                *(x for key, flags in ours.items() for x in ("--adapter", f"{key}={{python}} -m semilib.speed.adapter {flags} {rest}"))]
     flags = [*(["--peers", str(given.peers)] if given.peers else []), *(["--tiny"] if given.tiny else [])]
     return [me, __file__, str(given.out), "--inside", name, "--device", device, *flags]
 
 
 def speed(given: argparse.Namespace) -> int:
-    from semilib.speed import Settings, measure
+    from semilib.speed.measure import Settings, measure
     if given.tiny:
         settings = Settings(device=given.device, profile="smoke", growth_profile="smoke", steps=2, largest=10_000, whole_steps=4,
                             most_runs=2)
@@ -99,10 +99,10 @@ def speed(given: argparse.Namespace) -> int:
 
 def learn(given: argparse.Namespace) -> int:
     """SeMi on CIFAR-10-LT, three seeds, plain and fast; the records as one archive."""
-    from semilib import record
-    from semilib.adapter import part_of_cifar10
-    from semilib.config import Run
-    from semilib.training import train
+    from semilib.speed.adapter import part_of_cifar10
+    from semilib.training import record
+    from semilib.training.config import Run
+    from semilib.training.train import train
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, str(given.peers / "pack.py"), "unpack", str(given.peers / "pack"), folder], check=True)
         source = part_of_cifar10(folder)

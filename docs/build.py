@@ -35,10 +35,11 @@ import sphinx.cmd.build  # noqa: E402
 from docstrings import inline  # noqa: E402
 
 import semilib  # noqa: E402
-from semilib.config import PAPER_STEPS, Duration, Run  # noqa: E402
 from semilib.errors import BadInput  # noqa: E402
 from semilib.methods import METHODS, get  # noqa: E402
-from semilib.tables import NAMES  # noqa: E402
+from semilib.options import PAPER_STEPS, Duration  # noqa: E402
+from semilib.report.tables import NAMES  # noqa: E402
+from semilib.training.config import Run  # noqa: E402
 
 Pages = dict[str, str | bytes]                      # path below the source folder -> content
 SECTIONS = {"Follows": "Follows", "Keeps": "Keeps under the shared recipe", "Differs": "Differs", "Numbers": "Numbers of its tests"}

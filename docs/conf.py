@@ -43,7 +43,7 @@ suppress_warnings = ["ref.python"]      # `Config` in a signature may be any met
 
 
 def process_docstring(app, what, name, obj, options, lines):
-    """Plain text to reStructuredText; a field of a dataclass has its sentence and range from `semilib.config.option`."""
+    """Plain text to reStructuredText; a field of a dataclass has its sentence and range from `semilib.options.option`."""
     text = "\n".join(lines)
     if what == "attribute":
         text = field_text(name) or text
@@ -55,7 +55,7 @@ def process_docstring(app, what, name, obj, options, lines):
 
 
 def field_text(name: str) -> str:
-    """The sentence and range of the option that `name` (semilib.config.Run.mu) is, or ""."""
+    """The sentence and range of the option that `name` (semilib.training.config.Run.mu) is, or ""."""
     parts = name.split(".")
     for i in range(len(parts) - 1, 0, -1):
         try:

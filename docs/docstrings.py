@@ -106,7 +106,7 @@ def rst(text: str) -> list[str]:
 
 
 def valid(metadata: dict) -> str:
-    """The valid values of an option (`semilib.config.option`) in words, or ""."""
+    """The valid values of an option (`semilib.options.option`) in words, or ""."""
     if metadata["choices"]:
         return ", ".join(str(choice) or '""' for choice in metadata["choices"])
     bounds = [f"at least {metadata['low']:g}" if metadata["low"] is not None else "",

@@ -15,8 +15,8 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 __version__ = "0.1.0"
-_HOMES = {"Run": "config", "train": "training", "Trainer": "engine", "METHODS": "methods", "Method": "methods.base",
-          "BadInput": "errors"}
+_HOMES = {"Run": "training.config", "train": "training.train", "Trainer": "training.engine", "METHODS": "methods",
+          "Method": "methods.base", "BadInput": "errors", "trained": "training"}
 __all__ = ["METHODS", "BadInput", "Method", "Run", "Trainer", "train"]
 
 

@@ -37,8 +37,8 @@ def assignments(pairs: list[str]) -> dict[str, Any]:
 
 def given_run(words: list[str]):
     """A Run from NAME=VALUE words; a name with a dot is an option of the method: `semi.alpha=0.2` or `options.alpha=0.2`."""
-    from semilib import study
-    from semilib.config import Run
+    from semilib import files
+    from semilib.training.config import Run
     given = assignments(words)
     options = given.pop("options", {})
     if not isinstance(options, dict):
@@ -48,7 +48,7 @@ def given_run(words: list[str]):
         if owner not in ("options", given.get("method", "semi")):
             raise BadInput("argument", name, f"{given.get('method', 'semi')}.{option} for an option of this run's method")
         options[option] = given.pop(name)
-    given.setdefault("root", str(study.place("data")))
+    given.setdefault("root", str(files.place("data")))
     return Run.of(**given, options=options)
 
 
@@ -63,19 +63,20 @@ def run(args) -> None:
 
 
 def single(args, fields: list[str]) -> None:
-    from semilib import progress, record, study  # no pandas, no notebooks: a bare machine with torch can run this
-    from semilib.training import train
+    from semilib import files
+    from semilib.training import progress, record  # no pandas, no notebooks: a bare machine with torch can run this
+    from semilib.training.train import train
     wanted = given_run(fields)
-    path = train(wanted, study.place(args.runs), args.folder, progress.Terminal())
+    path = train(wanted, files.place(args.runs), args.folder, progress.Terminal())
     found = record.read(path)
     result = found["result"]
     print(f"{found['name']}, {wanted.steps:,} steps of profile {wanted.profile}: {result['metric'].replace('_', ' ')} "
           f"{result['mean_last']:.2%} ({result['rule']}; last {result['last']:.2%})")
-    print(f"record: {study.shown(path)} ({found['status']})")
+    print(f"record: {files.shown(path)} ({found['status']})")
 
 
 def sweep(args, runs: list) -> None:
-    from semilib import launch
+    from semilib.study import launch
     if args.folder:
         raise BadInput("folder", args.folder, "not given with a sweep, whose runs each have their own")
     how = {name: getattr(args, name) for name in ("slots", "per_gpu", "threads", "retries", "per_job") if getattr(args, name) is not None}
@@ -98,7 +99,7 @@ def words_of(words: list[str]) -> tuple[list[str], list[str]]:
     """Names of tables, and NAME=VALUE words. Raises BadInput for a word that is neither."""
     tables, fields = [w for w in words if "=" not in w], [w for w in words if "=" in w]
     for name in tables:
-        from semilib import grids  # only here: it needs pandas, which a single run does without
+        from semilib.study import grids  # only here: it needs pandas, which a single run does without
         if name not in grids.TITLES:
             raise BadInput("argument", name, f"NAME=VALUE, such as method=fixmatch, or a table: {', '.join(grids.TITLES)}")
     return tables, fields
@@ -117,14 +118,16 @@ def left(grid, args) -> list:
 
 def recorded_of(grid, args) -> set[str]:
     """Keys of the grid's runs that are finished in results/ and not in the folder of runs."""
-    from semilib import sheets, study
-    return {key for key, folder in sheets.find(grid, args.runs).items() if folder.is_relative_to(study.place("results"))}
+    from semilib import files
+    from semilib.study import sheets
+    return {key for key, folder in sheets.find(grid, args.runs).items() if folder.is_relative_to(files.place("results"))}
 
 
 def given_grids(tables: list[str], fields: list[str]) -> list:
     """The grids of tables; none named: of all that the profile has."""
-    from semilib import grids, study
-    given = {"root": str(study.place("data")), **assignments(fields)}
+    from semilib import files
+    from semilib.study import grids
+    given = {"root": str(files.place("data")), **assignments(fields)}
     found = []
     for name in tables or grids.TITLES:
         try:
@@ -137,24 +140,24 @@ def given_grids(tables: list[str], fields: list[str]) -> list:
 
 def plan(args) -> None:
     """Runs, hours and disk of tables before they are run."""
-    from semilib import launch
+    from semilib.study import launch
     grids = given_grids(*words_of(args.what))
     slots = args.slots or len(launch.slots_of(10**6))
     for grid in grids:
         runs = left(grid, args)
-        print(f"{grid.title}\n{launch.plan(runs, args.runs, notebook=not args.bare).text(slots)}")
+        print(f"{grid.title}\n{launch.forecast(runs, args.runs, notebook=not args.bare).text(slots)}")
         if len(runs) < len(grid.runs):
             print(f"  {len(grid.runs) - len(runs)} more are among the committed records; --again does them too")
     if len(grids) > 1:
         runs = [run for grid in grids for run in left(grid, args)]
-        print(f"together, each run once\n{launch.plan(runs, args.runs, notebook=not args.bare).text(slots)}")
+        print(f"together, each run once\n{launch.forecast(runs, args.runs, notebook=not args.bare).text(slots)}")
 
 
 def list_(args) -> None:
     """The runs of tables and their state."""
     from collections import Counter
 
-    from semilib import launch
+    from semilib.study import launch
     for grid in given_grids(*words_of(args.what)):
         recorded = recorded_of(grid, args)
         found = [(run, "in results" if run.key in recorded else state) for run, state in launch.states(grid.runs, args.runs)]
@@ -167,8 +170,9 @@ def render(args) -> None:
     """Execute the notebooks of tables and figures."""
     import papermill.exceptions
 
-    from semilib import notebooks, study
-    home, given = study.home() / "notebooks", assignments([w for w in args.what if "=" in w])
+    from semilib import files
+    from semilib.study import notebooks
+    home, given = files.home() / "notebooks", assignments([w for w in args.what if "=" in w])
     named = [Path(w) for w in args.what if "=" not in w]
     named = [path if path.is_file() else home / path.with_suffix(".ipynb").name for path in named]
     chosen = named or sorted(path for path in home.glob("*.ipynb") if path.stem not in NOT_RENDERED)
@@ -182,25 +186,26 @@ def render(args) -> None:
             raise BadInput("parameter", name, f"one that these notebooks have: {', '.join(every)}")
     failed = []
     for path, names in known.items():
-        output = path if args.in_place else study.place(args.out) / path.name
+        output = path if args.in_place else files.place(args.out) / path.name
         try:
-            print(study.shown(notebooks.execute(path, output, notebooks.fitting(path.name, names, given))), flush=True)
+            print(files.shown(notebooks.execute(path, output, notebooks.fitting(path.name, names, given))), flush=True)
         except papermill.exceptions.PapermillExecutionError as error:
             failed.append(f"{path.name}: {error.ename}: {error.evalue} "
-                          f"({study.shown(output.with_name(output.stem + '.failed.ipynb'))})")
+                          f"({files.shown(output.with_name(output.stem + '.failed.ipynb'))})")
     if failed:
         sys.exit(f"{len(failed)} of {len(chosen)} notebooks failed\n" + "\n".join(failed))
 
 
 def one(args) -> None:
     """What a launcher's worker does; see launch.worker."""
-    from semilib import launch
+    from semilib.study import launch
     sys.exit(launch.worker(args.file, args.index, args.parent))
 
 
 def status(args) -> None:
-    from semilib import record, study
-    for path in sorted(study.place(args.runs).rglob("run.json")):
+    from semilib import files
+    from semilib.training import record
+    for path in sorted(files.place(args.runs).rglob("run.json")):
         found, state = record.read(path.parent), record.state_of(path.parent)
         score = f"{found['result']['mean_last']:.1%}" if "result" in found else "-"
         print(f"{state:12} {score:>7}  {found['name']}  {found['config']['profile']} {found['config']['steps']} steps  "
@@ -209,8 +214,8 @@ def status(args) -> None:
 
 def describe(args) -> None:
     """Every parameter of a run, and the options of a method, of one on a base (remixmatch+abc), or with SeMi's modules (acr+oheml)."""
-    from semilib.config import Run
     from semilib.methods import ADDITIONS, get
+    from semilib.training.config import Run
     names = args.method.split("+")
     add = "+".join(name for name in names if name in ADDITIONS)
     base, _, method = "+".join(name for name in names if name not in ADDITIONS).rpartition("+")
@@ -222,86 +227,93 @@ def describe(args) -> None:
 
 
 def execute(args) -> None:
-    from semilib import notebooks, study
-    output = args.output or study.place("runs") / "notebooks" / Path(args.notebook).name
-    print(study.shown(notebooks.execute(args.notebook, output, assignments(args.parameter))))
+    from semilib import files
+    from semilib.study import notebooks
+    output = args.output or files.place("runs") / "notebooks" / Path(args.notebook).name
+    print(files.shown(notebooks.execute(args.notebook, output, assignments(args.parameter))))
 
 
 def quickstart(args) -> None:
     import papermill.exceptions
 
-    from semilib import notebooks, study, tables
-    home = study.home()
+    from semilib import files
+    from semilib.report import tables
+    from semilib.study import notebooks
+    home = files.home()
     if not (home / "notebooks" / "00_quickstart.ipynb").is_file():
         raise BadInput("folder", str(home), "the project's folder, which holds notebooks/00_quickstart.ipynb")
     given = assignments(args.parameter)
-    output = study.place(given.get("runs", "runs")) / "quickstart" / "00_quickstart.ipynb"
+    output = files.place(given.get("runs", "runs")) / "quickstart" / "00_quickstart.ipynb"
     print("Supervised, FixMatch and SeMi on a long-tailed set of 32x32 pictures: about three and a half minutes on two cores, no download.")
     try:
         notebooks.execute(home / "notebooks" / "00_quickstart.ipynb", output, given)
     except papermill.exceptions.PapermillExecutionError as error:
         sys.exit(f"{error.ename}: {error.evalue}\nthe notebook up to the error: "
-                 f"{study.shown(output.with_name(output.stem + '.failed.ipynb'))}")
+                 f"{files.shown(output.with_name(output.stem + '.failed.ipynb'))}")
     folder = output.parent
     records = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
     print(tables.table(tables.load_all(home / line for line in records)).text, end="\n\n")
-    print(f"notebook  {study.shown(output)}")
+    print(f"notebook  {files.shown(output)}")
     for path in sorted(folder.glob("*.png")):
-        print(f"figure    {study.shown(path)}")
+        print(f"figure    {files.shown(path)}")
     for line in records:
         print(f"record    {line}")
 
 
 def smoke_notebooks(args) -> None:
-    from semilib import notebooks, study
-    source = study.home() / "notebooks"
+    from semilib import files
+    from semilib.study import notebooks
+    source = files.home() / "notebooks"
     for path in [*notebooks.smoke_copies(args.folder, source), *notebooks.report_copies(Path(args.folder) / "reports", source)]:
-        print(study.shown(path))
+        print(files.shown(path))
 
 
 def publish(args) -> None:
-    from semilib import record, study
+    from semilib import files
+    from semilib.training import record
     for path in args.run:
-        print(study.shown(record.publish(path, args.results)))
+        print(files.shown(record.publish(path, args.results)))
 
 
 def report(args) -> None:
-    from semilib import study
+    from semilib.study import study
     print(study.report(args.results, args.figures, args.title))
 
 
 def costs(args) -> None:
     """Measure the step of each method beside FixMatch's."""
-    from semilib import METHODS, Run, study
-    from semilib import costs as measured
+    from semilib import METHODS, Run, files
+    from semilib.speed import costs as measured
     words, methods = [w for w in args.what if "=" in w], [w for w in args.what if "=" not in w]
     given = assignments(words)
-    given.setdefault("root", str(study.place("data")))
+    given.setdefault("root", str(files.place("data")))
     pairs = [name.rpartition("+") for name in methods or METHODS]
     rows = measured.measure((Run.of(method=method, base=base, **given) for base, _, method in pairs), args.steps)
-    print(measured.write(rows, study.place(args.out)))
+    print(measured.write(rows, files.place(args.out)))
 
 
 def speed(args) -> None:
     """Measure steps, parts, growth and limits of this machine into one record; sections that it has already are kept."""
-    from semilib import speed_report, study
+    from semilib import files
     from semilib.errors import check_name
-    from semilib.speed import Settings, machine, measure  # torch and numpy alone: a bare machine can measure
+    from semilib.speed import report as speed_report
+    from semilib.speed.measure import Settings, machine, measure  # torch and numpy alone: a bare machine can measure
     given = assignments(args.what)
     for name in given:
         check_name("parameter", name, [f.name for f in dataclasses.fields(Settings)])
     settings = Settings(**given)
-    out = study.place(args.out or f"{speed_report.FOLDER}/{speed_report.slug(machine(settings)['machine'])}.json")
+    out = files.place(args.out or f"{speed_report.FOLDER}/{speed_report.slug(machine(settings)['machine'])}.json")
     record = measure(settings, out)
     print("\n".join(sheet.text for sheet in speed_report.tables(record)))
-    print(f"record: {study.shown(out)}")
+    print(f"record: {files.shown(out)}")
 
 
 def prepare(args) -> None:
     """Bring a data set into the form that runs read: download it, or make ImageNet-127 of what lies in a folder."""
-    from semilib import imagenet127, sources, study
+    from semilib import files
+    from semilib.data import imagenet127, sources
     from semilib.errors import check_name
-    root = study.place(args.root)
+    root = files.place(args.root)
     check_name("dataset", args.dataset, [name for name in sources.SOURCES if name != "imagefolder"])
     if args.dataset == "imagenet127":
         if args.given is None:
@@ -409,7 +421,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
-    from semilib.record import RunBusy
+    from semilib.training.record import RunBusy
     try:
         args.function(args)
     except (BadInput, RunBusy, TrainingError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from semilib.grids import SMOKE_OPTIONS
+from semilib.study.grids import SMOKE_OPTIONS
 
 ROOT = Path(__file__).parent.parent
 DATA = str(ROOT / "data")
@@ -14,8 +14,8 @@ DATA = str(ROOT / "data")
 
 def smoke_run(method: str = "fixmatch", **changes):
     """A run of seconds in which every component of the method acts."""
-    from semilib.config import Run
     from semilib.methods import get
+    from semilib.training.config import Run
     ignored = get(method, changes.get("base", "")).Config.ignored
     options = {**{k: v for k, v in SMOKE_OPTIONS.get(method, {}).items() if k not in ignored}, **changes.pop("options", {})}
     return Run.of(method=method, profile="smoke", root=DATA, options=options, keep_seconds=0.0, **changes)
@@ -33,7 +33,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def source():
     """The embedded data set."""
-    from semilib import sources
+    from semilib.data import sources
     return sources.load("mnistm5k", DATA)
 
 

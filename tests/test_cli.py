@@ -6,8 +6,9 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from semilib import cli, record
+from semilib import cli
 from semilib.errors import BadInput
+from semilib.training import record
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_a_run_on_ones_own_pictures(photos, tmp_path, capsys):
 def test_another_folder_of_the_same_name_is_another_run(photos, tmp_path):
     import shutil
 
-    from semilib.config import Run
+    from semilib.training.config import Run
     other = tmp_path / photos.name
     shutil.copytree(photos, other)
     same = [Run.of("imagefolder", "fixmatch", root=str(root)) for root in (photos, other)]
@@ -110,8 +111,8 @@ def test_importing_the_package_is_cheap():
 
 
 def test_a_long_tail_of_ones_own_pictures_and_linked_folders(photos, tmp_path):
-    from semilib.config import Run
-    from semilib.sources import folder_id
+    from semilib.data.sources import folder_id
+    from semilib.training.config import Run
     run = Run.of("imagefolder", "fixmatch", root=str(photos), n1=10, gamma_l=5)
     assert run.gamma_u == 1 and run.cell.startswith("imagefolder-")
     linked = tmp_path / photos.name
@@ -143,7 +144,7 @@ def test_a_sweep_with_a_failed_run_ends_with_an_error_and_names_it(tmp_path, cap
     with pytest.raises(SystemExit) as ended:
         cli.main(["run", *TABLE, "eval_every=2", "steps=6", "momentum=1", "--runs", str(tmp_path)])
     assert "momentum" in str(ended.value), "a field that there is not"
-    from semilib import launch
+    from semilib.study import launch
     run = cli.given_grids(["table1"], TABLE[1:])[0].runs[0]
     outcome = launch.Outcome(run, tmp_path, "failed", "TrainingError: the reason")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
@@ -170,7 +171,7 @@ def test_a_mistaken_sweep_is_one_line_before_anything_starts(words, message):
 
 
 def test_render_gives_each_notebook_the_parameters_that_it_has(tmp_path, monkeypatch, capsys):
-    from semilib import notebooks
+    from semilib.study import notebooks
     given = {}
     monkeypatch.setattr(notebooks, "execute", lambda path, output, words, show=True: given.update({output: words}) or output)
     cli.main(["render", "10_run", "00_quickstart", "profile=smoke", "seed=3", "--out", str(tmp_path)])

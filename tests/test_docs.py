@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from semilib.methods import METHODS
-from semilib.tables import NAMES
+from semilib.report.tables import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_each_notebook_table_and_module_has_a_page(site, build):
             assert (site / path.relative_to(ROOT)).with_suffix(".html").is_file()
     for module in build.modules():
         assert module in Page(site / "api" / f"{module}.html").text
-    assert "The images of a step" in Page(site / "api" / "semilib.methods.base.html").text
+    assert "The images of a step" in Page(site / "api" / "semilib.data.step.html").text
 
 
 def test_the_first_page_is_the_readme(site):
@@ -133,10 +133,10 @@ def test_plain_text_becomes_markup_that_says_the_same(build):
 
 
 def test_links_lead_to_pages_or_become_text(build):
-    pages = dict.fromkeys(["index.md", "notebooks/a.ipynb", "figures/x/table.md", "methods/abc.rst", "api/semilib.data.rst"], "")
-    text = ("[a](notebooks/a.ipynb) [l](LICENSE) `semilib/methods/abc.py` `semilib/data.py` `figures/x` [w](https://w.org)\n\n"
+    pages = dict.fromkeys(["index.md", "notebooks/a.ipynb", "figures/x/table.md", "methods/abc.rst", "api/semilib.data.splits.rst"], "")
+    text = ("[a](notebooks/a.ipynb) [l](LICENSE) `semilib/methods/abc.py` `semilib/data/splits.py` `figures/x` [w](https://w.org)\n\n"
             "    `figures/x`\n")
     assert build.linked(text, "index.md", pages) == (
-        "[a](notebooks/a.ipynb) l (`LICENSE`) [`semilib/methods/abc.py`](methods/abc.rst) [`semilib/data.py`](api/semilib.data.rst) "
+        "[a](notebooks/a.ipynb) l (`LICENSE`) [`semilib/methods/abc.py`](methods/abc.rst) [`semilib/data/splits.py`](api/semilib.data.splits.rst) "
         "[`figures/x`](figures/x/table.md) [w](https://w.org)\n\n    `figures/x`\n")
     assert build.linked("[t](../figures/x/table.md)", "notebooks/a.ipynb", pages, "notebooks") == "[t](../figures/x/table.md)"

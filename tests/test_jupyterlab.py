@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import DATA, ROOT
 
-from semilib import grids
+from semilib.study import grids
 
 NAME = "24_table4_ablation.ipynb"
 PARAMETERS, COUNT, PROGRESS, TABLE = range(4)                  # the notebook's code cells, in order
@@ -68,7 +68,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder like the project's, with the notebook as it is before anyone has run it: to `study.home` it is the project, so that runs
+    """A folder like the project's, with the notebook as it is before anyone has run it: to `files.home` it is the project, so that runs
     and tables go into it."""
     for name in ("notebooks", "semilib"):
         (tmp_path / name).mkdir()

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from semilib import checkpoint
-from semilib.config import Run
-from semilib.engine import Trainer
-from semilib.losses import reduce
-from semilib.methods.base import Info, Method, Time
-from semilib.models import View, Views
-from semilib.sources import Source
+from semilib.data.sources import Source
+from semilib.data.step import Time
+from semilib.methods.base import Info, Method
+from semilib.methods.losses import reduce
+from semilib.networks.net import View, Views
+from semilib.training import checkpoint
+from semilib.training.config import Run
+from semilib.training.engine import Trainer
 
 TOLERANCE = 2e-6                     # of the references' values, which are printed with six decimals
 

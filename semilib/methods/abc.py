@@ -23,11 +23,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib import rng
-from semilib.config import option
-from semilib.losses import Term, ce
+from semilib.data import rng
 from semilib.methods.fixmatch import FixMatch
-from semilib.models import linear
+from semilib.methods.losses import Term, ce
+from semilib.networks.net import linear
+from semilib.options import option
 
 
 class ABC(FixMatch):
@@ -42,7 +42,7 @@ class ABC(FixMatch):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.components = {**self.components,
+        self.must_act = {**self.must_act,
                            "u_b": "no pseudo-label of the balanced head reached the threshold: lower it, or train longer"}
 
     @classmethod
@@ -80,14 +80,14 @@ class ABC(FixMatch):
         return p
 
     def terms(self, v, batch, p, t):
-        views = len(self.plan().strong)
+        views = len(self.step_images().strong)
         return {**super().terms(v, batch, p, t),
                 "x_b": Term(ce(v.l["balanced"], batch.y), p.keep_x, scale=self.cfg.lambda_b),
                 "u_b": Term(ce(v.s["balanced"], self.per_view(p.target_b)), self.per_view(p.mask_b * p.keep_u),
                             scale=views * self.cfg.lambda_b)}                                                      # (4)
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "u_b": torch.sum(p.mask_b * p.keep_u) > 0}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "u_b": torch.sum(p.mask_b * p.keep_u) > 0}
 
     def predict(self, net, x):
         return net(x)["balanced"]

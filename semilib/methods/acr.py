@@ -29,10 +29,10 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib.config import Duration, momentum_of, option, span, steps_of
-from semilib.losses import Term, ce, log_prior, one_hot
 from semilib.methods.fixmatch import FixMatch
-from semilib.models import linear
+from semilib.methods.losses import Term, ce, log_prior, one_hot
+from semilib.networks.net import linear
+from semilib.options import Duration, duration_in_steps, momentum_of, option, span
 
 
 class ACR(FixMatch):
@@ -47,14 +47,14 @@ class ACR(FixMatch):
         official_presence: bool = option(False, "h from the presence of classes, as released")
         droplast_prior: bool = option(False, "count the prior over one drop-last pass, as released")
 
-    components = {**FixMatch.components,
+    must_act = {**FixMatch.must_act,
                   "u_b": "no pseudo-label of the balanced branch reached the threshold: lower it, or train longer",
                   "prior": "the balanced head was sure of no image that is not labelled: lower the threshold, or train longer"}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.epoch = steps_of(cfg.epoch, info.steps)
-        self.start = -(-steps_of(cfg.start, info.steps) // max(1, self.epoch)) * self.epoch
+        self.epoch = duration_in_steps(cfg.epoch, info.steps)
+        self.start = -(-duration_in_steps(cfg.start, info.steps) // max(1, self.epoch)) * self.epoch
         self.ema_u = momentum_of(cfg.ema_u, info.steps)
 
     @classmethod
@@ -77,8 +77,8 @@ class ACR(FixMatch):
     def durations(self):
         return {**super().durations(), "epoch": self.epoch, "start": self.start}
 
-    def logits(self, v, batch, t) -> Tensor:
-        return super().logits(v, batch, t) - log_prior(self.anchors[0], self.tau)
+    def pseudo_logits(self, v, batch, t) -> Tensor:
+        return super().pseudo_logits(v, batch, t) - log_prior(self.anchors[0], self.tau)
 
     def pseudo(self, v, batch, t):
         p, z = super().pseudo(v, batch, t), v.w["head"]
@@ -120,8 +120,8 @@ class ACR(FixMatch):
         last = (rows.to(order.dtype) * order.unsqueeze(-1)).amax(0)                     # 0: no row
         return torch.cat([torch.zeros_like(counts[:1]), counts])[last]
 
-    def activity(self, v, batch, p, t, terms):
-        out = super().activity(v, batch, p, t, terms)
+    def acted(self, v, batch, p, t, terms):
+        out = super().acted(v, batch, p, t, terms)
         return {**out, "u_b": p.mask_b.sum() > 0, "prior": (self.u != self.anchors[1]).any()}
 
     def predict(self, net, x: Tensor) -> Tensor:

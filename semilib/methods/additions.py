@@ -22,11 +22,11 @@ import dataclasses
 
 import torch
 
-from semilib.config import Duration, Options, option, span, steps_of
-from semilib.losses import Term
-from semilib.memory import MemoryBank
 from semilib.methods.base import Method
+from semilib.methods.losses import Term
+from semilib.methods.memory_bank import MemoryBank
 from semilib.methods.semi import align_rows, align_target, entropy_weight, semantic_label
+from semilib.options import Duration, Options, duration_in_steps, option, span
 
 WARMUP = "steps without SeMi's modules; 0 = none"
 
@@ -42,8 +42,8 @@ class Addition(Method):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.semi_warmup = steps_of(cfg.semi_warmup, info.steps)
-        self.components = {**self.components, **{k: v for c in type(self).__mro__ for k, v in vars(c).get("advice", {}).items()}}
+        self.semi_warmup = duration_in_steps(cfg.semi_warmup, info.steps)
+        self.must_act = {**self.must_act, **{k: v for c in type(self).__mro__ for k, v in vars(c).get("advice", {}).items()}}
 
     def durations(self):
         return {**super().durations(), "semi_warmup": self.semi_warmup}
@@ -68,9 +68,9 @@ class OHEML(Addition):
                 out[name] = Term(term.rows, mask * weight, by, term.scale)
         return out
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         acted = (t.since(self.semi_warmup) > 0) & (p.mask.sum() > 0)
-        return {**super().activity(v, batch, p, t, terms), "oheml": acted}
+        return {**super().acted(v, batch, p, t, terms), "oheml": acted}
 
 
 class PLCE(Addition):
@@ -88,7 +88,7 @@ class PLCE(Addition):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.plce_epoch, self.plce_decay_every = steps_of(cfg.plce_epoch, info.steps), steps_of(cfg.plce_decay_every, info.steps)
+        self.plce_epoch, self.plce_decay_every = duration_in_steps(cfg.plce_epoch, info.steps), duration_in_steps(cfg.plce_decay_every, info.steps)
 
     def build(self):
         super().build()
@@ -100,8 +100,8 @@ class PLCE(Addition):
     def durations(self):
         return {**super().durations(), "plce_epoch": self.plce_epoch, "plce_decay_every": self.plce_decay_every}
 
-    def adjust(self, prob, v, batch, t):
-        prob = super().adjust(prob, v, batch, t)
+    def pseudo_prob(self, prob, v, batch, t):
+        prob = super().pseudo_prob(prob, v, batch, t)
         semantic, filled = semantic_label(self.plce_bank, v.s1.f, self.cfg.plce_t)
         r = torch.div(t.step, self.plce_epoch, rounding_mode="floor").to(prob.dtype) / -(-t.total // self.plce_epoch)
         u = self.plce_share / self.plce_share.max() if self.cfg.plce_u == "max" else self.plce_share
@@ -119,8 +119,8 @@ class PLCE(Addition):
         share = self.plce_used.to(p.prob.dtype) / self.plce_used.sum().clamp(min=1)
         self.plce_share.copy_(torch.where(t.ends(self.plce_epoch) & (self.plce_used.sum() > 0), share, self.plce_share))
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "plce": batch.blended}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "plce": batch.blended}
 
 
 class Align(Addition):
@@ -149,6 +149,6 @@ class Align(Addition):
         moved = moved + (1 - self.cfg.align_centre) * align_target(v.w.f, self.align_qbar, self.cfg.align_t).mean(0)
         self.align_qbar.copy_(torch.where(t.since(self.semi_warmup) > 0, moved, self.align_qbar))
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         acted = (t.since(self.semi_warmup) > 0) & ((1 - p.mask).sum() > 0)
-        return {**super().activity(v, batch, p, t, terms), "align": acted}
+        return {**super().acted(v, batch, p, t, terms), "align": acted}

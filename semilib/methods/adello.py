@@ -27,9 +27,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib.config import Duration, momentum_of, option, span, steps_of
-from semilib.losses import Term, ce
 from semilib.methods.fixmatch import FixMatch
+from semilib.methods.losses import Term, ce
+from semilib.options import Duration, duration_in_steps, momentum_of, option, span
 
 EPS = 1e-9
 
@@ -47,12 +47,12 @@ class ADELLO(FixMatch):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.warmup = steps_of(cfg.warmup, info.steps)
+        self.warmup = duration_in_steps(cfg.warmup, info.steps)
         self.momentum = momentum_of(cfg.momentum, info.steps)
         if cfg.alpha_min < 1:
-            self.components = {**self.components, "shift": "u stayed uniform, or alpha 1: train longer, or lower momentum or alpha_min"}
+            self.must_act = {**self.must_act, "shift": "u stayed uniform, or alpha 1: train longer, or lower momentum or alpha_min"}
         if cfg.lambda_d > 0:
-            self.components = {**self.components, "d": "every pseudo-label counted after the warm-up: raise the threshold"}
+            self.must_act = {**self.must_act, "d": "every pseudo-label counted after the warm-up: raise the threshold"}
 
     @classmethod
     def original(cls, run):
@@ -102,9 +102,9 @@ class ADELLO(FixMatch):
         now = (prob * rows).sum(0) / rows.sum().clamp(min=1)
         self.u.copy_(torch.where(rows.sum() > 0, self.momentum * self.u + (1 - self.momentum) * now, self.u))
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         soft = (t.since(self.warmup) > 0) & ((1 - p.mask).sum() > 0)
-        return {**super().activity(v, batch, p, t, terms), "shift": p.offset_u.abs().amax() > 1e-3, "d": soft}
+        return {**super().acted(v, batch, p, t, terms), "shift": p.offset_u.abs().amax() > 1e-3, "d": soft}
 
 
 def imbalance(u: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib.config import Duration, option, span, steps_of
 from semilib.methods.fixmatch import FixMatch
+from semilib.options import Duration, duration_in_steps, option, span
 
 
 class Adsh(FixMatch):
@@ -33,13 +33,13 @@ class Adsh(FixMatch):
         epoch: Duration = option(span(512, of=2**18), "steps between scans of the pool", low=0)
         rho_one: bool = option(False, "rho = 1 where no image of the head reaches tau, as released")
 
-    components = {**FixMatch.components, "adaptive": "no class threshold left tau: lower the threshold, or train longer"}
+    must_act = {**FixMatch.must_act, "adaptive": "no class threshold left tau: lower the threshold, or train longer"}
     bases = ("fixmatch",)
     refuses = {"remixmatch": "it has no threshold for Adsh to adapt"}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.head, self.epoch = int(info.counts.argmax()), steps_of(cfg.epoch, info.steps)
+        self.head, self.epoch = int(info.counts.argmax()), duration_in_steps(cfg.epoch, info.steps)
         if isinstance(cfg.epoch, float):
             self.epoch = max(self.epoch, min(info.n_unlabelled // (info.mu * info.batch), info.steps // 4))
 
@@ -62,17 +62,17 @@ class Adsh(FixMatch):
         p.target, p.mask = p.label, (ratio >= 1).to(p.mask.dtype)
         return p
 
-    def every(self):
+    def host_every(self):
         return self.epoch
 
-    def end_epoch(self, ctx):
+    def host_work(self, ctx):
         if 2 * self.epoch <= ctx.step < self.info.steps:
             scanned, _, _ = ctx.scan("unlabelled", "weak", ctx.net)
             confidence, label = scanned["head"].softmax(-1).max(-1)
             self.s.copy_(class_thresholds(confidence, label, self.s, self.cfg.threshold, self.head, self.cfg.rho_one))
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "adaptive": self.s.min() < self.s.max()}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "adaptive": self.s.min() < self.s.max()}
 
 
 def class_thresholds(confidence: Tensor, label: Tensor, s: Tensor, tau: float, head: int, rho_one: bool = False) -> Tensor:

@@ -40,11 +40,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semilib.config import Duration, option, span, steps_of
-from semilib.losses import Term, one_hot
 from semilib.methods.abc import ABC
-from semilib.models import linear
-from semilib.rows import RowState
+from semilib.methods.losses import Term, one_hot
+from semilib.methods.row_state import RowState
+from semilib.networks.net import linear
+from semilib.options import Duration, duration_in_steps, option, span
 
 TOP = 3                             # a weak row is no negative of its best three classes
 
@@ -65,8 +65,8 @@ class BaCon(ABC):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.start = steps_of(cfg.start, info.steps)
-        self.components = {**self.components, "con": "no row was sure of a class with a centre after the start: lower `sure`, start "
+        self.start = duration_in_steps(cfg.start, info.steps)
+        self.must_act = {**self.must_act, "con": "no row was sure of a class with a centre after the start: lower `sure`, start "
                                                      "earlier, or train longer"}
 
     @classmethod
@@ -135,6 +135,6 @@ class BaCon(ABC):
         held = self.by_class(counts.to(f.dtype))
         self.centres.copy_(torch.where(held > 0, self.by_class(self.kept.rows * counts) / held.clamp(min=1), self.centres))
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         drawn = p.sure * (self.centres != 1).any(-1)[p.classes]
-        return {**super().activity(v, batch, p, t, terms), "con": (terms["con"].weight * drawn).sum() * t.since(self.start) > 0}
+        return {**super().acted(v, batch, p, t, terms), "con": (terms["con"].weight * drawn).sum() * t.since(self.start) > 0}

@@ -1,11 +1,11 @@
 """What a method may define. `FixMatch` holds the default of every function, so a method's file holds only what its paper changes.
 
-The engine runs a step as: draw `plan().views` -> `forward` -> `pseudo` -> `terms` -> reduce, one backward -> optimisers -> average
--> `end_step`; between steps, on the host, `end_epoch` every `every()` steps and `enter` at the start of each of `stages()`.
+The engine runs a step as: draw `step_images().views` -> `forward` -> `pseudo` -> `terms` -> reduce, one backward -> optimisers -> average
+-> `end_step`; between steps, on the host, `host_work` every `host_every()` steps and `enter` at the start of each of `phases()`.
 
 Methods combine (`methods.get`): an imbalance method on a base, SeMi's modules on either. The result is one class that inherits from
 its parts, outermost first, so a part that may be combined calls `super()` and changes what comes back. The places made for it are
-`look` (what else the network is asked), `logits` and `adjust` (the distribution that pseudo-labels are read from; each is called
+`before_forward` (what else the network is asked), `pseudo_logits` and `pseudo_prob` (the distribution that pseudo-labels are read from; each is called
 once a step, in `pseudo` or, where targets are mixed into the images, in `forward`), and `terms`.
 
 B labelled images, mu * B unlabelled images, S strong views, C classes, D features. Inside a step everything is a tensor: time is a
@@ -21,21 +21,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from semilib.config import Options
+from semilib.data.step import Batch, StepImages, Time
 from semilib.errors import BadInput
-from semilib.losses import Term
-from semilib.models import Net, View, Views, linear
+from semilib.methods.losses import Term
+from semilib.networks.net import Net, View, Views, linear
+from semilib.options import Options
 
 if TYPE_CHECKING:
-    from semilib.data import Data
-
-
-class Batch:
-    """What a step knows of its images besides the views, as attributes; see `Method.pseudo`. A plain class, so that dynamo can trace it."""
-
-    def __init__(self, **fields: Any):
-        for name, value in fields.items():
-            setattr(self, name, value)
+    from semilib.data.batches import Data
 
 
 class Pseudo(Batch):
@@ -67,36 +60,10 @@ class Changed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stream:
-    """Where a batch comes from. of: "labelled" | "unlabelled" | "union" (both, without repeats). sampler: "shuffled" (without
-    replacement, drop last, restarted) or "balanced" (a uniform class, then an image of it). size: images a step; None = the run's
-    batch (times mu for the unlabelled set)."""
-
-    of: str
-    sampler: str = "shuffled"
-    size: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """The images of a step. views: name -> (stream, kind), kind "weak" | "strong" | "sim" | "none"; views of one stream show the
-    same images. The order of views is the order inside the joint batch. policy: see `Net.views`. Extra streams by name."""
-
-    views: dict[str, tuple[str, str]]
-    policy: str = "joint"
-    streams: dict[str, Stream] = dataclasses.field(default_factory=dict)
-
-    @property
-    def strong(self) -> list[str]:
-        """The strong views of the unlabelled batch, in order."""
-        return [name for name, (stream, kind) in self.views.items() if stream == "unlabelled" and kind == "strong"]
-
-
-@dataclasses.dataclass(frozen=True)
 class Info:
     """What a method may know before training. counts: labelled images a class, int64 [C]; `n_unlabelled` images in the pool;
-    `first_pass`: labels of the labelled images of one drop-last pass (what a release's loader would have counted). `stages`: channels of
-    the backbone's maps that a head with `reads = "stages"` gets."""
+    `first_pass`: labels of the labelled images of one drop-last pass (what a release's loader would have counted). `map_widths`: channels of
+    the backbone's maps that a head with `reads = "maps"` gets."""
 
     classes: int
     features: int
@@ -111,7 +78,7 @@ class Info:
     dtype: torch.dtype
     first_pass: Tensor
     run: Any
-    stages: tuple[int, ...] = ()
+    map_widths: tuple[int, ...] = ()
 
     def prior(self, drop_last: bool = False) -> Tensor:
         """Labelled class prior N_k / N, [C]; drop_last: counted over `first_pass`, as releases count it."""
@@ -119,27 +86,8 @@ class Info:
         return (counts.double() / counts.sum()).to(self.device, self.dtype)
 
 
-class Time:
-    """Now, as device scalars: `step` int64 0-based; `progress` = step / steps; `phase` (a Python string) names the stage."""
-
-    def __init__(self, step: Tensor, total: int, dtype: torch.dtype, phase: str = "main"):
-        self.step, self.total, self.dtype, self.phase = step, total, dtype, phase
-
-    @property
-    def progress(self) -> Tensor:
-        return (self.step.double() / self.total).to(self.dtype)
-
-    def since(self, n: int) -> Tensor:
-        """1.0 from step n on, else 0.0."""
-        return (self.step >= n).to(self.dtype)
-
-    def ends(self, period: int) -> Tensor:
-        """True in the last step of each period (bool, 0-dim)."""
-        return (self.step + 1) % period == 0
-
-
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Phase:
     """A part of the schedule from `start` (a step) to the next stage's start. `restart_rate`: the rate schedule begins anew and runs
     over this stage; `fresh`: the network, its average and the optimisers start anew (CReST's generations)."""
 
@@ -175,7 +123,7 @@ class Method(nn.Module):
     refuses: dict[str, str] = {}    # base, or "add" for SeMi's modules -> why it cannot be combined with it
     ignores: dict[str, str] = {}    # as a base: options that methods bring along from FixMatch and that do nothing here -> why
     uses: tuple[str, ...] = ()      # of those, the ones that this method reads itself
-    components: dict[str, str] = {}     # what must act at least once in a run -> what to do if it never does
+    must_act: dict[str, str] = {}     # what must act at least once in a run -> what to do if it never does
     capturable = True               # False: a step reads values back, so no CUDA graph can hold it
 
     def __init__(self, cfg: Options, info: Info):
@@ -191,7 +139,7 @@ class Method(nn.Module):
         the fields so far (data set, cell, base, profile)."""
         raise BadInput("recipe", "original", f"shared: no recipe of its own is known for {cls.__name__}")
 
-    def plan(self) -> Plan:
+    def step_images(self) -> StepImages:
         """The images of a step. May read `self.phase`: the engine asks again at each stage."""
         raise NotImplementedError
 
@@ -207,8 +155,8 @@ class Method(nn.Module):
         but a warm-up or pretraining of 0 steps must be at least 1."""
         return {}
 
-    def stages(self) -> list[Stage]:
-        return [Stage("main")]
+    def phases(self) -> list[Phase]:
+        return [Phase("main")]
 
     def optimisers(self, net: Net, make: Callable[..., torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
         """`make(modules, **changes)` builds the run's optimiser over some modules, with its decay groups; default: one for all."""
@@ -218,12 +166,12 @@ class Method(nn.Module):
 
     def forward(self, net: Net, images: dict[str, Tensor], batch: Batch, t: Time, teacher: Net) -> Views:
         """images: view name -> normalised float [n, 3, H, W]."""
-        plan = self.plan()
+        plan = self.step_images()
         with torch.no_grad():
-            self.look(net, images, batch, t, teacher)
+            self.before_forward(net, images, batch, t, teacher)
         return net.views(images, plan.strong, plan.policy, teacher)
 
-    def look(self, net: Net, images: dict[str, Tensor], batch: Batch, t: Time, teacher: Net) -> None:
+    def before_forward(self, net: Net, images: dict[str, Tensor], batch: Batch, t: Time, teacher: Net) -> None:
         """What the method asks of the networks besides the views, before them and without gradient: features of the average, logits of
         a blank image. It leaves them in `batch`. A pass of the live network in training mode would move its batch norms."""
 
@@ -239,21 +187,21 @@ class Method(nn.Module):
     def end_step(self, v: Views, batch: Batch, p: Pseudo, t: Time) -> None:
         """Move the state, after the optimisers; without gradient, on detached views."""
 
-    def activity(self, v: Views, batch: Batch, p: Pseudo | None, t: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
-        """Which of `components` acted in this step, as 0-dim bools. One that never did in a whole run makes the run an error, which
+    def acted(self, v: Views, batch: Batch, p: Pseudo | None, t: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
+        """Which of `must_act` acted in this step, as 0-dim bools. One that never did in a whole run makes the run an error, which
         gives the advice that stands there."""
         return {}
 
     # ---- host side -------------------------------------------------------------------------------------------------------------
 
-    def every(self) -> int:
-        """Steps between two calls of `end_epoch`; 0 = never."""
+    def host_every(self) -> int:
+        """Steps between two calls of `host_work`; 0 = never."""
         return 0
 
-    def end_epoch(self, ctx: Context) -> None:
+    def host_work(self, ctx: Context) -> None:
         """Host-side work between steps; may scan the data. Must leave its results in buffers."""
 
-    def enter(self, stage: Stage, ctx: Context) -> None:
+    def enter(self, phase: Phase, ctx: Context) -> None:
         """Called once at the start of each stage after the first."""
 
     # ---- at test time ----------------------------------------------------------------------------------------------------------
@@ -266,4 +214,4 @@ class Method(nn.Module):
 
     def per_view(self, rows: Tensor) -> Tensor:
         """[mu B, ...] repeated once for each strong view, in the order of `v.s`."""
-        return torch.cat([rows] * len(self.plan().strong))
+        return torch.cat([rows] * len(self.step_images().strong))

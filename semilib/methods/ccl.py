@@ -42,11 +42,11 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from semilib.config import Duration, option, span, steps_of, window_of
-from semilib.losses import Term, ce, log_prior, one_hot
-from semilib.methods.base import Plan
+from semilib.data.step import StepImages
 from semilib.methods.fixmatch import FixMatch
-from semilib.models import View, linear
+from semilib.methods.losses import Term, ce, log_prior, one_hot
+from semilib.networks.net import View, linear
+from semilib.options import Duration, duration_in_steps, option, span, window_of
 
 PROJECTED = 256
 
@@ -78,14 +78,14 @@ class CCL(FixMatch):
         period: int = option(500, "steps between two moves of the priors, for 250,000 steps", low=1)
         droplast_prior: bool = option(False, "count the labelled prior over one drop-last pass, as released")
 
-    components = {**FixMatch.components,
+    must_act = {**FixMatch.must_act,
                   "reliable": "no pseudo-label reached the energy, so the reliable term saw labelled images only: lower it",
                   "prior": "the prior of the unlabelled images was never moved: begin earlier, shorten the period, or lower the energy"}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.period = window_of(cfg.period, info.steps)
-        self.start = -(-steps_of(cfg.start, info.steps) // self.period) * self.period
+        self.start = -(-duration_in_steps(cfg.start, info.steps) // self.period) * self.period
 
     @classmethod
     def original(cls, run):
@@ -95,9 +95,9 @@ class CCL(FixMatch):
         later |= {"imagenet127": dict(tau=0.1, lambda_2=1.5), "stl10": dict(lambda_2=1.5)}.get(run["dataset"], {})
         return dict(options=dict(droplast_prior=True, **later), **(dict(batch=32, mu=2) if run["dataset"] == "imagenet127" else {}))
 
-    def plan(self):
-        base = super().plan()
-        return Plan({**base.views, "l1": ("labelled", "sim"), "l2": ("labelled", "sim")}, base.policy)
+    def step_images(self):
+        base = super().step_images()
+        return StepImages({**base.views, "l1": ("labelled", "sim"), "l2": ("labelled", "sim")}, base.policy)
 
     def heads(self):
         d = self.info.features
@@ -123,10 +123,10 @@ class CCL(FixMatch):
         v["c"] = View({"g": net.heads["g_c"](weights)}, weights)
         return v
 
-    def logits(self, v, batch, t) -> Tensor:
+    def pseudo_logits(self, v, batch, t) -> Tensor:
         eta = self.info.mu / (self.info.mu + 1)
         offset = log_prior(self.q_u, 1 + self.cfg.tau / 2) - log_prior((1 - eta) * self.pi + eta * self.q_a, 1)
-        batch.fused = (super().logits(v, batch, t) + offset + v.w["balanced"]) / 2                                 # (2)
+        batch.fused = (super().pseudo_logits(v, batch, t) + offset + v.w["balanced"]) / 2                                 # (2)
         return batch.fused
 
     def pseudo(self, v, batch, t):
@@ -179,9 +179,9 @@ class CCL(FixMatch):
             q.copy_(torch.where(over & (t.since(self.start) > 0), moved, q))
             n.copy_(torch.where(over, 1, n))
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         moved = (self.q_u * self.info.classes - 1).abs().amax() > 1e-4
-        return {**super().activity(v, batch, p, t, terms), "reliable": p.sure.sum() > 0, "prior": moved}
+        return {**super().acted(v, batch, p, t, terms), "reliable": p.sure.sum() > 0, "prior": moved}
 
     def predict(self, net, x: Tensor) -> Tensor:
         return net(x)["balanced"]

@@ -26,10 +26,10 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib.config import Duration, option, span, steps_of
+from semilib.data.splits import arrange, long_tailed_counts
 from semilib.errors import BadInput
 from semilib.methods.fixmatch import FixMatch
-from semilib.splits import arrange, long_tailed_counts
+from semilib.options import Duration, duration_in_steps, option, span
 
 
 class CDMAD(FixMatch):
@@ -58,8 +58,8 @@ class CDMAD(FixMatch):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.start = steps_of(cfg.start, info.steps)
-        self.components = {**self.components, "debias": "the blank image's logits never differed after `start`: begin earlier"}
+        self.start = duration_in_steps(cfg.start, info.steps)
+        self.must_act = {**self.must_act, "debias": "the blank image's logits never differed after `start`: begin earlier"}
         if info.run.base == "remixmatch" and (cfg.targets == "hard" or cfg.threshold > 0):
             raise BadInput("targets", cfg.targets, "soft, with threshold=0, on remixmatch: its targets are mixed into the images")
 
@@ -87,24 +87,24 @@ class CDMAD(FixMatch):
         """The blank image, [1, 3, H, W], of the size of images `like`."""
         return torch.full_like(like[:1], self.cfg.blank)
 
-    def look(self, net, images, batch, t, teacher):
-        super().look(net, images, batch, t, teacher)
+    def before_forward(self, net, images, batch, t, teacher):
+        super().before_forward(net, images, batch, t, teacher)
         was_training = net.training
         net.train(self.cfg.blank_pass == "train")
         batch.blank = net(self.blank(images["w"]))["head"]
         net.train(was_training)
 
-    def logits(self, v, batch, t):
-        return super().logits(v, batch, t) - t.since(self.start) * batch.blank                                   # (1)
+    def pseudo_logits(self, v, batch, t):
+        return super().pseudo_logits(v, batch, t) - t.since(self.start) * batch.blank                                   # (1)
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
         p.target = p.prob if self.cfg.targets == "soft" else p.label                                             # (2)
         return p
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         acted = (t.since(self.start) > 0) & (batch.blank.amax() > batch.blank.amin())
-        return {**super().activity(v, batch, p, t, terms), "debias": acted}
+        return {**super().acted(v, batch, p, t, terms), "debias": acted}
 
     def predict(self, net, x: Tensor) -> Tensor:
         return super().predict(net, x) - super().predict(net, self.blank(x))                                     # (3)

@@ -30,12 +30,13 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from semilib import rng
-from semilib.config import Duration, momentum_of, option, span, steps_of
-from semilib.losses import Term, ce
-from semilib.methods.base import Plan, Stage, Stream
+from semilib.data import rng
+from semilib.data.step import StepImages, Stream
+from semilib.methods.base import Phase
 from semilib.methods.fixmatch import FixMatch
-from semilib.models import View, linear
+from semilib.methods.losses import Term, ce
+from semilib.networks.net import View, linear
+from semilib.options import Duration, duration_in_steps, momentum_of, option, span
 
 
 class CoSSL(FixMatch):
@@ -52,12 +53,12 @@ class CoSSL(FixMatch):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.represent, fit = steps_of(cfg.represent, info.steps), steps_of(cfg.fit, info.steps)
+        self.represent, fit = duration_in_steps(cfg.represent, info.steps), duration_in_steps(cfg.fit, info.steps)
         self.fit = fit if isinstance(cfg.fit, int) else max(fit, 2000)
-        self.components = {**self.components,
+        self.must_act = {**self.must_act,
                            "taught": "no pseudo-label of the teacher reached the threshold: lower it, or lower represent"}
         if info.counts.max() > info.counts.min():
-            self.components["enhanced"] = "no feature was mixed: lower represent"
+            self.must_act["enhanced"] = "no feature was mixed: lower represent"
 
     @classmethod
     def original(cls, run):
@@ -80,15 +81,15 @@ class CoSSL(FixMatch):
     def durations(self):
         return {**super().durations(), "represent": self.represent}
 
-    def stages(self):
-        return [Stage("represent"), Stage("cotrain", self.represent)]
+    def phases(self):
+        return [Phase("represent"), Phase("cotrain", self.represent)]
 
-    def plan(self):
-        plan = super().plan()
+    def step_images(self):
+        plan = super().step_images()
         if self.phase != "cotrain":
             return plan
         policy = "ema_eval" if plan.policy == "weak_first" else plan.policy
-        return Plan({**plan.views, "b": ("balanced", "strong"), "m": ("partners", "strong")}, policy,
+        return StepImages({**plan.views, "b": ("balanced", "strong"), "m": ("partners", "strong")}, policy,
                     {**plan.streams, "balanced": Stream("labelled", "balanced"), "partners": Stream("union")})
 
     def optimisers(self, net, make):
@@ -97,8 +98,8 @@ class CoSSL(FixMatch):
 
     # ---- phase 2 -----------------------------------------------------------------------------------------------------------------
 
-    def look(self, net, images, batch, t, teacher):
-        super().look(net, images, batch, t, teacher)
+    def before_forward(self, net, images, batch, t, teacher):
+        super().before_forward(net, images, batch, t, teacher)
         if t.phase == "cotrain":
             shown = [images["w"], images.pop("b"), images.pop("m")]                   # the student does not see the last two
             f, fb, fm = teacher(torch.cat(shown)).f.split([len(x) for x in shown])
@@ -119,15 +120,15 @@ class CoSSL(FixMatch):
             v["t"] = View({"teacher": net.heads["teacher"](batch.enhanced)}, batch.enhanced)
         return v
 
-    def logits(self, v, batch, t):
-        return batch.taught if t.phase == "cotrain" else super().logits(v, batch, t)
+    def pseudo_logits(self, v, batch, t):
+        return batch.taught if t.phase == "cotrain" else super().pseudo_logits(v, batch, t)
 
     def terms(self, v, batch, p, t):
         out = super().terms(v, batch, p, t)
         return {**out, "t": Term(ce(v.t["teacher"], batch.targets["balanced"]))} if t.phase == "cotrain" else out
 
-    def activity(self, v, batch, p, t, terms):
-        out = super().activity(v, batch, p, t, terms)
+    def acted(self, v, batch, p, t, terms):
+        out = super().acted(v, batch, p, t, terms)
         return {**out, "taught": p.mask.sum() > 0, "enhanced": batch.use.any()} if t.phase == "cotrain" else out
 
     def predict(self, net, x):
@@ -135,8 +136,8 @@ class CoSSL(FixMatch):
 
     # ---- between the phases, on the host -----------------------------------------------------------------------------------------
 
-    def enter(self, stage, ctx):
-        super().enter(stage, ctx)
+    def enter(self, phase, ctx):
+        super().enter(phase, ctx)
         labelled, y, _ = ctx.scan("labelled", "weak", ctx.ema)
         weak, strong = (ctx.scan("unlabelled", view, ctx.ema)[0].f for view in ("weak", "strong"))
         rows = imprint(labelled.f, y, self.info.classes)                                                          # (1)

@@ -18,7 +18,7 @@ Differs: the release has three whole batch norms. They see the same rows, so the
     The running estimates of the unlabelled distribution are left out: they read true labels, and only for the log.
 Numbers: toy tensors of the tests: L_u .626902, L_x 1.404832, 2.325157, 4.206550, total 9.817247.
 
-`adjust` is called once a head, in their order, where other methods call it once a step. What the monitor and SeMi's modules take for THE
+`pseudo_prob` is called once a head, in their order, where other methods call it once a step. What the monitor and SeMi's modules take for THE
 pseudo-label (`prob`, `label`, `mask`) is head 1's, the standard one; `branches` holds all three. Rows of (4): norm H (all views), M, T.
 
 On the embedded pictures at 600 steps it stays below Supervised (29.0 +- 8.3 against 51.4 +- 2.8, three seeds), evenly over the classes:
@@ -33,12 +33,12 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from semilib.config import option
 from semilib.errors import BadInput
-from semilib.losses import Term, ce
 from semilib.methods.base import Pseudo
 from semilib.methods.fixmatch import FixMatch
-from semilib.models import linear
+from semilib.methods.losses import Term, ce
+from semilib.networks.net import linear
+from semilib.options import option
 
 HEADS, NORMS, TEST = range(3), range(3), 1
 CUTS = {10: (2, 4), 100: (35, 70)}              # the release's, by number of classes
@@ -80,7 +80,7 @@ class CPE(FixMatch):
         cut_1: int = option(0, "first class, by labelled count, of norm M; 0 = by the number of classes", low=0)
         cut_2: int = option(0, "first class of norm T; 0 = by the number of classes", low=0)
 
-    components = {f"u{k + 1}": f"no pseudo-label of head {k + 1} reached the threshold: lower it, or train longer" for k in HEADS}
+    must_act = {f"u{k + 1}": f"no pseudo-label of head {k + 1} reached the threshold: lower it, or train longer" for k in HEADS}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
@@ -90,7 +90,7 @@ class CPE(FixMatch):
         if self.cuts[0] > self.cuts[1]:
             raise BadInput("cut_1", self.cuts[0], f"at most cut_2={self.cuts[1]}: the sets of classes are nested")
         if self.cuts[1] < c:
-            self.components = {**self.components, "tail": "no head was sure of a class from cut_2 on, so norm T never learnt from an "
+            self.must_act = {**self.must_act, "tail": "no head was sure of a class from cut_2 on, so norm T never learnt from an "
                                                           "unlabelled image: lower the threshold or cut_2, or train longer"}
 
     @classmethod
@@ -112,7 +112,7 @@ class CPE(FixMatch):
 
     def pseudo(self, v, batch, t) -> Pseudo:
         z = v.w["experts"].mean(2)
-        prob = torch.stack([self.adjust(z[:, k].softmax(-1), v, batch, t) for k in HEADS], 1)                    # (2)
+        prob = torch.stack([self.pseudo_prob(z[:, k].softmax(-1), v, batch, t) for k in HEADS], 1)                    # (2)
         confidence, labels = prob.max(-1)                                                                        # [mu B, head]
         sure = (confidence >= self.cfg.threshold).unsqueeze(-1)
         masks = (sure & (self.rank[labels].unsqueeze(-1) >= self.first)).to(prob.dtype)                          # (3) [mu B, head, norm]
@@ -127,7 +127,7 @@ class CPE(FixMatch):
             out[f"u{k + 1}"] = Term(rows, masks[:, k].T.flatten(), "weight", self.cfg.lambda_u)                  # (4)
         return out
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         chosen = p.masks.sum(0)                                                                                  # [head, norm]
         return {**{f"u{k + 1}": chosen[k, 0] > 0 for k in HEADS}, "tail": chosen[:, 2].sum() > 0}
 

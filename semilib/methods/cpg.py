@@ -47,14 +47,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semilib import rng
-from semilib.config import Duration, option, span, steps_of
+from semilib.data import rng
+from semilib.data.step import StepImages
 from semilib.errors import BadInput
-from semilib.losses import Term, ce, log_prior, one_hot
-from semilib.methods.base import Plan, Stage
+from semilib.methods.base import Phase
 from semilib.methods.fixmatch import FixMatch
-from semilib.models import View, linear
-from semilib.rows import RowState
+from semilib.methods.losses import Term, ce, log_prior, one_hot
+from semilib.methods.row_state import RowState
+from semilib.networks.net import View, linear
+from semilib.options import Duration, duration_in_steps, option, span
 
 
 class CPG(FixMatch):
@@ -73,16 +74,16 @@ class CPG(FixMatch):
         official_radius: bool = option(False, "radius of the copies from one image of a class in each batch, as released")
         labelled_strong: bool = option(False, "a strong view of the labelled images goes through the network for its batch norms alone")
 
-    components = {"vote": "the main head was never sure of both views: lower the threshold, or train longer",
+    must_act = {"vote": "the main head was never sure of both views: lower the threshold, or train longer",
                   "selected": "no image got enough votes for one class in a window: lower the threshold or floor (absolute_floor=0 "
                               "scales it), or train longer"}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        draws, window = info.mu * info.batch, steps_of(cfg.window, info.steps)
+        draws, window = info.mu * info.batch, duration_in_steps(cfg.window, info.steps)
         if isinstance(cfg.window, float):
             window = max(window, min(-(-info.n_unlabelled // draws), info.steps // 8))
-        self.window, warmup = window, steps_of(cfg.warmup, info.steps)
+        self.window, warmup = window, duration_in_steps(cfg.warmup, info.steps)
         self.start = window and min(warmup, max(1, round(warmup / window))) * window
         self.floor = cfg.absolute_floor or cfg.floor * window * draws / info.n_unlabelled
         if window and cfg.absolute_floor >= (most := window * draws / info.n_unlabelled):
@@ -98,11 +99,11 @@ class CPG(FixMatch):
                     report="best_on_test", options=dict(strong_views=1, labelled_strong=True, official_radius=True,
                                                         absolute_floor=12 if own else 0))
 
-    def plan(self):
-        plan = super().plan()
+    def step_images(self):
+        plan = super().step_images()
         first, *rest = plan.views.items()
         strong = [("ls", ("labelled", "strong"))] if self.cfg.labelled_strong else []
-        return Plan(dict([first, *strong, *rest]), plan.policy, plan.streams)
+        return StepImages(dict([first, *strong, *rest]), plan.policy, plan.streams)
 
     def heads(self):
         return {**super().heads(), "auxiliary": linear(self.info.features, self.info.classes)}
@@ -120,8 +121,8 @@ class CPG(FixMatch):
     def durations(self):
         return {**super().durations(), "warmup": self.start, "window": self.window, "first_selection": self.start + self.window}
 
-    def stages(self):
-        return [Stage("begin"), Stage("grow", self.start)]
+    def phases(self):
+        return [Phase("begin"), Phase("grow", self.start)]
 
     # ---- a step ------------------------------------------------------------------------------------------------------------------
 
@@ -150,7 +151,7 @@ class CPG(FixMatch):
         times, most = self.times[label].unsqueeze(1), self.cfg.most_copies
         return (torch.arange(most, device=label.device) < times) * (times.to(self.info.dtype) / times.clamp(1, most))
 
-    def logits(self, v, batch, t):
+    def pseudo_logits(self, v, batch, t):
         return v.w["auxiliary"]
 
     def pseudo(self, v, batch, t):
@@ -186,21 +187,21 @@ class CPG(FixMatch):
             same = (batch.index_u.unsqueeze(1) == batch.index_u).to(cast.dtype)       # an image may be in a batch more than once
             self.votes.scatter(batch.index_u, self.votes.gather(batch.index_u) + (same @ cast).to(torch.int32))
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         return {"vote": p.vote.sum() > 0, "selected": (batch.index_l >= self.info.n_labelled).any()} if t.phase == "grow" else {}
 
     # ---- between windows, on the host --------------------------------------------------------------------------------------------
 
-    def every(self):
+    def host_every(self):
         return self.window
 
-    def enter(self, stage, ctx):
-        super().enter(stage, ctx)
+    def enter(self, phase, ctx):
+        super().enter(phase, ctx)
         ctx.data.set_members("labelled", ctx.data.labelled, self.smooth(ctx.data.y))
         self.radius.copy_(self.radii(ctx.scan("labelled", "weak", ctx.net)[0].f, ctx.data.y, ctx.step))
 
-    def end_epoch(self, ctx):
-        super().end_epoch(ctx)
+    def host_work(self, ctx):
+        super().host_work(ctx)
         if not self.start < ctx.step < self.info.steps:
             return
         data, votes = ctx.data, self.votes.rows

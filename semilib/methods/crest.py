@@ -30,10 +30,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib.config import option, window_of
+from semilib.data.step import Time
 from semilib.errors import BadInput
-from semilib.methods.base import Stage, Time
+from semilib.methods.base import Phase
 from semilib.methods.fixmatch import FixMatch
+from semilib.options import option, window_of
 
 
 class CReST(FixMatch):
@@ -47,7 +48,7 @@ class CReST(FixMatch):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.components = {**self.components, "picked": "no unlabelled image was picked: train longer, or raise keep_alpha"}
+        self.must_act = {**self.must_act, "picked": "no unlabelled image was picked: train longer, or raise keep_alpha"}
         if cfg.prior == "power_law" and info.run.n1 is None:
             raise BadInput("prior", cfg.prior, "counted where n1 is None: such a split follows no power law")
         self.generations = cfg.generations or (3 if info.steps // 3 >= 20 * info.run.eval_steps else 2)
@@ -65,21 +66,21 @@ class CReST(FixMatch):
     def durations(self):
         return {**super().durations(), "generation": self.length}
 
-    def stages(self):
-        return [Stage(f"generation{g}", g * self.length, restart_rate=True, fresh=g > 0) for g in range(self.generations)]
+    def phases(self):
+        return [Phase(f"generation{g}", g * self.length, restart_rate=True, fresh=g > 0) for g in range(self.generations)]
 
-    def every(self):
+    def host_every(self):
         return self.length
 
-    def enter(self, stage, ctx):
+    def enter(self, phase, ctx):
         """The method's state is as before the first step, like the network's."""
-        super().enter(stage, ctx)
+        super().enter(phase, ctx)
         fresh = type(self)(self.cfg, self.info)
         fresh.build()
         self.load_state_dict(fresh.state_dict())
 
-    def end_epoch(self, ctx):
-        super().end_epoch(ctx)
+    def host_work(self, ctx):
+        super().host_work(ctx)
         if ctx.step >= self.generations * self.length:
             return
         data, new = ctx.data, ~ctx.data.known
@@ -90,12 +91,12 @@ class CReST(FixMatch):
 
     def terms(self, v, batch, p, t):
         """The base's, whose ramps see the generation as a whole run."""
-        start = next(s.start for s in self.stages() if s.name == t.phase)
+        start = next(s.start for s in self.phases() if s.name == t.phase)
         length = self.info.steps - start if start == (self.generations - 1) * self.length else self.length
         return super().terms(v, batch, p, Time(t.step - start, length, t.dtype, t.phase))
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "picked": (batch.index_l >= self.info.n_labelled).any()}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "picked": (batch.index_l >= self.info.n_labelled).any()}
 
     def pi(self) -> Tensor:
         """The labelled prior by class, [C] float64 on the host."""
@@ -114,7 +115,7 @@ class CReSTPlus(CReST):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.components = {**self.components, "align": "pi and the predictions are alike: nothing is left to align"}
+        self.must_act = {**self.must_act, "align": "pi and the predictions are alike: nothing is left to align"}
 
     def build(self):
         super().build()
@@ -128,25 +129,25 @@ class CReSTPlus(CReST):
         power = self.pi() ** (1 - part + part * self.cfg.t_min if self.cfg.adaptive else self.cfg.t_min)
         return (power / power.sum()).to(self.info.device, self.info.dtype)
 
-    def enter(self, stage, ctx):
-        super().enter(stage, ctx)
+    def enter(self, phase, ctx):
+        super().enter(phase, ctx)
         self.wanted.copy_(self.tempered(ctx.step // self.length))
 
     def align(self, prob: Tensor) -> Tensor:
         aligned = prob * (self.wanted + 1e-6) / (self.ring.mean(0) + 1e-6)                                         # (3)
         return aligned / aligned.sum(-1, keepdim=True)
 
-    def adjust(self, prob, v, batch, t):
+    def pseudo_prob(self, prob, v, batch, t):
         """ReMixMatch calls `align` where its own alignment is on, as the first thing that it does; elsewhere it is called here."""
         batch.raw = prob
-        return super().adjust(prob if getattr(self.cfg, "align", False) else self.align(prob), v, batch, t)
+        return super().pseudo_prob(prob if getattr(self.cfg, "align", False) else self.align(prob), v, batch, t)
 
     def end_step(self, v, batch, p, t):
         super().end_step(v, batch, p, t)
         self.ring.index_copy_(0, (t.step % len(self.ring)).view(1), batch.raw.mean(0, keepdim=True))
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "align": (self.wanted != self.ring.mean(0)).any()}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "align": (self.wanted != self.ring.mean(0)).any()}
 
 
 def keep_rates(pi: Tensor, alpha: float) -> Tensor:

@@ -31,14 +31,15 @@ import dataclasses
 
 import torch
 
-from semilib import rng
-from semilib.config import Duration, option, span, steps_of
+from semilib.data import rng
+from semilib.data.step import StepImages
 from semilib.errors import BadInput
-from semilib.losses import Term, ce, one_hot
 from semilib.methods import darp_solver as solver
-from semilib.methods.base import Plan, Stage
+from semilib.methods.base import Phase
 from semilib.methods.fixmatch import FixMatch
-from semilib.rows import RowState
+from semilib.methods.losses import Term, ce, one_hot
+from semilib.methods.row_state import RowState
+from semilib.options import Duration, duration_in_steps, option, span
 
 
 class DARP(FixMatch):
@@ -56,13 +57,13 @@ class DARP(FixMatch):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.start = max(2, steps_of(cfg.estimation, info.steps)) if cfg.estimate else 0
-        self.warm = self.start + steps_of(cfg.warmup, info.steps - self.start)
+        self.start = max(2, duration_in_steps(cfg.estimation, info.steps)) if cfg.estimate else 0
+        self.warm = self.start + duration_in_steps(cfg.warmup, info.steps - self.start)
         self.refine_every = min(cfg.refine_every, max(1, (info.steps - self.warm) // 20))
-        self.components = {**self.components, "refine": "no row was ever moved: shorten the warm-up, or the classes' totals are the wanted "
+        self.must_act = {**self.must_act, "refine": "no row was ever moved: shorten the warm-up, or the classes' totals are the wanted "
                                                         "ones without it"}
         if cfg.estimate:
-            self.components["estimate"] = "no estimate could be trusted and the labelled set's totals were used: give estimation more " \
+            self.must_act["estimate"] = "no estimate could be trusted and the labelled set's totals were used: give estimation more " \
                                           "steps, or say estimate=False"
             if info.run.add:
                 raise BadInput("estimate", True, f"False with add={info.run.add!r}: SeMi's modules need unlabelled views in every step")
@@ -101,8 +102,8 @@ class DARP(FixMatch):
 
     # ---- a step ------------------------------------------------------------------------------------------------------------------
 
-    def adjust(self, prob, v, batch, t):
-        prob = super().adjust(prob, v, batch, t)
+    def pseudo_prob(self, prob, v, batch, t):
+        prob = super().pseudo_prob(prob, v, batch, t)
         stored = self.q.gather(batch.index_u)
         self.q.scatter(batch.index_u, prob)                                                                       # (3)
         values = solver.Refinement(self.floor, self.first, self.v, self.nu)
@@ -111,18 +112,18 @@ class DARP(FixMatch):
         batch.moved = refines & ((rows - stored).abs().amax() > 1e-3)
         return torch.where(refines, rows, prob)
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         if self.supervised:
             return {}
-        out = {**super().activity(v, batch, p, t, terms), "refine": batch.moved}
+        out = {**super().acted(v, batch, p, t, terms), "refine": batch.moved}
         return {**out, "estimate": self.trusted > 0} if self.cfg.estimate else out
 
-    def every(self):
+    def host_every(self):
         if self.phase == "estimate":
             return max(1, self.start // 20)
         return 0 if self.supervised else self.refine_every
 
-    def end_epoch(self, ctx):
+    def host_work(self, ctx):
         if self.supervised:
             self.take_estimate(ctx)
         elif ctx.step >= self.warm:
@@ -138,13 +139,13 @@ class DARP(FixMatch):
         """Whether the network is trained on labelled images alone."""
         return self.phase in ("begin", "estimate")
 
-    def stages(self):
+    def phases(self):
         if not self.cfg.estimate:
-            return super().stages()
-        return [Stage("begin"), Stage("estimate", 1, restart_rate=True), Stage("train", self.start, restart_rate=True, fresh=True)]
+            return super().phases()
+        return [Phase("begin"), Phase("estimate", 1, restart_rate=True), Phase("train", self.start, restart_rate=True, fresh=True)]
 
-    def plan(self):
-        return Plan({"l": ("labelled", "weak")}) if self.supervised else super().plan()
+    def step_images(self):
+        return StepImages({"l": ("labelled", "weak")}) if self.supervised else super().step_images()
 
     def forward(self, net, images, batch, t, teacher):
         return net.views(images) if self.supervised else super().forward(net, images, batch, t, teacher)
@@ -158,15 +159,15 @@ class DARP(FixMatch):
         rows = ce(v.l["head"], batch.y)
         return {"x": Term(rows, 1 - self.held[batch.index_l].to(rows.dtype), "weight")}
 
-    def enter(self, stage, ctx):
-        super().enter(stage, ctx)
-        if stage.name == "estimate":
+    def enter(self, phase, ctx):
+        super().enter(phase, ctx)
+        if phase.name == "estimate":
             self.held.zero_()
             for k in range(self.info.classes):
                 members = (ctx.data.y == k).nonzero().squeeze(1)
                 order = rng.permutation(self.info.seed, f"darp/held_out/{k}", 0, len(members), members.device)
                 self.held[members[order[:min(self.cfg.held_out, max(1, len(members) // 3))]]] = True
-        elif stage.name == "train" and int(self.trusted):
+        elif phase.name == "train" and int(self.trusted):
             mean = self.estimates / self.trusted
             self.totals.copy_(mean * (self.info.n_unlabelled / mean.sum()))
 

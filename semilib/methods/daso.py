@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from semilib.config import Duration, option, span, steps_of
-from semilib.losses import Term, ce, one_hot
 from semilib.methods.fixmatch import FixMatch
+from semilib.methods.losses import Term, ce, one_hot
+from semilib.options import Duration, duration_in_steps, option, span
 
 
 class DASO(FixMatch):
@@ -63,10 +63,10 @@ class DASO(FixMatch):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.pretraining, self.period = steps_of(cfg.pretraining, info.steps), steps_of(cfg.period, info.steps)
-        self.components = {**self.components, "blend": "no semantic pseudo-label came in: train longer, or shorten pretraining and period"}
+        self.pretraining, self.period = duration_in_steps(cfg.pretraining, info.steps), duration_in_steps(cfg.period, info.steps)
+        self.must_act = {**self.must_act, "blend": "no semantic pseudo-label came in: train longer, or shorten pretraining and period"}
         if cfg.lambda_align > 0:
-            self.components["semantic"] = "pretraining never ended: shorten it, or lambda_align=0"
+            self.must_act["semantic"] = "pretraining never ended: shorten it, or lambda_align=0"
 
     def build(self):
         super().build()
@@ -79,14 +79,14 @@ class DASO(FixMatch):
     def durations(self):
         return {**super().durations(), "pretraining": self.pretraining, "period": self.period}
 
-    def look(self, net, images, batch, t, teacher):
-        super().look(net, images, batch, t, teacher)
+    def before_forward(self, net, images, batch, t, teacher):
+        super().before_forward(net, images, batch, t, teacher)
         teacher.train(self.cfg.released_statistics)
         self.enqueue(teacher(images["l"]).f, batch.y)                                                             # (1)
         teacher.eval()
 
-    def adjust(self, prob, v, batch, t):
-        prob = super().adjust(prob, v, batch, t)
+    def pseudo_prob(self, prob, v, batch, t):
+        prob = super().pseudo_prob(prob, v, batch, t)
         batch.prototypes = self.prototypes()
         batch.semantic = self.similarity(v.w.f, batch.prototypes).softmax(-1)                                     # (2)
         strength = t.since(self.pretraining) * self.strength()[prob.argmax(-1)].unsqueeze(-1)
@@ -108,8 +108,8 @@ class DASO(FixMatch):
         self.recent.copy_(torch.where(ends, counted, self.recent))
         self.counted.copy_(torch.where(ends, 0, counted))
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "blend": batch.moved, "semantic": t.since(self.pretraining) > 0}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "blend": batch.moved, "semantic": t.since(self.pretraining) > 0}
 
     # ---- its parts ---------------------------------------------------------------------------------------------------------------
 

@@ -28,11 +28,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib.config import momentum_of, option
 from semilib.errors import BadInput
-from semilib.losses import Term, ce, one_hot
 from semilib.methods.fixmatch import FixMatch
-from semilib.models import View, Views
+from semilib.methods.losses import Term, ce, one_hot
+from semilib.networks.net import View, Views
+from semilib.options import momentum_of, option
 
 STUDENTS = ("s", "s1", "s2", "mixed_s1", "mixed_s2", "mixed_w")
 
@@ -53,7 +53,7 @@ class DebiasPL(FixMatch):
         if cfg.align and not hasattr(self, "align"):
             raise BadInput("align", cfg.align, "False on a base without an alignment")
         if cfg.tau > 0:
-            self.components = {**self.components, "debias": "q never changed a pseudo-label: train longer, or raise tau"}
+            self.must_act = {**self.must_act, "debias": "q never changed a pseudo-label: train longer, or raise tau"}
 
     @classmethod
     def original(cls, run):
@@ -64,8 +64,8 @@ class DebiasPL(FixMatch):
         self.q_momentum = momentum_of(self.cfg.momentum, self.info.steps)
         self.register_buffer("q", torch.full((self.info.classes,), 1 / self.info.classes, dtype=self.info.dtype))
 
-    def logits(self, v, batch, t):
-        z = super().logits(v, batch, t)
+    def pseudo_logits(self, v, batch, t):
+        z = super().pseudo_logits(v, batch, t)
         debiased = z - self.cfg.tau * self.q.log()                                                                # (1)
         batch.debiased = (debiased.argmax(-1) != z.argmax(-1)).any()
         self.q.copy_(self.q_momentum * self.q + (1 - self.q_momentum) * z.softmax(-1).mean(0))
@@ -87,5 +87,5 @@ class DebiasPL(FixMatch):
         centroids = members.T @ weak / size.clamp(min=1).unsqueeze(-1)
         return ce((strong @ centroids.T / 0.07).masked_fill(size == 0, float("-inf")), k.repeat(len(strong) // len(k)))
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "debias": batch.debiased}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "debias": batch.debiased}

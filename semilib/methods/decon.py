@@ -33,10 +33,10 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib.config import momentum_of, option
-from semilib.losses import Term, ce, log_prior
 from semilib.methods.fixmatch import FixMatch
-from semilib.models import linear
+from semilib.methods.losses import Term, ce, log_prior
+from semilib.networks.net import linear
+from semilib.options import momentum_of, option
 
 MOMENTUM_W = 0.9            # of c and s
 
@@ -62,7 +62,7 @@ class DeCon(FixMatch):
         super().__init__(cfg, info)
         self.momentum = momentum_of(cfg.momentum, info.steps)
         if cfg.tau > 0:
-            self.components = {**self.components, "label_b": "q never changed a pseudo-label: train longer, or raise tau"}
+            self.must_act = {**self.must_act, "label_b": "q never changed a pseudo-label: train longer, or raise tau"}
 
     @classmethod
     def original(cls, run):
@@ -103,8 +103,8 @@ class DeCon(FixMatch):
         out["u_b"] = Term(ce(v.s["balanced"], self.per_view(p.label_b)), self.per_view(p.weight_b), scale=cfg.lambda_u)      # (5)
         return out
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "label_b": p.changed}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "label_b": p.changed}
 
     def predict(self, net, x: Tensor) -> Tensor:
         return net(x)["balanced"] - self.cfg.tau_b * log(self.q_b)                                                 # (6)

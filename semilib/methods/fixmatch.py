@@ -17,9 +17,10 @@ import dataclasses
 
 from torch import Tensor
 
-from semilib.config import Options, option
-from semilib.losses import Term, ce
-from semilib.methods.base import Method, Plan, Pseudo
+from semilib.data.step import StepImages
+from semilib.methods.base import Method, Pseudo
+from semilib.methods.losses import Term, ce
+from semilib.options import Options, option
 
 
 class FixMatch(Method):
@@ -29,27 +30,27 @@ class FixMatch(Method):
         lambda_u: float = option(1.0, "weight of the unsupervised term", low=0)
         strong_views: int = option(2, "strong views of each unlabelled image; the loss is their mean", low=1, high=8)
 
-    components = {"u": "no pseudo-label reached the threshold: lower it, or train longer"}
+    must_act = {"u": "no pseudo-label reached the threshold: lower it, or train longer"}
 
     @classmethod
     def original(cls, run):
         """The PyTorch port: mu 7, one strong view, 2^20 steps, evaluated every 1,024."""
         return dict(mu=7, steps=2**20, eval_every=1024, options=dict(strong_views=1))
 
-    def plan(self) -> Plan:
+    def step_images(self) -> StepImages:
         strong = {f"s{i + 1}": ("unlabelled", "strong") for i in range(self.cfg.strong_views)}
-        return Plan({"l": ("labelled", "weak"), "w": ("unlabelled", "weak"), **strong}, self.info.run.policy)
+        return StepImages({"l": ("labelled", "weak"), "w": ("unlabelled", "weak"), **strong}, self.info.run.policy)
 
-    def logits(self, v, batch, t) -> Tensor:
+    def pseudo_logits(self, v, batch, t) -> Tensor:
         """What pseudo-labels are read from, [mu B, C]."""
         return v.w["head"]
 
-    def adjust(self, prob, v, batch, t) -> Tensor:
-        """The softmax of `logits`, aligned, blended or refined by the methods that do; [mu B, C]."""
+    def pseudo_prob(self, prob, v, batch, t) -> Tensor:
+        """The softmax of `pseudo_logits`, aligned, blended or refined by the methods that do; [mu B, C]."""
         return prob
 
     def pseudo(self, v, batch, t) -> Pseudo:
-        prob = self.adjust(self.logits(v, batch, t).softmax(-1), v, batch, t)
+        prob = self.pseudo_prob(self.pseudo_logits(v, batch, t).softmax(-1), v, batch, t)
         confidence, label = prob.max(-1)
         return Pseudo(prob=prob, label=label, mask=(confidence >= self.cfg.threshold).to(prob.dtype))
 
@@ -57,5 +58,5 @@ class FixMatch(Method):
         return {"x": Term(ce(v.l["head"], batch.y)),
                 "u": Term(ce(v.s["head"], self.per_view(p.target)), self.per_view(p.mask), scale=self.cfg.lambda_u)}
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         return {"u": p.mask.sum() > 0}

@@ -26,8 +26,8 @@ import dataclasses
 
 import torch
 
-from semilib.config import option
 from semilib.methods.fixmatch import FixMatch
+from semilib.options import option
 
 
 class FlexMatch(FixMatch):
@@ -35,7 +35,7 @@ class FlexMatch(FixMatch):
     class Config(FixMatch.Config):
         threshold_warmup: bool = option(True, "images without a confident pseudo-label count in the maximum of (1)")
 
-    components = {**FixMatch.components, "flexible": "no pseudo-label reached tau, so the class thresholds stayed 0 and every row "
+    must_act = {**FixMatch.must_act, "flexible": "no pseudo-label reached tau, so the class thresholds stayed 0 and every row "
                                                      "counted: lower the threshold, or train longer"}
 
     @classmethod
@@ -69,5 +69,5 @@ class FlexMatch(FixMatch):
         beta = self.counts[1:].to(self.beta.dtype) / most.clamp(min=1)                                            # (1)
         self.beta.copy_(torch.where(self.counts.max() < len(self.sel), beta, self.beta))
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "flexible": self.beta.max() > 0}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "flexible": self.beta.max() > 0}

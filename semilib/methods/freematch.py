@@ -11,7 +11,7 @@ Follows: the paper and USB: momentum 0.999 (meant for at least 250,000 steps, so
     would otherwise keep its thresholds at 1 / C), the mean of the confidences rather than a quantile of them, thresholds not clipped,
     w_f 0.001 as in USB's configurations (its code's default, and TorchSSL's variant with this term: 0.01).
 Keeps: nothing of its own recipe, which is balanced (TorchSSL: mu 7, one strong view, 2^20 steps).
-Differs: all rows of both strong views enter (2). p is what `adjust` gives, so SeMi's blend reaches threshold and mask; USB's reads the
+Differs: all rows of both strong views enter (2). p is what `pseudo_prob` gives, so SeMi's blend reaches threshold and mask; USB's reads the
     softmax past every alignment. Not followed: TorchSSL's statistics of the TEST set after a supervised warm-up (it discards them; the
     2,049 supervised steps go with them), its thresholds fixed to [.9, .95] on SVHN, its NaN where no row passes.
 Numbers: toy rows, momentum 0.9: tau .377338, thresholds [.377338, .371081, .374613], L_u .589777, L_f -1.120043.
@@ -26,9 +26,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib.config import momentum_of, option
-from semilib.losses import Term, one_hot
 from semilib.methods.fixmatch import FixMatch
+from semilib.methods.losses import Term, one_hot
+from semilib.options import momentum_of, option
 
 
 class FreeMatch(FixMatch):
@@ -39,7 +39,7 @@ class FreeMatch(FixMatch):
         quantile: float = option(0.0, "tau follows this quantile of the confidences (USB offers 0.8); 0 = their mean", low=0, high=1)
         clip: bool = option(False, "tau at most `threshold`, which has no other use here")
 
-    components = {**FixMatch.components, "free": "no pseudo-label was ever refused: train longer, or lower the momentum"}
+    must_act = {**FixMatch.must_act, "free": "no pseudo-label was ever refused: train longer, or lower the momentum"}
 
     @classmethod
     def original(cls, run):
@@ -80,8 +80,8 @@ class FreeMatch(FixMatch):
         b = b / b.sum().clamp(min=1e-12)
         return (mask.sum() > 0) * (a / a.sum() * (b + 1e-12).log()).sum()
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "free": p.mask.min() < 1}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "free": p.mask.min() < 1}
 
 
 def inverse(x: Tensor) -> Tensor:

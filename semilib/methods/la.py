@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from semilib.config import Options, option
 from semilib.errors import BadInput
-from semilib.losses import ce, log_prior
 from semilib.methods.base import Method
+from semilib.methods.losses import ce, log_prior
+from semilib.options import Options, option
 
 
 class LogitAdjustment(Method):

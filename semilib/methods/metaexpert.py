@@ -29,7 +29,7 @@ Numbers: toy tensors of the tests: w .367122, .304356, .328523; test logits 1.03
     1,669,889 parameters with 10 classes, 198,435 of them A, B and the gate.
 
 Until the start a run is CPE's to the last bit, but for its prediction. SeMi's modules see the fused heads as three further branches, read
-through `adjust` too, and the gate's as one of three classes.
+through `pseudo_prob` too, and the gate's as one of three classes.
 
 On the embedded pictures at 600 steps it is where Supervised is (51.9 +- 5.6 against 51.4 +- 2.8, three seeds) and still rising: last
 evaluation of the first seed 69.2. The reported mean of the last 20 evaluations covers steps 372 to 600, in which most of that rise lies.
@@ -43,11 +43,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semilib.config import Duration, option, span, steps_of, window_of
-from semilib.losses import Term, ce, one_hot
-from semilib.methods.base import Stage
+from semilib.methods.base import Phase
 from semilib.methods.cpe import CPE, HEADS
-from semilib.models import linear
+from semilib.methods.losses import Term, ce, one_hot
+from semilib.networks.net import linear
+from semilib.options import Duration, duration_in_steps, option, span, window_of
 
 RELEASE_STEPS = 2**18
 
@@ -55,7 +55,7 @@ RELEASE_STEPS = 2**18
 class Depths(nn.Module):
     """Maps of all depths -> their pooled features side by side, [n, sum of widths]."""
 
-    reads = "stages"
+    reads = "maps"
 
     def __init__(self, widths: tuple[int, ...], momentum: float):
         super().__init__()
@@ -98,12 +98,12 @@ class MetaExpert(CPE):
         frequency: bool = option(False, "count sure images for rho, not the steps that have one")
         official_frozen_gate: bool = option(False, "A, B and the gate keep their initial values, as released")
 
-    components = {**CPE.components, "regime": "head 2 was never sure of an unlabelled image by the end of a window, so rho stayed 1/3: "
+    must_act = {**CPE.must_act, "regime": "head 2 was never sure of an unlabelled image by the end of a window, so rho stayed 1/3: "
                                               "lower the threshold, or train longer"}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.start = steps_of(cfg.start, info.steps)
+        self.start = duration_in_steps(cfg.start, info.steps)
         self.window = min(self.start, window_of(cfg.window, info.steps, of=RELEASE_STEPS))
 
     @classmethod
@@ -113,7 +113,7 @@ class MetaExpert(CPE):
         return {**own, "options": {**own["options"], "official_frozen_gate": True}}
 
     def heads(self):
-        widths = self.info.stages
+        widths = self.info.map_widths
         return {**super().heads(), "depths": Depths(widths, self.info.run.bn_momentum), "gate": Gate(widths, self.info.classes)}
 
     def optimisers(self, net, make):
@@ -140,14 +140,14 @@ class MetaExpert(CPE):
     def durations(self):
         return {**super().durations(), "start": self.start, "window": self.window}
 
-    def stages(self):
-        return [Stage("experts"), Stage("fused", self.start)]
+    def phases(self):
+        return [Phase("experts"), Phase("fused", self.start)]
 
     def forward(self, net, images, batch, t, teacher):
         v = super().forward(net, images, batch, t, teacher)
         if t.phase == "fused":
             for name, view in v.items():
-                by = teacher if name == "w" and self.plan().policy == "ema_eval" else net
+                by = teacher if name == "w" and self.step_images().policy == "ema_eval" else net
                 view["gate"] = self.gate(by, view)
         return v
 
@@ -168,7 +168,7 @@ class MetaExpert(CPE):
         p = super().pseudo(v, batch, t)
         if t.phase == "fused":
             z = self.fused(v.w)[1]
-            for name, prob in [*((f"fused_u{k + 1}", self.adjust(z[:, k].softmax(-1), v, batch, t)) for k in HEADS),
+            for name, prob in [*((f"fused_u{k + 1}", self.pseudo_prob(z[:, k].softmax(-1), v, batch, t)) for k in HEADS),
                                ("gate_u", v.w["gate"].softmax(-1))]:
                 p.branches[name] = prob
         return p
@@ -199,8 +199,8 @@ class MetaExpert(CPE):
         self.rho.copy_(torch.where(now, regime(self.seen, self.first_half), self.rho))                           # (7)
         self.decided.logical_or_(now)
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "regime": self.decided}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "regime": self.decided}
 
     def predict(self, net, x: Tensor) -> Tensor:
         view = net(x)

@@ -28,11 +28,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib import rng
-from semilib.config import option, window_of
-from semilib.losses import Term, ce
+from semilib.data import rng
 from semilib.methods.fixmatch import FixMatch
-from semilib.models import linear
+from semilib.methods.losses import Term, ce
+from semilib.networks.net import linear
+from semilib.options import option, window_of
 
 
 class RDA(FixMatch):
@@ -45,7 +45,7 @@ class RDA(FixMatch):
         batch_sum: bool = option(False, "q over its sum over the batch, as released: the complementary loss is mu B times smaller")
 
     refuses = {"add": "every row counts, whatever its confidence: there is no mask for SeMi's modules to act on"}
-    components = {**FixMatch.components, "align": "the alignment never changed a label: train longer"}
+    must_act = {**FixMatch.must_act, "align": "the alignment never changed a label: train longer"}
 
     @classmethod
     def original(cls, run):
@@ -63,9 +63,9 @@ class RDA(FixMatch):
             value = 1.0 if self.cfg.start == "ones" else 1 / self.info.classes
             self.register_buffer(name, torch.full(size, value, dtype=self.info.dtype))
 
-    def adjust(self, prob, v, batch, t):
+    def pseudo_prob(self, prob, v, batch, t):
         aligned = prob * reverse(self.d_r) / mean(self.d)                                                        # (2)
-        return super().adjust(aligned / aligned.sum(-1, keepdim=True), v, batch, t)
+        return super().pseudo_prob(aligned / aligned.sum(-1, keepdim=True), v, batch, t)
 
     def pseudo(self, v, batch, t):
         main, other = v.w["head"].softmax(-1), v.w["complementary"].softmax(-1)
@@ -90,8 +90,8 @@ class RDA(FixMatch):
         words = rng.words(self.info.seed, "rda/complement", t.step, len(y), 1, y.device)[:, 0]
         return (y + 1 + rng.integers(words, self.info.classes - 1)) % self.info.classes
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "align": (p.label != p.before).any()}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "align": (p.label != p.before).any()}
 
 
 def mean(rows: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ Differs: under the shared recipe the mixed, the unmixed and the rotated images a
     steps and is scaled (`momentum_of`). Aligning to the LABELLED prior is wrong by construction where the two sets disagree.
 Numbers: `softCE` and the mixing of the tests' toy rows; alignment [[.977508, .017273, .005219], ...], sharpened .999659.
 
-There is no threshold: every row counts. As a base it offers `adjust` (before it lie the imbalance methods' refinements) and
+There is no threshold: every row counts. As a base it offers `pseudo_prob` (before it lie the imbalance methods' refinements) and
 `unmixed`, the views that a method wants to see unmixed as well.
 
 On the embedded pictures at 600 steps it stays below Supervised (41.2 +- 0.8 against 51.4 +- 2.8, three seeds): without a threshold the
@@ -29,13 +29,14 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib import rng
-from semilib.config import Options, momentum_of, option
+from semilib.data import rng
+from semilib.data.step import StepImages
 from semilib.errors import BadInput
-from semilib.losses import Term, ce, one_hot
-from semilib.methods.base import Plan, Pseudo
+from semilib.methods.base import Pseudo
 from semilib.methods.fixmatch import FixMatch
-from semilib.models import Views, linear, running_statistics_kept
+from semilib.methods.losses import Term, ce, one_hot
+from semilib.networks.net import Views, linear, running_statistics_kept
+from semilib.options import Options, momentum_of, option
 
 MIXED = ("l", "s1", "s2", "w")
 
@@ -53,7 +54,7 @@ class ReMixMatch(FixMatch):
         align_momentum: float = option(0.999, "momentum of m, for 250,000 steps", low=0, high=1)
         labelled_view: str = option("weak", "the labelled view that is mixed", choices=("weak", "strong"))
 
-    components = {"u": "lambda_u is 0, or the ramp never rose"}
+    must_act = {"u": "lambda_u is 0, or the ramp never rose"}
     refuses = {"add": "its targets are soft and mixed into the images: there is no mask for SeMi's modules to act on"}
     ignores = {"threshold": "every row counts on ReMixMatch", "strong_views": "ReMixMatch mixes two strong views"}
     unmixed: tuple[str, ...] = ("s1",)
@@ -70,8 +71,8 @@ class ReMixMatch(FixMatch):
         return dict(mu=1, steps=2**18, eval_every=1024, variant="USB", strong_pool="B", decay="ndim", policy="frozen",
                     labelled_in_unlabelled=False, report="best_on_test", options=dict(ramp=1 / 64))
 
-    def plan(self):
-        return Plan({"l": ("labelled", self.cfg.labelled_view), "w": ("unlabelled", "weak"), "s1": ("unlabelled", "strong"),
+    def step_images(self):
+        return StepImages({"l": ("labelled", self.cfg.labelled_view), "w": ("unlabelled", "weak"), "s1": ("unlabelled", "strong"),
                      "s2": ("unlabelled", "strong")}, self.info.run.policy)
 
     def heads(self):
@@ -90,18 +91,18 @@ class ReMixMatch(FixMatch):
         aligned = prob * (self.prior + 1e-6) / (self.mean + 1e-6)
         return aligned / aligned.sum(-1, keepdim=True)
 
-    def adjust(self, prob, v, batch, t):
+    def pseudo_prob(self, prob, v, batch, t):
         prob = self.align(prob) if self.cfg.align else prob
         sharp = prob ** (1 / self.cfg.temperature)
-        return super().adjust(sharp / sharp.sum(-1, keepdim=True), v, batch, t)
+        return super().pseudo_prob(sharp / sharp.sum(-1, keepdim=True), v, batch, t)
 
     def forward(self, net, images, batch, t, teacher):
         with torch.no_grad():
-            self.look(net, images, batch, t, teacher)
+            self.before_forward(net, images, batch, t, teacher)
             with running_statistics_kept(net):
                 weak = net(images["w"])
             seen = Views({"w": weak}, [])
-            q = batch.q = self.adjust(self.logits(seen, batch, t).softmax(-1), seen, batch, t)
+            q = batch.q = self.pseudo_prob(self.pseudo_logits(seen, batch, t).softmax(-1), seen, batch, t)
         rows = torch.cat([images[name] for name in MIXED])
         targets = torch.cat([one_hot(batch.y, self.info.classes, q.dtype), q, q, q])
         words = rng.words(self.info.seed, "mix", t.step, len(rows), 3, rows.device)
@@ -114,7 +115,7 @@ class ReMixMatch(FixMatch):
         parts = {f"mixed_{name}": x for name, x in zip(MIXED, mixed.split(sizes), strict=True)}
         parts.update({name: images[name] for name in self.unmixed}, rotated=rotate(images["s1"], batch.turns))
         strong = [name for name in ("s1", "s2") if name in parts]
-        v = net.views(parts, strong, self.plan().policy)
+        v = net.views(parts, strong, self.step_images().policy)
         v["w"] = weak
         return v
 
@@ -130,7 +131,7 @@ class ReMixMatch(FixMatch):
                 "s1": Term(ce(v.s1["head"], p.prob), scale=self.cfg.lambda_1 * ramp),
                 "r": Term(ce(v.rotated["rotation"], batch.turns), scale=self.cfg.lambda_r)}
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         return {"u": torch.as_tensor(terms["u"].scale) > 0}
 
 

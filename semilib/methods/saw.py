@@ -22,11 +22,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib.config import Duration, option, span, steps_of
-from semilib.losses import one_hot
 from semilib.methods.base import Changed
 from semilib.methods.fixmatch import FixMatch
-from semilib.rows import RowState
+from semilib.methods.losses import one_hot
+from semilib.methods.row_state import RowState
+from semilib.options import Duration, duration_in_steps, option, span
 
 
 def weights(counts: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ class SAW(FixMatch):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.epoch = steps_of(cfg.epoch, info.steps)
-        self.components = {**self.components, "weights": "w_u stayed 1: make the epoch shorter"}
+        self.epoch = duration_in_steps(cfg.epoch, info.steps)
+        self.must_act = {**self.must_act, "weights": "w_u stayed 1: make the epoch shorter"}
 
     @classmethod
     def original(cls, run):
@@ -85,11 +85,11 @@ class SAW(FixMatch):
         super().end_step(v, batch, p, t)
         self.latest.scatter(batch.index_u, p.label)
 
-    def every(self):
+    def host_every(self):
         return self.epoch
 
-    def end_epoch(self, ctx):
+    def host_work(self, ctx):
         self.w_u.copy_(weights(torch.bincount(self.latest.rows + 1, minlength=self.info.classes + 1)[1:]))        # (2)
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "weights": (p.mask.sum() > 0) & (self.w_u != 1).any()}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "weights": (p.mask.sum() > 0) & (self.w_u != 1).any()}

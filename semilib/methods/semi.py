@@ -36,12 +36,13 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib.config import Duration, Options, option, span, steps_of
+from semilib.data.step import StepImages
 from semilib.errors import BadInput
-from semilib.losses import Term, ce, log_prior, normalised_entropy
-from semilib.memory import MemoryBank, ReleasedBank
-from semilib.methods.base import Method, Plan, Pseudo
-from semilib.models import linear
+from semilib.methods.base import Method, Pseudo
+from semilib.methods.losses import Term, ce, log_prior, normalised_entropy
+from semilib.methods.memory_bank import MemoryBank, ReleasedBank
+from semilib.networks.net import linear
+from semilib.options import Duration, Options, duration_in_steps, option, span
 
 DEFECTS = ("misaligned_features", "shifted_bank", "empty_as_zero", "droplast_prior", "u_from_blend", "r_by_epoch_length",
            "decay_restarts")
@@ -127,7 +128,7 @@ class SeMi(Method):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.warmup, self.epoch, self.decay_every = (steps_of(d, info.steps) for d in (cfg.warmup, cfg.epoch, cfg.decay_every))
+        self.warmup, self.epoch, self.decay_every = (duration_in_steps(d, info.steps) for d in (cfg.warmup, cfg.epoch, cfg.decay_every))
         self.alpha = cfg.alpha if cfg.plce else 0.0
         self.lambda_e = cfg.lambda_e if cfg.embedding_align else 0.0
         self.tau_2, self.tau_12 = (cfg.tau_2, cfg.tau_12) if cfg.logit_align else (0.0, 0.0)
@@ -139,7 +140,7 @@ class SeMi(Method):
                   "oheml": f"no pseudo-label counted after the warm-up: {lower}, or oheml=False" * (self.scale > 0),
                   "plce": f"the bank stayed empty, or r 0: {lower} (500 steps with r_by_epoch_length), or plce=False" * (self.alpha > 0),
                   "e": "every pseudo-label was above the threshold: raise it, or embedding_align=False" * (self.lambda_e > 0)}
-        self.components = {name: text for name, text in advice.items() if text}
+        self.must_act = {name: text for name, text in advice.items() if text}
         if self.lambda_e > 0 and cfg.threshold <= 1 / info.classes:
             raise BadInput("threshold", cfg.threshold, f"above 1/C = {1 / info.classes:.3g}, or embedding_align=False: every "
                                                        "confidence is at least 1/C, so no sample would be left to L_e")
@@ -152,8 +153,8 @@ class SeMi(Method):
         """The shared recipe is SeMi's own."""
         return {}
 
-    def plan(self) -> Plan:
-        return Plan({"l": ("labelled", "weak"), "w": ("unlabelled", "weak"), "s1": ("unlabelled", "strong"),
+    def step_images(self) -> StepImages:
+        return StepImages({"l": ("labelled", "weak"), "w": ("unlabelled", "weak"), "s1": ("unlabelled", "strong"),
                      "s2": ("unlabelled", "strong")}, self.info.run.policy)
 
     def heads(self):
@@ -218,7 +219,7 @@ class SeMi(Method):
         moved = cfg.centre * self.qbar + (1 - cfg.centre) * self.align_target(f["w"]).mean(0)
         self.qbar.copy_(torch.where(t.since(self.warmup) > 0, moved, self.qbar))
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         warm = t.since(self.warmup) > 0
         out = {"u": p.mask.sum() > 0, "oheml": warm & (p.mask.sum() > 0), "plce": (p.prob != p.linear).any()}
         if self.cfg.balanced_head:

@@ -32,11 +32,11 @@ import dataclasses
 
 import torch
 
-from semilib.config import Duration, momentum_of, option, span, steps_of
 from semilib.errors import BadInput
 from semilib.methods import seval_search as search
-from semilib.methods.base import Stage
+from semilib.methods.base import Phase
 from semilib.methods.fixmatch import FixMatch
+from semilib.options import Duration, duration_in_steps, momentum_of, option, span
 
 PERIODS = 500           # of the schedule that the momenta are meant for
 
@@ -62,7 +62,7 @@ class SEVAL(FixMatch):
             return {"paper": own.get(run.dataset, {})}
 
     refuses = {"add": "its second stage begins with a fresh network, while SeMi's bank and warm-up would go on from the first"}
-    components = {**FixMatch.components, "calibration": "pi or the thresholds never moved: train longer, or hold out more"}
+    must_act = {**FixMatch.must_act, "calibration": "pi or the thresholds never moved: train longer, or hold out more"}
 
     @classmethod
     def original(cls, run):
@@ -73,7 +73,7 @@ class SEVAL(FixMatch):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.period = steps_of(cfg.period, info.steps)
+        self.period = duration_in_steps(cfg.period, info.steps)
         self.entries = info.steps // 2 // self.period               # calibrations of the estimate
         if self.entries < 2:
             raise BadInput("period", cfg.period, f"at most {info.steps // 4} of steps={info.steps}, two in each stage: the last comes "
@@ -91,10 +91,10 @@ class SEVAL(FixMatch):
     def durations(self):
         return {"period": self.period}
 
-    def stages(self):
+    def phases(self):
         """A stage of no steps comes first, so that `enter` splits the labels before the first step."""
-        return [Stage("split"), Stage("estimate", 0, restart_rate=True),
-                Stage("train", self.entries * self.period, restart_rate=True, fresh=True)]
+        return [Phase("split"), Phase("estimate", 0, restart_rate=True),
+                Phase("train", self.entries * self.period, restart_rate=True, fresh=True)]
 
     # ---- a step ------------------------------------------------------------------------------------------------------------------
 
@@ -106,15 +106,15 @@ class SEVAL(FixMatch):
         p.mask = (p.prob.max(-1).values >= self.bar[p.label]).to(p.prob.dtype)
         return p
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         moved = (self.pi != 1).any() & (self.bar != self.cfg.threshold).any() & (p.mask.sum() > 0)
-        return {**super().activity(v, batch, p, t, terms), **({"calibration": moved} if t.phase == "train" else {})}
+        return {**super().acted(v, batch, p, t, terms), **({"calibration": moved} if t.phase == "train" else {})}
 
     # ---- host side ---------------------------------------------------------------------------------------------------------------
 
-    def enter(self, stage, ctx):
+    def enter(self, phase, ctx):
         y = ctx.data.y
-        if stage.name == "estimate":
+        if phase.name == "estimate":
             for k in range(self.info.classes):
                 mine = (y == k).nonzero().squeeze(1)
                 self.held[mine[:int(self.cfg.portion * len(mine))]] = True
@@ -124,10 +124,10 @@ class SEVAL(FixMatch):
             self.pi.fill_(1)
             self.bar.fill_(self.cfg.threshold)
 
-    def every(self):
+    def host_every(self):
         return self.period
 
-    def end_epoch(self, ctx):
+    def host_work(self, ctx):
         done = ctx.step // self.period - (self.entries if ctx.phase == "train" else 0)
         entry = min(done, self.entries) - 1
         if ctx.phase == "estimate":

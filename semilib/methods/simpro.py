@@ -28,10 +28,10 @@ import dataclasses
 
 import torch
 
-from semilib.config import Duration, option, span, steps_of
-from semilib.losses import Term, ce, log_prior, one_hot
-from semilib.methods.base import Plan
+from semilib.data.step import StepImages
 from semilib.methods.fixmatch import FixMatch
+from semilib.methods.losses import Term, ce, log_prior, one_hot
+from semilib.options import Duration, duration_in_steps, option, span
 
 
 class SimPro(FixMatch):
@@ -48,7 +48,7 @@ class SimPro(FixMatch):
             own = {"cifar100": dict(tau=1.0, threshold=0.2), "imagenet127": dict(tau=1.0, threshold=0.2, rho_mu=2)}
             return {"paper": own.get(run.dataset, {})}
 
-    components = {**FixMatch.components, "prior": "no epoch ended with a confident pseudo-label: lower the threshold, or train longer"}
+    must_act = {**FixMatch.must_act, "prior": "no epoch ended with a confident pseudo-label: lower the threshold, or train longer"}
 
     @classmethod
     def original(cls, run):
@@ -60,13 +60,13 @@ class SimPro(FixMatch):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.epoch = steps_of(cfg.epoch, info.steps)
+        self.epoch = duration_in_steps(cfg.epoch, info.steps)
         mu = cfg.rho_mu or info.mu
         self.rho = max(1, info.n_unlabelled // (mu * info.batch)) / max(1, info.n_labelled // info.batch)
 
-    def plan(self):
-        base = super().plan()
-        return Plan({**base.views, "l1": ("labelled", "strong")}, base.policy)
+    def step_images(self):
+        base = super().step_images()
+        return StepImages({**base.views, "l1": ("labelled", "strong")}, base.policy)
 
     def build(self):
         prior = self.info.prior()
@@ -78,7 +78,7 @@ class SimPro(FixMatch):
     def durations(self):
         return {"epoch": self.epoch}
 
-    def logits(self, v, batch, t):
+    def pseudo_logits(self, v, batch, t):
         return v.w["head"] + log_prior(self.prior_u, self.cfg.tau)                                                # (1)
 
     def pseudo(self, v, batch, t):
@@ -100,5 +100,5 @@ class SimPro(FixMatch):
         self.seen_l.copy_(torch.where(ends, 0, d_l))
         self.seen_u.copy_(torch.where(ends, 0, d_u))
 
-    def activity(self, v, batch, p, t, terms):
-        return {**super().activity(v, batch, p, t, terms), "prior": (self.prior_u != self.prior_u[0]).any()}
+    def acted(self, v, batch, p, t, terms):
+        return {**super().acted(v, batch, p, t, terms), "prior": (self.prior_u != self.prior_u[0]).any()}

@@ -20,9 +20,9 @@ import dataclasses
 
 import torch
 
-from semilib.config import momentum_of, option
 from semilib.methods.base import Pseudo
 from semilib.methods.fixmatch import FixMatch
+from semilib.options import momentum_of, option
 
 
 class SoftMatch(FixMatch):
@@ -34,8 +34,8 @@ class SoftMatch(FixMatch):
         statistics: str = option("raw", "mu and var of the confidences before (raw) or after the alignment (aligned)",
                                  choices=("raw", "aligned"))
 
-    components = {"u": "lambda_u is 0", "soft": "no weight ever fell below 0.99: train longer, or lower the momentum"}
-    refuses = {"add": "its labels are read before `adjust` and its weights are no mask: a blend would not reach the labels, and no "
+    must_act = {"u": "lambda_u is 0", "soft": "no weight ever fell below 0.99: train longer, or lower the momentum"}
+    refuses = {"add": "its labels are read before `pseudo_prob` and its weights are no mask: a blend would not reach the labels, and no "
                       "row is without a pseudo-label"}
 
     @classmethod
@@ -54,8 +54,8 @@ class SoftMatch(FixMatch):
         self.register_buffer("mean", torch.zeros_like(even))                                # pbar; all zero: no batch yet
         self.register_buffer("target", even)
 
-    def adjust(self, prob, v, batch, t):
-        prob, k = super().adjust(prob, v, batch, t), self.momentum
+    def pseudo_prob(self, prob, v, batch, t):
+        prob, k = super().pseudo_prob(prob, v, batch, t), self.momentum
         now = prob.mean(0)
         self.mean.copy_(torch.where(self.mean.sum() > 0, k * self.mean + (1 - k) * now, now))
         if self.cfg.align == "labelled":
@@ -66,8 +66,8 @@ class SoftMatch(FixMatch):
         return aligned / aligned.sum(-1, keepdim=True)
 
     def pseudo(self, v, batch, t):
-        raw = self.logits(v, batch, t).softmax(-1)
-        prob, k = self.adjust(raw, v, batch, t), self.momentum
+        raw = self.pseudo_logits(v, batch, t).softmax(-1)
+        prob, k = self.pseudo_prob(raw, v, batch, t), self.momentum
         c = (raw if self.cfg.statistics == "raw" else prob).max(-1).values
         self.mu.copy_(k * self.mu + (1 - k) * c.mean())                                                           # (1)
         self.var.copy_(k * self.var + (1 - k) * c.var())
@@ -76,5 +76,5 @@ class SoftMatch(FixMatch):
         label = raw.argmax(-1)
         return Pseudo(prob=prob, label=label, target=label, mask=weight, branches={"u": prob})
 
-    def activity(self, v, batch, p, t, terms):
+    def acted(self, v, batch, p, t, terms):
         return {"u": torch.as_tensor(terms["u"].scale) > 0, "soft": p.mask.min() < 0.99}

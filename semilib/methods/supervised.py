@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from semilib.config import Options
-from semilib.losses import Term, ce
-from semilib.methods.base import Method, Plan
+from semilib.data.step import StepImages
+from semilib.methods.base import Method
+from semilib.methods.losses import Term, ce
+from semilib.options import Options
 
 
 class Supervised(Method):
@@ -25,8 +26,8 @@ class Supervised(Method):
         """USB's supervised runs."""
         return dict(steps=2**18, eval_every=1024, variant="USB", decay="ndim", report="best_on_test")
 
-    def plan(self) -> Plan:
-        return Plan({"l": ("labelled", "weak")})
+    def step_images(self) -> StepImages:
+        return StepImages({"l": ("labelled", "weak")})
 
     def pseudo(self, v, batch, t) -> None:
         return None

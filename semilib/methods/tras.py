@@ -22,11 +22,11 @@ import dataclasses
 
 from torch import Tensor
 
-from semilib.config import Duration, option, span, steps_of
-from semilib.losses import Term, ce, log_prior
-from semilib.methods.base import Stage
+from semilib.methods.base import Phase
 from semilib.methods.fixmatch import FixMatch
-from semilib.models import linear
+from semilib.methods.losses import Term, ce, log_prior
+from semilib.networks.net import linear
+from semilib.options import Duration, duration_in_steps, option, span
 
 
 class TRAS(FixMatch):
@@ -39,12 +39,12 @@ class TRAS(FixMatch):
         warmup: Duration = option(span(5500), "steps without the balanced head; 0 = none", low=0)
         droplast_prior: bool = option(False, "count the prior over one drop-last pass, as released")
 
-    components = {**FixMatch.components,
+    must_act = {**FixMatch.must_act,
                   "u_b": "the balanced head was never sure enough to be taught: lower the threshold, train longer or shorten the warm-up"}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.warmup = steps_of(cfg.warmup, info.steps)
+        self.warmup = duration_in_steps(cfg.warmup, info.steps)
 
     @classmethod
     def original(cls, run):
@@ -64,11 +64,11 @@ class TRAS(FixMatch):
     def durations(self):
         return {**super().durations(), "warmup": self.warmup}
 
-    def stages(self):
-        return [Stage("warmup"), Stage("balanced", self.warmup)] if self.warmup else [Stage("balanced")]
+    def phases(self):
+        return [Phase("warmup"), Phase("balanced", self.warmup)] if self.warmup else [Phase("balanced")]
 
     def logits(self, v, batch, t) -> Tensor:
-        return super().logits(v, batch, t) - self.la                                                               # (2)
+        return super().pseudo_logits(v, batch, t) - self.la                                                               # (2)
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
@@ -88,8 +88,8 @@ class TRAS(FixMatch):
             out["u_b"] = Term(ce(v.s["balanced"], p.target_b), self.per_view(p.mask_b))
         return out
 
-    def activity(self, v, batch, p, t, terms):
-        out = super().activity(v, batch, p, t, terms)
+    def acted(self, v, batch, p, t, terms):
+        out = super().acted(v, batch, p, t, terms)
         return {**out, "u_b": p.mask_b.sum() > 0} if self.phase == "balanced" else out
 
     def predict(self, net, x: Tensor) -> Tensor:

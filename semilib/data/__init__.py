@@ -1,0 +1,1 @@
+"""From files to the batch of a step: data sets, long-tailed splits, augmentation, counter-based random numbers."""

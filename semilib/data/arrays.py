@@ -1,0 +1,33 @@
+"""Data sets that are prepared once and kept as memory-mapped arrays beside a `done.json`."""
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from semilib.errors import BadInput
+
+
+def arrays_at(folder: Path, again: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """What was prepared once in a folder: its done.json, and the arrays named there, memory-mapped copy-on-write (a stray write
+    would stay in memory). Raises `BadInput` (field root) where they are not the arrays that done.json tells of; `again` says what
+    makes them anew."""
+    try:
+        done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in done["arrays"]}
+        found = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+        if found != done["arrays"]:
+            raise ValueError(f"{found}, not {done['arrays']}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput("root", str(folder.parent), f"intact arrays in {folder.name}/; {again} ({error})") from error
+    return done, arrays
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Raises `BadInput` (field root) unless `size` bytes more, and a hundredth of them to spare, fit beside a folder."""
+    free = shutil.disk_usage(folder).free
+    if free < size * 1.01:
+        raise BadInput("root", str(folder.parent), f"a disk with {size * 1.01 / 1e9:.2f} GB free for {folder.name}/; "
+                                                   f"it has {free / 1e9:.2f} GB")

@@ -1,0 +1,45 @@
+"""Where the project lies, and writing a file whole or not at all."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call `write(file)` on a temporary file beside `path`, flush it to the disk, then rename it: readers see all or nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def home(start: str | Path = ".") -> Path:
+    """The project's folder: the nearest one above `start`, else above this package, that holds `notebooks/` and `semilib/`; else
+    `start` itself. Notebooks and commands keep runs and data relative to it, wherever they are started from."""
+    start = Path(start).resolve()
+    for folder in (start, *start.parents, Path(__file__).resolve().parent.parent):
+        if (folder / "notebooks").is_dir() and (folder / "semilib").is_dir():
+            return folder
+    return start
+
+
+def place(path: str | Path) -> Path:
+    """A path relative to `home`; an absolute one stays as it is."""
+    return home() / Path(path).expanduser()
+
+
+def shown(path: str | Path) -> str:
+    """A path as a reader should see it: relative to the project where it lies inside, without the machine's folders."""
+    path = Path(path).resolve()
+    return path.relative_to(home()).as_posix() if path.is_relative_to(home()) else path.as_posix()

@@ -1,0 +1,1 @@
+"""Backbones, heads, and the averaged network that is evaluated."""

@@ -1,0 +1,1 @@
+"""Which runs a table of the study needs, doing them anywhere, and the printed sheet."""

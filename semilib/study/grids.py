@@ -1,0 +1,278 @@
+"""What the study's tables consist of: each is a grid of runs, chosen by its profile, and nothing is trained by looking at one.
+
+    grid = table("table1", profile="small")
+    grid.runs            # each run once, in the order in which they should be done
+    grid.entries         # where they stand: section, row, column -> its runs, one a seed
+
+Profiles never share a table. `smoke`: seconds, the embedded pictures, to show that everything runs. `small`: minutes a run on a CPU, the
+embedded pictures. `short`: the real data sets, a tenth of the schedule. `paper`: the real data sets, the whole schedule.
+"""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from semilib.errors import BadInput, check_name
+from semilib.methods import METHODS, get
+from semilib.report.tables import NAMES
+from semilib.training.config import PROFILES as SCHEDULES
+from semilib.training.config import Run
+
+# The methods that every table compares, and those that stand in the smoke profile's.
+MAIN = ("supervised", "fixmatch", "daso", "acr", "cdmad", "simpro", "semi")
+NEWEST = ("bacon", "adello", "decon", "ccl", "metaexpert", "cpg")
+HOSTS = ("fixmatch", "freematch", "daso", "acr", "cpe", "abc", "darp")
+MODULES = "oheml+plce+align"
+MODULE_NAMES = {"oheml": "OHEML", "plce": "PLCE", "align": "Embedding Align"}
+
+# Profile of a table -> that of its runs, whether its data are the real sets, and its seeds.
+PROFILES: dict[str, dict[str, Any]] = {
+    "smoke": dict(profile="smoke", real=False, seeds=(0,)),
+    "small": dict(profile="trial", real=False, seeds=(0, 1, 2)),
+    "short": dict(profile="short", real=True, seeds=(0, 1, 2)),
+    "paper": dict(profile="paper", real=True, seeds=(0, 1, 2)),
+}
+
+# Options under which every component of a method acts within the 24 steps of a smoke run, whose network is still unsure of everything.
+SMOKE_OPTIONS: dict[str, dict[str, Any]] = {
+    "supervised": {},
+    "la": {},
+    "fixmatch": {"threshold": 0.12},
+    "remixmatch": {},
+    "flexmatch": {"threshold": 0.3, "threshold_warmup": False},
+    "freematch": {"momentum": 0.5},
+    "softmatch": {"momentum": 0.8},
+    "darp": {"threshold": 0.12, "warmup": 4},
+    "crest": {"threshold": 0.12, "generations": 4},
+    "crestplus": {"threshold": 0.12, "generations": 4},
+    "abc": {"threshold": 0.12},
+    "saw": {"threshold": 0.12},
+    "adsh": {"threshold": 0.25, "epoch": 2},
+    "daso": {"threshold": 0.12},
+    "cossl": {"threshold": 0.12, "represent": 2, "fit": 40},
+    "debiaspl": {"threshold": 0.12},
+    "rda": {},
+    "tras": {"threshold": 0.12},
+    "acr": {"threshold": 0.12},
+    "cpe": {"threshold": 0.12},
+    "cdmad": {},
+    "simpro": {"threshold": 0.12},
+    "seval": {"threshold": 0.12},
+    "bacon": {"threshold": 0.12, "sure": 0.12, "start": 4},
+    "adello": {"threshold": 0.25},
+    "decon": {"threshold": 0.12, "momentum": 0.8},
+    "ccl": {"threshold": 0.12, "energy": 1.0, "period": 4},
+    "metaexpert": {"threshold": 0.12},
+    "cpg": {"threshold": 0.12},
+    "semi": {"threshold": 0.2, "slots": 8},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One line of a printed table: its place and its runs, one a seed. metric: which number of a run's record it shows; against: the row
+    of the same section and column that it is compared with, seed by seed."""
+
+    section: str
+    row: str
+    column: str
+    runs: tuple[Run, ...]
+    metric: str = "balanced_accuracy"
+    against: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A table's runs. `title` names its profile and every field that was changed for all of them; `slug` is a file name for it."""
+
+    table: str
+    profile: str
+    title: str
+    entries: tuple[Entry, ...]
+    changed: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def slug(self) -> str:
+        return "-".join([self.table, self.profile, *(f"{name}={value}" for name, value in self.changed)])
+
+    @property
+    def runs(self) -> list[Run]:
+        """Each run once; all of one seed before those of the next, so that a sweep that is stopped has whole comparisons."""
+        once = {run.key: run for entry in self.entries for run in entry.runs}
+        return sorted(once.values(), key=lambda run: run.seed)
+
+
+# ---- cells ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _cifar10(n1: int, gamma: float, order: str = "consistent") -> dict[str, Any]:
+    return dict(dataset="cifar10", n1=n1, m1={500: 4000, 1500: 3000}[n1], gamma_l=float(gamma), gamma_u=float(gamma), order=order)
+
+
+def _cifar100(n1: int, gamma: float) -> dict[str, Any]:
+    return dict(dataset="cifar100", n1=n1, m1={50: 400, 150: 300}[n1], gamma_l=float(gamma), gamma_u=float(gamma))
+
+
+def _embedded(order: str = "consistent") -> dict[str, Any]:
+    return dict(dataset="mnistm5k", order=order)
+
+
+REAL: dict[str, dict[str, dict[str, Any]]] = {
+    "table1": {**{f"CIFAR-10-LT {n}/{m}, gamma {g}": _cifar10(n, g) for n, m in ((500, 4000), (1500, 3000)) for g in (100, 150)},
+               **{f"CIFAR-100-LT {n}/{m}, gamma {g}": _cifar100(n, g) for n, m in ((50, 400), (150, 300)) for g in (10, 20)}},
+    "table2": {**{f"CIFAR-10-LT {n}/{m}, gamma 100, {order}": _cifar10(n, 100, order) for n, m in ((500, 4000), (1500, 3000))
+                  for order in ("uniform", "reversed", "middle", "head-tail")},
+               **{f"STL10-LT {n}, gamma {g}": dict(dataset="stl10", n1=n, gamma_l=float(g)) for n in (150, 450) for g in (10, 20)}},
+    "table3": {f"ImageNet-127, {side} px": dict(dataset="imagenet127", side=side) for side in (32, 64)},
+    "table4": {"CIFAR-10-LT 1500/3000, gamma 100": _cifar10(1500, 100)},
+    "table5": {"CIFAR-10-LT 1500/3000, gamma 100": _cifar10(1500, 100)},
+}
+EMBEDDED: dict[str, dict[str, dict[str, Any]]] = {
+    "table1": {"embedded pictures, gamma 20": _embedded()},
+    "table2": {f"embedded pictures, {order}": _embedded(order) for order in ("uniform", "reversed")},
+    "table4": {"embedded pictures, gamma 20": _embedded()},
+    "table5": {"embedded pictures, gamma 20": _embedded()},
+}
+
+# ---- rows ----------------------------------------------------------------------------------------------------------------------------
+
+OFF = dict(oheml=False, plce=False, embedding_align=False, logit_align=False, balanced_head=False, threshold=0.95)
+COMPONENTS: dict[str, dict[str, dict[str, Any]]] = {
+    "SeMi without one component": {
+        "SeMi": {}, "without OHEML": dict(oheml=False), "without PLCE": dict(plce=False), "without bank decay": dict(bank_decay=False),
+        "without bank balance": dict(bank_balance=False), "without Embedding Align": dict(embedding_align=False),
+        "without Logit Align": dict(logit_align=False), "without the low threshold (tau 0.95)": dict(threshold=0.95),
+        "without the balanced head": dict(balanced_head=False), "with u / max u (u_norm max)": dict(u_norm="max")},
+    "Each component alone": {
+        "none of them": OFF, "OHEML alone": {**OFF, "oheml": True},
+        "PLCE alone": {**OFF, "plce": True}, "PLCE alone, no decay": {**OFF, "plce": True, "bank_decay": False},
+        "PLCE alone, no balance": {**OFF, "plce": True, "bank_balance": False},
+        "Embedding Align alone": {**OFF, "embedding_align": True},
+        "Logit Align alone": {**OFF, "balanced_head": True, "logit_align": True},
+        "low threshold alone (tau 0.7)": {**OFF, "threshold": 0.7}},
+}
+DEFECTS = ("misaligned_features", "shifted_bank", "empty_as_zero", "droplast_prior", "u_from_blend", "r_by_epoch_length")
+SENSITIVITY: dict[str, tuple[float, ...]] = {
+    "threshold": (0.5, 0.6, 0.7, 0.8, 0.9), "alpha": (0.1, 0.2, 0.4, 0.8), "scale": (0.25, 0.5, 0.75, 1.0), "slots": (16, 64, 128, 512),
+    "beta": (0.9, 0.99, 0.999, 1.0), "lambda_e": (0.05, 0.15, 0.3, 0.6),
+}
+SYMBOLS = {"threshold": "tau", "slots": "L"}
+USUAL = {"threshold": 0.7, "alpha": 0.4, "scale": 0.75, "slots": 128, "beta": 0.99, "lambda_e": 0.15}
+
+
+def defects(preset: str) -> dict[str, dict[str, Any]]:
+    """Rows of a preset's values with each of the release's defects alone, and with all of them."""
+    none = {"preset": preset, **({} if preset == "paper" else dict.fromkeys((*DEFECTS, "decay_restarts"), False))}
+    every = {"preset": preset, **dict.fromkeys((*DEFECTS, "decay_restarts"), True)} if preset == "paper" else {"preset": preset}
+    return {"no defect": none, **{f"{name.replace('_', ' ')}": {**none, name: True} for name in DEFECTS}, "all of them": every}
+
+
+# ImageNet-127's three published metrics, which never share a column: section of table 3 -> name in a run's record.
+IMAGENET_METRICS = {"top-1 on the natural test split": "accuracy", "mean of the classes' recalls": "balanced_accuracy",
+                    "top-1 on 50 test images a class": "accuracy_50"}
+
+# ---- the five tables -----------------------------------------------------------------------------------------------------------------
+
+TITLES = {
+    "table1": "Table 1, unlabelled set distributed as the labelled one",
+    "table2": "Table 2, unlabelled set distributed otherwise, or unknown",
+    "table3": "Table 3, ImageNet-127",
+    "table4": "Table 4, SeMi's components and its release's defects",
+    "table5": "Table 5, SeMi's modules on other methods, and sensitivity",
+}
+
+
+def table(name: str, profile: str = "small", methods: Iterable[str] | None = None, seeds: Iterable[int] | None = None,
+          root: str = "data", **changes: Any) -> Grid:
+    """The runs of a table. methods: rows of tables 1 to 3, and the hosts of table 5; seeds: both None for the profile's own.
+    root: folder of the data sets. changes: any field of `Run`, for every run. Raises BadInput for a table that a profile does not have
+    (the embedded pictures are no ImageNet) and for unknown names."""
+    check_name("table", name, TITLES)
+    check_name("profile", profile, PROFILES)
+    scale = PROFILES[profile]
+    cells = (REAL if scale["real"] else EMBEDDED).get(name)
+    if cells is None:
+        raise BadInput("profile", profile, f"short or paper for {name}, which is about a real data set")
+    for field, value, kind, such in (("methods", methods, str, '["fixmatch", "semi"]'), ("seeds", seeds, int, "[0, 1, 2]")):
+        if value is not None and (isinstance(value, str) or not isinstance(value, Iterable) or
+                                  any(type(one) is not kind for one in value) or not list(value)):
+            raise BadInput(field, value, f"a list such as {such}")
+    for method in methods or ():
+        check_name("methods", method, METHODS)
+    for field in changes:
+        if field in FIXED:
+            raise BadInput(field, changes[field], f"not given for a table: {FIXED[field]}")
+    seeds = tuple(scale["seeds"] if seeds is None else seeds)
+
+    def runs(cell: dict[str, Any], method: str, options: dict[str, Any], more: dict[str, Any]) -> tuple[Run, ...]:
+        fields = {**cell, "profile": scale["profile"], "root": root, **more, **changes}
+        given = _acting(method, options, more.get("add", "")) if profile == "smoke" else options
+        return tuple(Run.of(method=method, options=given, seed=seed, **fields) for seed in seeds)
+
+    entries = []
+    for column, cell in cells.items():
+        for row in _rows(name, profile, None if methods is None else list(methods)):
+            made = runs(cell, row.method, row.options, row.more)
+            metrics = IMAGENET_METRICS if name == "table3" else {row.section: "balanced_accuracy"}
+            entries += [Entry(section, row.name, column, made, metric, row.against) for section, metric in metrics.items()]
+    steps = SCHEDULES[scale["profile"]]["steps"]
+    data = "" if scale["real"] else ", embedded pictures"
+    changed = tuple((k, v) for k, v in changes.items() if k not in UNSEEN)
+    more = "".join(f", {k} = {v}" for k, v in changed if k != "steps")
+    title = f"{TITLES[name]}: profile {profile} ({changes.get('steps', steps):,} steps{data}{more})"
+    return Grid(name, profile, title, tuple(entries), changed)
+
+
+_CELL, _ROWS = "it belongs to the table's cells", "it belongs to the table's rows"
+FIXED = {**dict.fromkeys(("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_share", "side"), _CELL),
+         **dict.fromkeys(("method", "base", "add", "options"), _ROWS), "seed": "seeds=[0] names them"}
+UNSEEN = ("device", "data_on", "keep_seconds", "capture")           # where and how often, not what
+
+
+class _Row(NamedTuple):
+    section: str
+    name: str
+    method: str
+    options: dict[str, Any] = {}
+    more: dict[str, Any] = {}               # further fields of Run
+    against: str = ""
+
+
+def _rows(table: str, profile: str, methods: list[str] | None) -> list[_Row]:
+    """A table's rows; fewer in the smoke profile."""
+    few = profile == "smoke"
+    if table in ("table1", "table2", "table3"):
+        compared = (*MAIN[:-1], *NEWEST, MAIN[-1]) if table != "table2" or PROFILES[profile]["real"] else MAIN
+        shown = methods or (list(METHODS) if table == "table1" and not few else compared)
+        return [_Row("", NAMES[m], m, against="SeMi" if m != "semi" and "semi" in shown else "") for m in shown]
+    if table == "table4":
+        sections = {**COMPONENTS, "Defects of the release in preset paper": defects("paper"),
+                    "Defects of the release in preset readme": defects("readme")}
+        if few:
+            sections = {title: dict(list(rows.items())[:n]) for (title, rows), n in zip(sections.items(), (10, 3, 3, 2), strict=True)}
+        return [_Row(title, row, "semi", options, against="" if row == next(iter(rows)) else next(iter(rows)))
+                for title, rows in sections.items() for row, options in rows.items()]
+    rows = []
+    for host in methods or (HOSTS[:2] if few else HOSTS):
+        rows += [_Row("SeMi's modules on other methods", NAMES[host], host),
+                 _Row("SeMi's modules on other methods", f"{NAMES[host]} + all three", host, {}, {"add": MODULES}, NAMES[host])]
+    rows += [_Row("One module at a time", "FixMatch", "fixmatch"),
+             *(_Row("One module at a time", f"FixMatch + {word}", "fixmatch", {}, {"add": one}, "FixMatch")
+               for one, word in MODULE_NAMES.items())]
+    for option, values in list(SENSITIVITY.items())[:2 if few else None]:
+        symbol, usual = SYMBOLS.get(option, option), USUAL[option]
+        shown = values[:2] if few else values if PROFILES[profile]["real"] else (values[0], usual, values[-1])
+        names = {v: f"{symbol} = {v:g}{' (SeMi)' if v == usual else ''}" for v in values}
+        reference = names[usual] if usual in shown else ""
+        rows += [_Row(f"Sensitivity to {symbol}", names[v], "semi", {option: v}, against="" if v == usual else reference) for v in shown]
+    return rows
+
+
+def _acting(method: str, options: dict[str, Any], add: str = "") -> dict[str, Any]:
+    """Options of a smoke run: a network of 24 steps reaches no published threshold, so a threshold t becomes 0.15 + t / 10; and SeMi's
+    alignment wants rows that stay below it."""
+    out = {**SMOKE_OPTIONS.get(method, {}), **({"threshold": 0.2} if add and "threshold" in SMOKE_OPTIONS[method] else {}), **options}
+    if "threshold" in options:
+        out["threshold"] = 0.15 + options["threshold"] / 10
+    return {k: v for k, v in out.items() if k not in get(method).Config.ignored}

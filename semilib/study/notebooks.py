@@ -1,0 +1,211 @@
+"""Running notebooks by papermill, with what papermill itself lets pass: unknown parameters and wrong types.
+
+papermill only logs a warning for a parameter that a notebook does not have, and injects any type. So parameters are checked twice:
+by `execute` before a kernel starts, and by `check_parameters` in the notebook, for whoever calls papermill directly.
+"""
+from __future__ import annotations
+
+import ast
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from semilib.errors import BadInput, check_name
+from semilib.training import progress
+
+SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each notebook a matter of seconds
+    "00_quickstart.ipynb": {"profile": "smoke", "options": {"fixmatch": {"threshold": 0.1}, "semi": {"threshold": 0.2}}},
+    "30_add_your_method.ipynb": {"profile": "smoke", "options": {"threshold": 0.15}, "lowest": 0.1},
+    "10_run.ipynb": {"profile": "smoke", "method": "fixmatch", "options": {"threshold": 0.1}},
+    **{name: {"profile": "smoke"} for name in ("21_table1_cifar.ipynb", "22_table2_mismatched.ipynb", "24_table4_ablation.ipynb",
+                                               "25_table5_modules.ipynb", "41_figures.ipynb")},
+    "23_table3_imagenet127.ipynb": {"methods": ["fixmatch", "semi"]},                         # trains nothing
+    "51_your_pictures.ipynb": {"profile": "smoke", "options": {"threshold": 0.2}},
+    "90_speed.ipynb": {"profile": "smoke", "sections": ["steps", "parts", "growth", "sharing"], "steps": 3, "largest": 10_000,
+                       "settings": {"growth_profile": "smoke", "most_runs": 2}},
+}
+
+
+def fitting(name: str, known: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:
+    """Of parameters that are given to several notebooks, those that this one knows. With profile="smoke" come the values of `SMOKE` that
+    make it act in seconds; a notebook without such a profile (ImageNet-127 is never small) keeps its own."""
+    own = {k: v for k, v in given.items() if k in known}
+    if given.get("profile") == "smoke" and name in SMOKE:
+        own = {**SMOKE[name], **own}
+        if "profile" not in SMOKE[name]:
+            own.pop("profile", None)
+    return own
+
+
+def check_parameters(given: dict[str, Any], **expected: Any) -> None:
+    """Refuse unknown or mistyped parameters of a notebook, in its first cell after the parameters.
+
+    given: globals(). expected: the notebook's parameters by name, each with its type or a tuple of types. Raises BadInput with the
+    nearest valid name, or with the type that would be right. Only plain values (numbers, texts, lists and dicts of them) can be
+    injected, so other globals, such as those of cells that ran before in the same kernel, are none of its business.
+    """
+    for name, value in given.items():
+        if not name.startswith("_") and name not in ("In", "Out") and _is_plain(value):
+            check_name("parameter", name, expected)
+    for name, kinds in expected.items():
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        if type(given[name]) not in kinds:
+            raise BadInput(name, given[name], " or ".join(kind.__name__ for kind in kinds))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v) for v in value)
+    if isinstance(value, dict):
+        return all(_is_plain(v) for v in value.values())
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def parameters(notebook: str | Path) -> dict[str, Any]:
+    """The parameters of a notebook with their default values, read from its cell tagged `parameters` (literals only)."""
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise BadInput("notebook", str(notebook), f"a notebook with one cell tagged `parameters`; it has {len(tagged)}")
+    return {node.targets[0].id: ast.literal_eval(node.value)
+            for node in ast.parse("".join(tagged[0]["source"])).body if isinstance(node, ast.Assign)}
+
+
+def check_given(notebook: str | Path, given: dict[str, Any]) -> None:
+    """Refuse parameters that the notebook does not have, or whose type is not the default's (None and anything may be exchanged)."""
+    known = parameters(notebook)
+    for name, value in given.items():
+        check_name("parameter", name, known)
+        default = known[name]
+        same = type(value) is type(default) or (type(value) is int and type(default) is float)
+        if not (same or default is None or value is None):
+            raise BadInput(name, value, f"{type(default).__name__}, as in {Path(notebook).name} ({name} = {default!r})")
+
+
+def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], show: bool = True) -> Path:
+    """Execute a notebook by papermill into `output`: checked first, written under a temporary name, renamed when all cells ran.
+
+    While it runs, the progress of its runs is followed in the terminal. A failed notebook is kept as OUTPUT.failed.ipynb, with the
+    error in it, and the error is raised again.
+    """
+    import papermill
+    from traitlets.config import Config
+    notebook, output = Path(notebook), Path(output)
+    check_given(notebook, given)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.stem}.{os.getpid()}.part.ipynb")
+    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    with followed(show), tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+        # A kernel's sockets are files. By default they have the same names for all kernels started in one folder, which then mix them up.
+        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}}) if os.name == "posix" else Config()
+        try:
+            papermill.execute_notebook(str(notebook), str(part), parameters=given, progress_bar=False, config=config,
+                                       kernel_name="python3", cwd=str(notebook.parent))
+        except BaseException:
+            if part.exists():
+                os.replace(part, failed)
+            raise
+    clean(part)
+    os.replace(part, output)
+    failed.unlink(missing_ok=True)
+    return output
+
+
+class followed:
+    """Inside, the progress that a notebook's runs leave in a file is shown in this terminal."""
+
+    def __init__(self, show: bool):
+        self.show = show
+
+    def __enter__(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.file = Path(self.folder.name) / "progress.json"
+        self.before = os.environ.get(progress.FILE)
+        os.environ[progress.FILE] = str(self.file)
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._follow, daemon=True)
+        if self.show:
+            self.thread.start()
+
+    def _follow(self) -> None:
+        terminal, last, said = progress.Terminal(), None, 0.0
+        while not self.stop.wait(0.3):
+            try:
+                lines = json.loads(self.file.read_text(encoding="utf-8"))
+            except (OSError, ValueError):                        # not there yet, or just being replaced
+                continue
+            changed = len(lines["finished"]) > terminal.printed
+            if changed or (lines != last and time.monotonic() - said >= terminal.period):
+                terminal.print_lines(lines["finished"], lines["now"])
+                last, said = lines, time.monotonic()
+
+    def __exit__(self, *error):
+        self.stop.set()
+        if self.show:
+            self.thread.join()
+        if self.before is None:
+            os.environ.pop(progress.FILE, None)
+        else:
+            os.environ[progress.FILE] = self.before
+        self.folder.cleanup()
+
+
+def clean(notebook: str | Path) -> None:
+    """Take out what a reader and a diff do not need: execution times, papermill's and the kernel's own metadata."""
+    notebook = Path(notebook)
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    content["metadata"] = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+                           "language_info": {"name": "python"}}
+    for cell in content["cells"]:
+        tags = [t for t in cell["metadata"].get("tags", []) if t != "injected-parameters"]
+        cell["metadata"] = {"tags": tags} if tags else {}
+        for out in cell.get("outputs", []):
+            if "metadata" in out:
+                out["metadata"] = {}
+    from semilib.files import write_text
+    write_text(notebook, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def report_copies(folder: str | Path, notebooks: str | Path) -> list[Path]:
+    """Copies, outputs included, of the notebooks that show numbers of committed records (their cells are tagged `nbval-check-output`),
+    set to train nothing and to look at no run but those: nbval then compares what they show with what the records give today."""
+    folder, out = Path(folder), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for notebook in sorted(Path(notebooks).glob("*.ipynb")):
+        content = json.loads(notebook.read_text(encoding="utf-8"))
+        if not any("nbval-check-output" in cell["metadata"].get("tags", []) for cell in content["cells"]):
+            continue
+        given = {"train": False, "measure": False, "runs": str((folder / "none").resolve())}
+        given = {name: value for name, value in given.items() if name == "runs" or name in parameters(notebook)}
+        check_given(notebook, given)
+        for cell in content["cells"]:
+            if "parameters" in cell["metadata"].get("tags", []):
+                cell["source"] = "".join(cell["source"]) + "".join(f"\n{name} = {value!r}" for name, value in given.items())
+        (folder / notebook.name).write_text(json.dumps(content), encoding="utf-8")
+        out.append(folder / notebook.name)
+    return out
+
+
+def smoke_copies(folder: str | Path, notebooks: str | Path) -> list[Path]:
+    """Copies of all notebooks with the parameters of `SMOKE` injected, not executed: what nbval runs in the tests."""
+    import papermill
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    out = []
+    for notebook in sorted(Path(notebooks).glob("*.ipynb")):
+        given = {**SMOKE.get(notebook.name, {}), "runs": str((folder / "runs" / notebook.stem).resolve())}     # two may run at a time
+        check_given(notebook, given)
+        copy = folder / notebook.name
+        papermill.execute_notebook(str(notebook), str(copy), parameters=given, prepare_only=True, progress_bar=False)
+        content = json.loads(copy.read_text(encoding="utf-8"))
+        for cell in content["cells"]:                             # what it shows at its own size is nothing to compare with
+            cell["metadata"]["tags"] = [t for t in cell["metadata"].get("tags", []) if t != "nbval-check-output"]
+            cell.update({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {})
+        copy.write_text(json.dumps(content), encoding="utf-8")
+        out.append(copy)
+    return out

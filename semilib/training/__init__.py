@@ -1,0 +1,1 @@
+"""A run's configuration, the step that all methods share, a whole run, its record and checkpoint, a finished run in use."""

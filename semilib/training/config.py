@@ -1,0 +1,272 @@
+"""A run is one frozen value: data, network, schedule, method and its options. It is checked where it is made, before any work.
+
+`Run.of(dataset, method, ...)` starts from the data set's profile and applies what is given; unknown and mistyped fields are refused
+with the nearest valid name. A run's name is its protocol in a word (`cifar10-lt.n1500.m3000.g100-100.s0/semi`), its key a hash of
+every field that can move a number.
+"""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from semilib.data.splits import ORDERS
+from semilib.errors import BadInput, check_name
+from semilib.networks.backbones import VARIANTS, parse_network
+from semilib.networks.net import POLICIES
+from semilib.options import PAPER_STEPS, Duration, Options, check_fields, duration_in_steps, option, span
+
+RECIPES = ("shared", "original")
+
+# ---- what a data set and a schedule bring along ------------------------------------------------------------------------------------
+
+CELLS: dict[str, dict[str, Any]] = {           # the default cell of each data set
+    "mnistm5k": dict(n1=40, m1=360, gamma_l=20.0, gamma_u=20.0, profile="quickstart"),
+    "cifar10": dict(n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, profile="paper"),
+    "cifar100": dict(n1=150, m1=300, gamma_l=10.0, gamma_u=10.0, profile="paper"),
+    "stl10": dict(n1=150, m1=0, gamma_l=10.0, gamma_u=1.0, labelled_in_unlabelled=False, profile="paper"),
+    "svhn": dict(n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, profile="paper"),
+    "imagenet127": dict(n1=None, m1=None, gamma_l=1.0, gamma_u=1.0, labelled_share=0.1, profile="paper"),
+    "imagefolder": dict(n1=None, m1=None, gamma_l=1.0, gamma_u=1.0, profile="quickstart"),
+}
+
+PROFILES: dict[str, dict[str, Any]] = {
+    # SeMi's recipe (semi.md 8): every method of a table runs under it.
+    "paper": dict(steps=PAPER_STEPS, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.001, ema=0.999, eval_every=span(500)),
+    # A tenth of the schedule. Average and batch-norm statistics keep their horizon as a share of the run: 0.999^10, 10 x 0.001.
+    "short": dict(steps=25_000, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.01, ema=0.99, eval_every=250),
+    # The paper's network and batch for as long as a CPU has patience: shows that everything runs, not how good it gets.
+    "glance": dict(steps=120, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.1, ema=0.95, eval_every=24),
+    # The embedded data in minutes on two cores.
+    "quickstart": dict(steps=1200, batch=32, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.99, eval_every=12),
+    # A quarter of its pictures: every method of the field beside every other, in less than 40 seconds each.
+    "trial": dict(steps=600, batch=16, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.98, eval_every=12),
+    # Seconds, for tests of the machinery.
+    "smoke": dict(steps=24, batch=16, lr=0.05, network="wrn-10-0.25", bn_momentum=0.1, ema=0.9, eval_every=6),
+}
+
+# The network of a data set where a profile means the paper's: ResNet-50 for ImageNet-127, with the batch (64 + 64) and the schedule of all
+# else, as SeMi's release and CoSSL have it (CCL and SimPro train 32 + 64: batch=32 mu=2).
+NETWORKS: dict[str, dict[str, Any]] = {"imagenet127": dict(network="resnet50", bn_momentum=0.1)}
+
+# Fields that do not apply to a data set: the one value that they may have, and why.
+_AS_IT_IS = "its 100,000 unlabelled images are taken as they are, and their classes are not known"
+_NATURAL = "it is imbalanced by nature; how much of each class is labelled is labelled_share, and all its images are unlabelled ones"
+FIXED: dict[str, dict[str, tuple[Any, str]]] = {
+    "stl10": {"m1": (0, _AS_IT_IS), "gamma_u": (1.0, _AS_IT_IS), "order": ("consistent", _AS_IT_IS),
+              "labelled_share": (None, "its labelled images are balanced; n1 and gamma_l make the long tail"),
+              "side": (32, "its 96 x 96 pictures are brought to 32 x 32 once, as in the published codes")},
+    "svhn": {"side": (32, "its pictures are 32 x 32"),
+             "labelled_share": (None, "n1 and gamma_l make its long tail")},
+    "imagenet127": {name: (value, _NATURAL) for name, value in
+                    dict(n1=None, m1=None, gamma_l=1.0, gamma_u=1.0, order="consistent").items()},
+}
+SIDES = {"imagenet127": (32, 64)}              # the sizes of a data set that has several
+
+# What a profile other than "paper" keeps of its own under recipe="original": the scale of the run, which no published recipe fits.
+SCALE = ("steps", "batch", "network", "bn_momentum", "ema", "eval_every")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run, complete. Make it with `Run.of`."""
+
+    dataset: str = option("mnistm5k", "data set", choices=tuple(CELLS))
+    method: str = option("semi", "method")
+    base: str = option("", "base of an imbalance method that runs on several, such as remixmatch; '' = the method's first")
+    add: str = option("", "SeMi's modules on top of the method, joined by +: oheml, plce, align")
+    post_hoc: float = option(0.0, "tau of post-hoc logit adjustment: test logits - tau log prior (Menon et al., ICLR 2021)", low=0)
+    options: dict = option({}, "the method's own options, by name")
+    recipe: str = option("shared", "shared: SeMi's recipe for every method; original: the method's own", choices=RECIPES)
+    seed: int = option(0, "seed of weights, order and views (not of the split: split_seed)", low=0)
+
+    n1: int | None = option(40, "N1, labelled images of the first class; None = all that are labelled", low=1)
+    labelled_share: float | None = option(None, "share of each class that is labelled, instead of n1 and gamma_l", low=0, high=1)
+    m1: int | None = option(360, "M1, unlabelled images of the largest class; None = all the rest", low=0)
+    gamma_l: float = option(20.0, "imbalance of the labelled set, first class over last", low=1)
+    gamma_u: float = option(20.0, "imbalance of the unlabelled set, largest class over smallest", low=1)
+    order: str = option("consistent", "which classes are large in the unlabelled set", choices=ORDERS)
+    labelled_in_unlabelled: bool = option(True, "the unlabelled pool holds the labelled images too (SeMi, ACR, DARP)")
+    split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn", low=0)
+    holdout: float = option(0.0, "share of each class's labelled images that is held out and evaluated on in place of the test set, to "
+                                 "choose options by; 0 = none", low=0, high=0.5)
+    side: int = option(32, "side of the images in pixels (imagefolder, imagenet127)", low=32, high=512)
+    flip: bool | None = option(None, "whether a mirrored image keeps its class; None = as the data set says")
+    root: str = option("data", "folder that holds, or will hold, the data sets", in_key=False)
+
+    profile: str = option("quickstart", "the schedule that this run starts from", choices=tuple(PROFILES))
+    steps: int = option(1200, "T, training steps", low=2)
+    batch: int = option(32, "B, labelled images a step", low=2)
+    mu: int = option(1, "unlabelled images a step, over B", low=1, high=16)
+    lr: float = option(0.1, "learning rate at step 0", low=0)
+    rate: str = option("cosine", "cosine: lr cos(7 pi t / 16 T); slow_cosine: lr cos(pi t / 16 T) (CReST); constant",
+                       choices=("cosine", "slow_cosine", "constant"))
+    optimiser: str = option("sgd", "sgd (Nesterov, momentum 0.9) or adam", choices=("sgd", "adam"))
+    weight_decay: float = option(5e-4, "L2 of the decayed parameters", low=0)
+    decay: str = option("weights", "weights: not biases and norms; ndim: not tensors of one dimension; norms: all but norms; all",
+                        choices=("weights", "ndim", "norms", "all"))
+    ema: float = option(0.99, "decay of the averaged network that is evaluated", low=0, high=1)
+    ema_rule: str = option("parameters", "parameters: buffers copied; warmup: DASO's, buffers averaged; decaying: DARP's",
+                           choices=("parameters", "warmup", "decaying"))
+    eval_every: Duration = option(12, "steps between evaluations, or their share of the run", low=0)
+    network: str = option("wrn-10-0.5", "wrn-DEPTH-WIDTH or resnet50")
+    variant: str = option("V1", "the WRN as published: V1 FixMatch, V2 DASO, V3 RDA, USB; see models.Block", choices=VARIANTS)
+    bn_momentum: float = option(0.1, "batch-norm momentum in PyTorch's convention", low=0, high=1)
+    strong_pool: str = option("A", "A: FixMatch's RandAugment; B: USB's; C: DARP's and CDMAD's", choices=("A", "B", "C"))
+    crop: str = option("reflect", "what the weak view's crop finds outside of the image", choices=("reflect", "zero"))
+    policy: str = option("joint", "which views share batch-norm statistics; see Net.views", choices=POLICIES)
+    report: str = option("mean_last", "the number that the run reports, of all that its record holds", in_key=False,
+                         choices=("mean_last", "median_last", "last", "best_on_test"))
+
+    device: str = option("auto", "auto, cpu, cuda")
+    precision: str = option("auto", "auto: bf16 on CUDA, else fp32", choices=("auto", "fp32", "bf16", "fp64"))
+    capture: str = option("auto", "how a step runs; auto: compiled (from PyTorch 2.11 on), in one CUDA graph a stage, on CUDA, and off on "
+                                  "a CPU; graph: that, not compiled; compile: that, no graph; off",
+                          choices=("auto", "graph", "compile", "off"))
+    deterministic: bool = option(False, "deterministic CUDA kernels, slower")
+    data_on: str = option("auto", "where the images stay", choices=("auto", "device", "host"), in_key=False)
+    keep_seconds: float = option(60.0, "seconds between checkpoints", low=0, in_key=False)
+
+    # ---- making one ------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def of(cls, dataset: str = "mnistm5k", method: str = "semi", **given: Any) -> Run:
+        """A run of the data set's default cell and profile, changed by what is given; profile="" is the data set's own. Under
+        recipe="original" the method's own recipe lies between the profile and what is given; a profile other than "paper" keeps
+        its scale (`SCALE`). Raises BadInput naming field and value."""
+        check_name("dataset", dataset, CELLS)
+        for name in given:
+            check_name("parameter", name, [f.name for f in dataclasses.fields(cls)])
+        profile = given.get("profile") or CELLS[dataset]["profile"]
+        check_name("profile", profile, PROFILES)
+        check_name("recipe", given.get("recipe", "shared"), RECIPES)
+        network = NETWORKS.get(dataset, {}) if PROFILES[profile]["network"] == PROFILES["paper"]["network"] else {}
+        fields = {**CELLS[dataset], **PROFILES[profile], **network, **given, "dataset": dataset, "method": method, "profile": profile}
+        if given.get("recipe") == "original":
+            from semilib.methods import get
+            size = {"m1": fields["m1"] or None}                # to a recipe, no unlabelled images of known class is no size at all
+            own = get(method, given.get("base", "")).original({**fields, **size, "base": given.get("base", "")})
+            own = {k: v for k, v in own.items() if profile == "paper" or k not in SCALE}
+            fields.update({k: v for k, v in own.items() if k not in given and k != "options"})
+            fields["options"] = {**own.get("options", {}), **given.get("options", {})}
+        if "gamma_l" in given and "gamma_u" not in given and fields["m1"] is not None and "gamma_u" not in FIXED.get(dataset, {}):
+            fields["gamma_u"] = given["gamma_l"]
+        return cls(**fields)
+
+    def with_(self, **changes: Any) -> Run:
+        """This run with some fields changed; the profile's values are not applied again, and the options stay as they are unless
+        they, or the method, are among the changes."""
+        for name in changes:
+            check_name("parameter", name, [f.name for f in dataclasses.fields(self)])
+        if "recipe" in changes and changes["recipe"] != self.recipe:
+            raise BadInput("recipe", changes["recipe"], f"{self.recipe!r} as it is: a recipe is applied where a run is made, by Run.of")
+        if {"method", "base", "add"} & changes.keys():
+            changes = {"options": {}, **changes}
+        return dataclasses.replace(self, **changes)
+
+    def __post_init__(self):
+        check_fields(self)
+        if isinstance(self.eval_every, float) and not 0 < self.eval_every <= 1:
+            raise BadInput("eval_every", self.eval_every, "steps (an int) or a share of the run in (0, 1]")
+        if not 1 <= self.eval_steps <= self.steps:
+            raise BadInput("eval_every", self.eval_every, f"at least 1 and at most steps={self.steps}")
+        if self.order == "uniform" and self.gamma_u != 1:
+            object.__setattr__(self, "gamma_u", 1.0)
+        self._check_data()
+        if not (self.device in ("auto", "cpu") or self.device.split(":")[0] == "cuda"):
+            raise BadInput("device", self.device, "auto, cpu, cuda or cuda:N")
+        parse_network(self.network)
+        base, add = self.parts()
+        object.__setattr__(self, "base", base)
+        object.__setattr__(self, "add", add)
+        object.__setattr__(self, "options", dataclasses.asdict(self.method_options()))
+
+    def _check_data(self) -> None:
+        """Raise BadInput for a field that does not apply to the data set, or not beside another one."""
+        for name, (value, why) in FIXED.get(self.dataset, {}).items():
+            if getattr(self, name) != value:
+                raise BadInput(name, getattr(self, name), f"{value!r} for {self.dataset}: {why}")
+        sides = SIDES.get(self.dataset)
+        if sides and self.side not in sides:
+            raise BadInput("side", self.side, f"{' or '.join(map(str, sides))}, the sizes of {self.dataset}")
+        if self.labelled_share is None:
+            if self.dataset == "imagenet127":
+                raise BadInput("labelled_share", None, "above 0 and at most 1, such as 0.1: the share of each class that is labelled")
+        elif self.labelled_share == 0:
+            raise BadInput("labelled_share", 0.0, "above 0: every class needs a labelled image")
+        elif self.n1 is not None or self.gamma_l != 1:
+            raise BadInput("labelled_share", self.labelled_share, f"None where n1={self.n1} and gamma_l={self.gamma_l:g} say how many "
+                                                                  "images of a class are labelled, or n1=None and gamma_l=1 beside it")
+
+    def method_options(self) -> Options:
+        """The method's options, complete and checked."""
+        return self.method_class().Config.of(self.options, self)
+
+    def parts(self) -> tuple[str, str]:
+        """`base` and `add` in one spelling: a base that is the method's first is "", SeMi's modules stand in the library's order."""
+        from semilib.methods import ADDITIONS
+        cls, given = self.method_class(), self.add.split("+") if self.add else []
+        return "" if self.base in cls.bases[:1] else self.base, "+".join(one for one in ADDITIONS if one in given)
+
+    def method_class(self) -> type:
+        """The method on its base with its additions."""
+        from semilib.methods import get
+        return get(self.method, self.base, self.add)
+
+    # ---- names -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def eval_steps(self) -> int:
+        return duration_in_steps(self.eval_every, self.steps)
+
+    @property
+    def cell(self) -> str:
+        """The protocol in a word, such as cifar10-lt.n1500.m3000.g100-100, stl10-lt.n150.m100k.g10.disjoint, imagenet127-32.l0.1."""
+        data = self.dataset
+        if data == "imagefolder":
+            data += f"-{Path(self.root).expanduser().resolve().name}"
+        elif data == "imagenet127":
+            data += f"-{self.side}"
+        parts = [data + ("-lt" if max(self.gamma_l, self.gamma_u) > 1 else "")]
+        counts = "nall" if self.n1 is None else f"n{self.n1}"
+        parts += [counts if self.labelled_share is None else f"l{self.labelled_share:g}"]
+        if self.dataset == "stl10":
+            parts += ["m100k", f"g{self.gamma_l:g}"]
+        elif self.dataset != "imagenet127":
+            parts += ["mrest" if self.m1 is None else f"m{self.m1}", f"g{self.gamma_l:g}-{self.gamma_u:g}"]
+        parts += [self.order] if self.order not in ("consistent", "uniform") else []
+        parts += [] if self.labelled_in_unlabelled else ["disjoint"]
+        parts += [] if self.split_seed is None else [f"split{self.split_seed}"]
+        parts += [f"holdout{self.holdout:g}"] if self.holdout else []
+        return ".".join(parts)
+
+    @property
+    def label(self) -> str:
+        """The method as tables name it: base (where one was asked for), method, additions, such as remixmatch+abc or acr+oheml."""
+        post_hoc = [f"posthoc{self.post_hoc:g}"] if self.post_hoc else []
+        return "+".join([*([self.base] if self.base else []), self.method, *([self.add] if self.add else []), *post_hoc])
+
+    @property
+    def name(self) -> str:
+        """Cell, seed and label: cifar10-lt.n1500.m3000.g100-100.s0/semi. Schedule and options are in `key`."""
+        return f"{self.cell}.s{self.seed}/{self.label}"
+
+    def identity(self) -> dict[str, Any]:
+        """Every field that can move a number, as plain values; for a folder of pictures also what identifies its content, so
+        that neither another folder of the same name nor the place where it lies matters."""
+        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["in_key"]}
+        if self.labelled_share is None:                    # younger than the first records: they keep the keys that they have
+            del out["labelled_share"]
+        if not self.holdout:
+            del out["holdout"]
+        if self.dataset == "imagefolder":
+            from semilib.data.sources import folder_id
+            out["folder"] = folder_id(self.root)
+        return out
+
+    @property
+    def key(self) -> str:
+        """Eight hex digits of the hash of `identity`: equal for equal configurations, however they were written."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]

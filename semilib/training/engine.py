@@ -1,0 +1,395 @@
+"""One step for every method: batch, views, pseudo-labels, terms, the only backward pass, optimisers, average.
+
+`Trainer` holds a run's live state. Every draw is a function of (seed, stream, step) and everything else is in `state_dict`, so a run
+goes on from a checkpoint to the last bit. `semilib.training` drives it to the end of the schedule.
+"""
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import math
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semilib.data import rng, sources, splits
+from semilib.data.batches import Data
+from semilib.data.step import Batch, Time
+from semilib.errors import BadInput
+from semilib.methods.base import Context, Info, Phase, Pseudo
+from semilib.methods.losses import Term, reduce
+from semilib.methods.row_state import join_large_rows, split_large_rows
+from semilib.networks.backbones import initialise, make_backbone
+from semilib.networks.ema import Average
+from semilib.networks.net import Net, View, Views
+from semilib.training import checkpoint, compiling
+from semilib.training.config import Run
+from semilib.training.monitor import Monitor
+
+EVALUATION_BATCH = 500
+
+
+# ---- precision, device, rate, decay groups -------------------------------------------------------------------------------------------
+
+
+def resolve_device(run: Run) -> torch.device:
+    """The run's device. Raises BadInput if CUDA is asked for and there is none."""
+    if run.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(run.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device", run.device, "cpu or auto: this PyTorch sees no CUDA device")
+    return device
+
+
+@functools.cache
+def keep_heap() -> None:
+    """Let this process keep the memory that its tensors give back, instead of returning it to the system and getting it anew, page by page:
+    8 % of a CPU step of WRN-28-2 and 11 % of the quickstart's, for 9 % more memory. glibc alone; nothing happens elsewhere."""
+    if platform.libc_ver()[0] == "glibc":
+        no_maps, trim = -4, -1                                    # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(no_maps, 0)
+        libc.mallopt(trim, 2**31 - 1)
+
+
+def resolve_precision(run: Run, device: torch.device) -> str:
+    return ("bf16" if device.type == "cuda" else "fp32") if run.precision == "auto" else run.precision
+
+
+def resolve_capture(run: Run, device: torch.device) -> str:
+    """How steps run: "compile+graph" (compiled parts, in one CUDA graph a stage), "graph", "compile" or "off". Raises BadInput for a
+    graph without CUDA, and for compiling without a compiler."""
+    if run.capture == "auto":
+        return "off" if device.type != "cuda" else "compile+graph" if compiling.can_compile(device) else "graph"
+    if run.capture == "graph" and device.type != "cuda":
+        raise BadInput("capture", "graph", "auto, compile or off on a CPU: the graphs are CUDA's")
+    if run.capture == "compile":
+        compiling.check(device)
+    return run.capture
+
+
+def rate(run: Run, progress: Tensor) -> Tensor:
+    """Learning rate at `progress` in [0, 1): lr cos(7 pi progress / 16), lr cos(pi progress / 16), or constant. float64, 0-dim."""
+    sixteenths = {"cosine": 7, "slow_cosine": 1, "constant": 0}[run.rate]
+    return run.lr * torch.cos(progress.double() * (sixteenths * math.pi / 16))
+
+
+def decay_groups(modules: list[nn.Module], rule: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(decayed, exempt) parameters. weights: biases and norms exempt; ndim: tensors of at most one dimension exempt; norms: only
+    norms exempt; all: nothing exempt."""
+    decayed, exempt = [], []
+    for root in modules:
+        for module in root.modules():
+            norm = isinstance(module, nn.modules.batchnorm._NormBase)
+            for name, p in module.named_parameters(recurse=False):
+                free = {"weights": norm or name.endswith("bias"), "ndim": p.ndim <= 1, "norms": norm, "all": False}[rule]
+                (exempt if free else decayed).append(p)
+    return decayed, exempt
+
+
+# ---- one run's live state -------------------------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """Everything alive in a run. `advance()` makes one step; `evaluate()` measures the averaged network on the test set."""
+
+    def __init__(self, run: Run, source: sources.Source | None = None):
+        self.run, self.total = run, run.steps
+        self.device = resolve_device(run)
+        if self.device.index is not None:                         # "cuda" alone is the current device
+            torch.cuda.set_device(self.device)                    # streams and graphs belong to the current device
+        else:
+            keep_heap()
+        self.precision = resolve_precision(run, self.device)
+        self.capture = resolve_capture(run, self.device)
+        self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
+        self.source = source or sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
+        self.split = splits.make_split(self.source.labels, len(self.source.class_names), run.n1, run.m1, run.gamma_l, run.gamma_u,
+                                       run.order, run.labelled_in_unlabelled, run.split_seed, run.labelled_share)
+        if run.holdout:                                           # the test set is not looked at
+            self.split, held = splits.hold_out(self.split, self.source.labels, run.holdout)
+            held = torch.as_tensor(held)
+            self.source = dataclasses.replace(self.source, test_images=self.source.images[held], test_subset=None,
+                                              test_labels=torch.as_tensor(self.source.labels)[held])
+        self.data = Data(self.source, self.split, run, self.device)
+        self.test_x = self.source.test_images.to(self.device) if self.data.resident else self.source.test_images
+        self.test_y = torch.as_tensor(self.source.test_labels).to(self.device)
+        with torch.random.fork_rng(devices=[]):                   # constructors of torch draw initial values that are replaced
+            torch.manual_seed(run.seed)
+            self._build()
+
+    def _build(self) -> None:
+        run = self.run
+        backbone = make_backbone(run.network, run.variant, run.bn_momentum)
+        one_pass = self.data.y.cpu()[torch.randperm(len(self.data.y), generator=rng.generator(run.seed, "first_pass"))]
+        info = Info(classes=self.data.classes, features=backbone.features, counts=self.data.counts, n_labelled=len(self.data.labelled),
+                    n_unlabelled=len(self.data.unlabelled), batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed,
+                    device=self.device, dtype=self.dtype, run=run,
+                    first_pass=one_pass[:max(1, len(one_pass) // run.batch) * run.batch], map_widths=backbone.map_widths)
+        self.method = run.method_class()(run.method_options(), info)
+        self.method.build()
+        self.method.to(self.device)
+        self.post_hoc = run.post_hoc * info.prior().log() if run.post_hoc else None
+        self._check_durations()
+        self.phases = self.method.phases()
+        self._open_phase(0)
+        self.net = Net(backbone, self.method.heads())
+        initialise(self.net, run.seed)
+        self.net.to(self.device, self.dtype).train()
+        self.net.backbone.to(memory_format=torch.channels_last)
+        self.average = Average(self.net, run.ema, run.ema_rule, run.weight_decay)
+        self.now = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.lr = torch.zeros((), dtype=torch.float32, device=self.device)
+        self.optimisers = self.method.optimisers(self.net, self._make_optimiser)
+        self.monitor = Monitor(self.data.classes, self.device)
+        self.last_losses: dict[str, Tensor] = {}
+        self._set_compute()
+        self.graphs: dict[str, Captured] = {}
+
+    def _check_durations(self) -> None:
+        for name, steps in self.method.durations().items():
+            first = 0 if name in ("warmup", "pretraining", "semi_warmup") else 1
+            if not first <= steps < self.total:
+                raise BadInput(name, steps, f"between {first} and {self.total - 1} steps in a run of steps={self.total}, or that part of "
+                                            f"{self.run.method} never becomes active")
+
+    def _make_optimiser(self, modules: list[nn.Module], **changes: Any) -> torch.optim.Optimizer:
+        run = self.run
+        decayed, exempt = decay_groups(modules, run.decay)
+        weight_decay = changes.pop("weight_decay", 0.0 if run.ema_rule == "decaying" else run.weight_decay)
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+        groups = [g for g in groups if g["params"]]
+        kind = changes.pop("optimiser", run.optimiser)
+        lr = changes.pop("lr", self.lr)
+        if kind == "sgd":
+            optimiser = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True, **changes)
+            for group in groups:         # the fused step wants all momenta or none: a head may get its first gradient at a later stage
+                for p in group["params"]:
+                    optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            return optimiser
+        return torch.optim.Adam(groups, lr=lr, fused=True, capturable=self.device.type == "cuda", **changes)
+
+    def _set_compute(self) -> None:
+        """How a step runs: the backbone under autocast where bf16 is asked for (heads, losses and state keep their precision), and the
+        step's parts compiled or not."""
+        low = self.precision == "bf16"
+        for net in (self.net, self.average.net):
+            def compute(x: Tensor, backbone=net.backbone) -> Tensor:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+                    return backbone(x.contiguous(memory_format=torch.channels_last))
+            net.compute = compute
+        parts = {"views": self.views, "objective": self.objective, "finish": self.finish}
+        compiled = "compile" in self.capture and self.method.capturable
+        self.parts = compiling.compile_parts(parts) if compiled else parts
+
+    @property
+    def phase(self) -> str:
+        return self.phases[self.phase_index].name
+
+    @property
+    def step(self) -> int:
+        """Steps made so far. Reading it waits for the device; the loop counts for itself."""
+        return int(self.now)
+
+    def _open_phase(self, index: int) -> Phase:
+        """Make a stage the running one: its name is the phase that the method sees, its plan the images of the steps to come."""
+        self.phase_index = index
+        self.network_started_at = max([s.start for s in self.phases[:index + 1] if s.fresh], default=0)       # when the present network began
+        self.method.phase = self.phase
+        self.data.open(self.method.step_images())
+        return self.phases[index]
+
+    def _progress(self, t: Time) -> Tensor:
+        """Progress of the rate schedule: of the run, or of the stage if that restarts it."""
+        phase = self.phases[self.phase_index]
+        if not phase.restart_rate:
+            return t.step.double() / self.total
+        after = [s.start for s in self.phases[self.phase_index + 1:]] + [self.total]
+        return (t.step - phase.start).double() / (after[0] - phase.start)
+
+    def compute_step(self) -> None:
+        """One training step, tensors only; the step counter is on the device, so a captured graph of it can be replayed. Its three
+        parts are compiled where the run asks for it; backward and optimisers lie between them."""
+        t = Time(self.now, self.total, self.dtype, self.phase)
+        batch, images = self.draw(t)
+        seen, p, terms = self.learn(batch, images, t)
+        self.update()
+        self.parts["finish"](self.last_losses, seen, p, terms, batch, t)
+
+    def draw(self, t: Time) -> tuple[Batch, dict[str, Tensor]]:
+        """The step's batch and its normalised views. The choice of images is not compiled: that code would hold for sets of one size, and
+        sets change during a run (CReST's generations, CPG's windows)."""
+        batch, raw = self.data.pick(t)
+        return batch, self.parts["views"](raw, t)
+
+    def views(self, raw: dict[str, Tensor], t: Time) -> dict[str, Tensor]:
+        """The step's normalised views of each stream's raw images."""
+        return {name: self.data.normalise(x, self.dtype) for name, x in self.data.views(raw, t.step).items()}
+
+    def learn(self, batch: Batch, images: dict[str, Tensor], t: Time) -> tuple[Views, Pseudo | None, dict[str, Term]]:
+        """Losses and their gradients; what `finish` needs of the step is returned."""
+        losses, seen, p, terms = self.parts["objective"](batch, images, t)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        self.last_losses = {name: loss.detach() for name, loss in losses.items()}
+        self.monitor.expect(losses, self.method.must_act)
+        return seen, p, terms
+
+    def update(self) -> None:
+        for optimiser in self.optimisers:
+            optimiser.step()
+
+    def objective(self, batch: Batch, images: dict[str, Tensor],
+                  t: Time) -> tuple[dict[str, Tensor], Views, Pseudo | None, dict[str, Term]]:
+        """Network, pseudo-labels and loss terms; also sets the step's learning rate. All but the losses without gradient."""
+        v = self.method.forward(self.net, images, batch, t, self.average.net)
+        seen = v.detach()
+        with torch.no_grad():
+            p = self.method.pseudo(seen, batch, t)
+        terms = self.method.terms(v, batch, p, t)
+        self.lr.copy_(rate(self.run, self._progress(t)))
+        losses = {name: reduce(term) for name, term in terms.items()}
+        return losses, seen, p, {name: term.detach() for name, term in terms.items()}
+
+    @torch.no_grad()
+    def finish(self, losses: dict[str, Tensor], seen: Views, p: Pseudo | None, terms: dict[str, Term], batch: Batch, t: Time) -> None:
+        """What follows the optimisers: average, the method's state, measurements, time."""
+        self.average.update(t.step - self.network_started_at, self.lr)
+        self.method.end_step(seen, batch, p, t)
+        active = self.method.acted(seen, batch, p, t, terms)   # a component that an option switched off is not waited for
+        self.monitor.add(losses, t.step, {name: flag for name, flag in active.items() if name in self.method.must_act})
+        if p is not None:
+            self.monitor.add_pseudo(p.label, p.mask, self.data.truth[batch.index_u])
+        self.now.add_(1)
+
+    def advance(self, step: int) -> None:
+        """Make step number `step` (0-based), with the host's work before and after it."""
+        while self.phase_index + 1 < len(self.phases) and self.phases[self.phase_index + 1].start == step:
+            phase = self._open_phase(self.phase_index + 1)
+            if phase.fresh:
+                self.restart()
+            self.method.enter(phase, self.context(step))
+            self.graphs.clear()
+        self.data.prepare(step)
+        if "graph" in self.capture and self.method.capturable:
+            if self.phase not in self.graphs:
+                self.graphs[self.phase] = Captured(self.compute_step, self.device)
+            self.graphs[self.phase]()
+        else:
+            self.compute_step()
+        every = self.method.host_every()
+        if every and (step + 1) % every == 0:
+            dealt = self.data.version
+            self.method.host_work(self.context(step + 1))
+            if self.data.version != dealt:                    # a graph holds the addresses of the old streams
+                self.graphs.clear()
+
+    def restart(self) -> None:
+        """A fresh network, average and optimisers, as at step 0 (a new generation); the method's state and the time stay."""
+        initialise(self.net, self.run.seed)
+        for norm in self.net.modules():
+            if isinstance(norm, nn.modules.batchnorm._NormBase):
+                norm.reset_running_stats()
+        self.average.net.load_state_dict(self.net.state_dict())
+        for optimiser in self.optimisers:
+            for state in optimiser.state.values():
+                for value in state.values():
+                    value.zero_()
+        self.graphs.clear()
+
+    def context(self, step: int) -> Context:
+        return Context(net=self.net, ema=self.average.net, optimisers=self.optimisers, data=self.data, step=step, phase=self.phase,
+                       scan=self.scan, restart=self.restart)
+
+    @torch.no_grad()
+    def scan(self, stream: str, view: str = "none", net: Net | None = None) -> tuple[View, Tensor, Tensor]:
+        """A whole set ("labelled", "unlabelled" or "union") through a network in eval mode, in the set's order."""
+        net = net or self.average.net
+        members, targets = self.data.of(stream)
+        was_training, out = net.training, []
+        net.eval()
+        for i, rows in enumerate(members.split(EVALUATION_BATCH)):
+            x = self.data.images[rows.to(self.data.images.device)].to(self.device)
+            x = self.data.view(x, view, f"scan/{stream}/{view}/{i}", self.now)
+            said = net(self.data.normalise(x, self.dtype))
+            out.append(View(said, said.f))                        # a set's maps before pooling would be large
+        net.train(was_training)
+        return View.cat(out), targets, members
+
+    @torch.no_grad()
+    def predictions(self) -> Tensor:
+        """The averaged network's class for each test image, int64 [T] on the device."""
+        said = []
+        for x in self.test_x.split(EVALUATION_BATCH):
+            logits = self.method.predict(self.average.net, self.data.normalise(x.to(self.device), self.dtype))
+            if self.post_hoc is not None:
+                logits = logits - self.post_hoc
+            said.append(logits.argmax(-1))
+        return torch.cat(said)
+
+    def confusion(self, predicted: Tensor, subset: Tensor | None = None) -> Tensor:
+        """Confusion matrix [C, C] of predictions [T] on the test set, or on a subset of it (bool [T]), int64 on the device; rows are
+        true classes."""
+        classes, y = self.data.classes, self.test_y
+        if subset is not None:
+            y, predicted = y[subset.to(y.device)], predicted[subset.to(y.device)]
+        counts = torch.zeros(classes * classes, dtype=torch.int64, device=self.device)
+        return counts.scatter_add_(0, y * classes + predicted, torch.ones_like(y)).view(classes, classes)
+
+    def evaluate(self) -> Tensor:
+        """Confusion matrix [C, C] of the averaged network on the test set, int64 on the device; rows are true classes."""
+        return self.confusion(self.predictions())
+
+    def state_dict(self, folder: Path | None = None) -> dict[str, Tensor]:
+        """Everything that the next step depends on; with a folder, row states too large for a checkpoint are written there."""
+        parts = {"net": self.net.state_dict(), "average": self.average.net.state_dict(), "method": self.method.state_dict(),
+                 "data": self.data.state_dict(), "monitor": self.monitor.state,
+                 "time": {"step": self.now, "stage": torch.tensor(self.phase_index)}}
+        parts.update({f"optimiser{i}": checkpoint.optimiser_state(o) for i, o in enumerate(self.optimisers)})
+        state = {k: v for prefix, part in parts.items() for k, v in checkpoint.nest(part, prefix).items()}
+        return state if folder is None else split_large_rows(state, self.method, folder)
+
+    def load_state_dict(self, state: dict[str, Tensor], folder: Path | None = None) -> None:
+        state = join_large_rows(state, self.method, folder)
+        self.net.load_state_dict(checkpoint.unnest(state, "net"))
+        self.average.net.load_state_dict(checkpoint.unnest(state, "average"))
+        self.method.load_state_dict(checkpoint.unnest(state, "method"))
+        self._open_phase(int(state["time/stage"]))
+        self.data.load_state_dict(checkpoint.unnest(state, "data"))
+        self.monitor.load(checkpoint.unnest(state, "monitor"))
+        for i, optimiser in enumerate(self.optimisers):
+            checkpoint.load_optimiser_state(optimiser, checkpoint.unnest(state, f"optimiser{i}"))
+        self.now.copy_(state["time/step"])
+
+
+class Captured:
+    """A step as a CUDA graph: three eager steps on a side stream, then one capture there, then replays. A replay makes a new step
+    because the step counter, the rate and every draw are computed from a scalar that lives on the device. The stream is its own: what
+    libraries keep for a stream (cuBLAS's workspace) is then not shared with other graphs, which may be replayed at the same time."""
+
+    EAGER = 3
+
+    def __init__(self, step: Callable[[], None], device: torch.device):
+        self.step, self.calls, self.graph = step, 0, None
+        self.stream = torch.cuda.Stream(device)
+
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.calls <= self.EAGER:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                self.step()
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.step()
+        self.graph.replay()

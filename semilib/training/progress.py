@@ -1,0 +1,138 @@
+"""Live progress of runs: a line in a terminal, one updating cell output in a notebook, and a small file that a launcher can follow.
+
+No widgets: a notebook keeps a single plain output, so a saved or rendered one shows the last state as text.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from semilib.files import write_text
+from semilib.training.config import Run
+
+FILE = "SEMILIB_PROGRESS"         # environment variable: where to leave the latest line for a launcher
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    seconds = int(round(seconds))
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
+
+
+class Progress:
+    """Silent progress that only follows the time; `of` runs are expected. Subclasses show `lines()`."""
+
+    period = 1.0
+
+    def __init__(self, of: int = 1):
+        self.of, self.index = of, 0
+        self.finished: list[str] = []
+        self.now = ""
+        self.file = os.environ.get(FILE)
+
+    def begin(self, run: Run, start: int) -> None:
+        self.index += 1
+        self.start, self.began, self.shown = start, time.perf_counter(), 0.0
+        self._say(f"{self._head(run)} starting" + (f" again at step {start}" if start else ""))
+
+    def due(self, now: float) -> bool:
+        return now - self.shown >= self.period
+
+    def step(self, run: Run, done: int, losses: dict[str, float], accuracy: float | None) -> None:
+        """done steps of the run; mean losses since the last evaluation; balanced accuracy of the last evaluation."""
+        self.shown = time.perf_counter()
+        rate = (done - self.start) / max(1e-9, self.shown - self.began)
+        score = "" if accuracy is None else f"  balanced accuracy {accuracy:.1%}"
+        self._say(f"{self._head(run)}  step {done}/{run.steps}  loss {sum(losses.values()):.3f}{score}"
+                  f"  {rate:.1f} steps/s  {clock((run.steps - done) / max(1e-9, rate))} left")
+
+    def end(self, run: Run, status: str, result: dict[str, Any] | None = None) -> None:
+        score = f"  balanced accuracy {result['mean_last']:.1%}" if result else ""
+        self.finished.append(f"{self._head(run)}  {status}{score}")
+        self._say("")
+
+    def reused(self, run: Run, result: dict[str, Any]) -> None:
+        """A run that was finished before."""
+        self.index += 1
+        self.end(run, "done before", result)
+
+    def note(self, text: str) -> None:
+        """A sentence that stays in view."""
+        self.finished.append(text)
+        self._say("")
+
+    def _head(self, run: Run) -> str:
+        return f"[{self.index}/{self.of}] {run.name}"
+
+    def lines(self) -> list[str]:
+        return self.finished + ([self.now] if self.now else [])
+
+    def _say(self, line: str) -> None:
+        self.now = line
+        if self.file:
+            with contextlib.suppress(OSError):                   # a follower may hold the file open; the next line comes soon
+                write_text(Path(self.file), json.dumps({"finished": self.finished, "now": self.now}))
+        self.show()
+
+    def show(self) -> None:
+        pass
+
+
+class Terminal(Progress):
+    """One line that overwrites itself where the output is a terminal; elsewhere a line every ten seconds."""
+
+    def __init__(self, of: int = 1, stream=None):
+        super().__init__(of)
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.period = 0.5 if self.live else 10.0
+        self.printed = 0
+
+    def show(self) -> None:
+        self.print_lines(self.finished, self.now)
+
+    def print_lines(self, finished: list[str], now: str) -> None:
+        for line in finished[self.printed:]:
+            self.stream.write(("\r\x1b[K" if self.live else "") + line + "\n")
+        self.printed = len(finished)
+        if now:
+            self.stream.write(f"\r\x1b[K{now}" if self.live else now + "\n")
+        self.stream.flush()
+
+
+class Notebook(Progress):
+    """One output of the running cell, replaced as the runs go on."""
+
+    def __init__(self, of: int = 1):
+        super().__init__(of)
+        from IPython.display import display
+        self.handle = display(Text(""), display_id=True)
+
+    def show(self) -> None:
+        self.handle.update(Text("\n".join(self.lines())))
+
+
+class Text:
+    """Plain text that a notebook shows without quotes."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def automatic(of: int = 1) -> Progress:
+    """Notebook inside a kernel, else Terminal."""
+    try:
+        from IPython import get_ipython
+        kernel = get_ipython() is not None and "IPKernelApp" in get_ipython().config
+    except ImportError:
+        kernel = False
+    return Notebook(of) if kernel else Terminal(of)

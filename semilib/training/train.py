@@ -1,0 +1,164 @@
+"""A whole run: from its configuration to its record, over as many sessions as it takes."""
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import traceback
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semilib.data import sources
+from semilib.errors import TrainingError
+from semilib.training import checkpoint, metrics, record
+from semilib.training.config import Run
+from semilib.training.engine import Trainer
+from semilib.training.progress import Progress
+
+
+def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None, progress: Progress | None = None,
+          source: sources.Source | None = None) -> Path:
+    """Do a run, or the rest of it, or nothing if it is done; returns its folder.
+
+    folder: where to keep it, instead of the one under `runs` that its configuration and code name. Raises BadInput before anything
+    starts, RunBusy if another process has the run, and TrainingError (recorded in the folder) if the loss is not finite or a
+    component of the method never became active.
+    """
+    path = Path(folder) if folder else record.folder(run, runs)
+    if _is_done(run, path):
+        return path
+    progress = progress or Progress()
+    with record.lock(path):
+        if _is_done(run, path):                       # by another process, since the last look
+            return path
+        try:
+            trainer = Trainer(run, source)
+        except BaseException:
+            record.discard(path)
+            raise
+        entry = record.new(run, record.read(path), **_facts(trainer))
+        record.write(path, entry)
+        try:
+            with kernels(run, trainer.device):
+                seconds = _loop(trainer, path, progress)
+        except BaseException as error:
+            kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            done = record.read_log(path)
+            record.write(path, {**entry, "status": kind, "error": f"{type(error).__name__}: {error}",
+                                "traceback": _traceback(error), **({"so_far": metrics.summary(done, report=run.report)} if done else {})})
+            progress.end(run, kind)
+            raise
+        evaluations = record.read_log(path)
+        result = metrics.summary(evaluations, report=run.report)
+        record.write(path, {**entry, "status": "done", "seconds": round(seconds, 2), "result": result,
+                            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        progress.end(run, "done", result)
+    return path
+
+
+def _is_done(run: Run, path: Path) -> bool:
+    """Whether the folder holds this run, finished; raises BadInput if it holds another one."""
+    found = record.read(path)
+    if found is None:
+        return False
+    record.check_same(found, run, path)
+    return found["status"] == "done"
+
+
+@contextlib.contextmanager
+def kernels(run: Run, device: torch.device):
+    """How CUDA chooses its kernels inside: the fastest, or deterministic ones. Settings are put back. On a CPU nothing changes."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), cudnn.deterministic,
+              cudnn.benchmark)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(run.deterministic, warn_only=True)      # integer sums by scatter are exact in any order
+    cudnn.deterministic, cudnn.benchmark = run.deterministic, not run.deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark = before[2:]
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback with file names only, so that a record names no folder of the machine."""
+    frames = [f"  {Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}" for f in traceback.extract_tb(error.__traceback__)]
+    return "\n".join([*frames, f"{type(error).__name__}: {error}"])
+
+
+def _facts(trainer: Trainer) -> dict[str, Any]:
+    """What the record says of a run besides its configuration: everything that was resolved."""
+    run, split = trainer.run, trainer.split
+    return {
+        "resolved": {"device": record.device_name(trainer.device),
+                     "precision": trainer.precision, "capture": trainer.capture, "threads": torch.get_num_threads(),
+                     "eval_every": run.eval_steps,
+                     "durations": trainer.method.durations(), "stages": {s.name: s.start for s in trainer.phases},
+                     "parameters": sum(p.numel() for p in trainer.net.parameters())},
+        "normalisation": {"mean": list(trainer.source.mean), "std": list(trainer.source.std)},
+        "split": {"fingerprint": split.fingerprint, "labelled_counts": list(split.labelled_counts),
+                  "unlabelled_counts": list(split.unlabelled_counts), "class_names": list(trainer.source.class_names),
+                  "test_images": len(trainer.test_y), "drawn_by": "file order" if run.split_seed is None else f"seed {run.split_seed}",
+                  **({"data": trainer.source.origin} if trainer.source.origin else {})},
+    }
+
+
+def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
+    """Steps, evaluations and checkpoints from where the run is to its end; returns the seconds spent in all sessions together."""
+    run, seconds, start = trainer.run, 0.0, 0
+    if (path / "checkpoint.npz").exists():
+        try:
+            state = checkpoint.load(path / "checkpoint.npz")
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise TrainingError(f"{path.name}/checkpoint.npz is damaged ({error}): delete it to begin the run again") from error
+        seconds = float(state.pop("seconds"))
+        trainer.load_state_dict(state, path)
+        start = trainer.step
+    kept = [e for e in record.read_log(path) if e["step"] <= start]
+    record.write_log(path, kept)
+    accuracy = kept[-1]["balanced_accuracy"] if kept else None
+    progress.begin(run, start)
+    began = last_save = time.perf_counter()
+    for step in range(start, run.steps):
+        trainer.advance(step)
+        done = step + 1
+        now = time.perf_counter()
+        if done % run.eval_steps == 0 or done == run.steps:
+            trainer.monitor.check_finite()
+            line = _evaluation(trainer, done, seconds + now - began)
+            record.append_log(path, line)
+            trainer.monitor.reset()
+            accuracy, losses = line["balanced_accuracy"], line["losses"]
+        elif progress.due(now):
+            trainer.monitor.check_finite()
+            losses = trainer.monitor.losses()
+        if progress.due(now):
+            progress.step(run, done, losses, accuracy)
+        now = time.perf_counter()
+        if done == run.steps or now - last_save >= run.keep_seconds:
+            trainer.monitor.check_finite()
+            checkpoint.save(path / "checkpoint.npz",
+                            {**trainer.state_dict(path), "seconds": torch.tensor(seconds + now - began, dtype=torch.float64)})
+            last_save = now
+    idle = trainer.monitor.never_active(trainer.method.must_act)
+    if idle:
+        raise TrainingError(f"never active in {run.steps} steps of {run.method}: "
+                            + "; ".join(f"{name} ({trainer.method.must_act[name]})" for name in idle))
+    return seconds + time.perf_counter() - began
+
+
+def _evaluation(trainer: Trainer, step: int, seconds: float) -> dict[str, Any]:
+    """One line of log.jsonl. accuracy_50: only where the data set has a test subset of 50 images a class."""
+    predicted, subset = trainer.predictions(), trainer.source.test_subset
+    scores = metrics.scores(trainer.confusion(predicted).cpu().numpy(), trainer.split.labelled_counts)
+    if subset is not None:
+        scores["accuracy_50"] = metrics.top1(trainer.confusion(predicted, subset).cpu().numpy())
+    return {"step": step, "seconds": round(seconds, 2), "lr": float(trainer.lr), "losses": trainer.monitor.losses(),
+            **scores, "pseudo_labels": trainer.monitor.pseudo_labels()}

@@ -1,0 +1,265 @@
+"""Figures from records written by hand: what is drawn against numbers worked out here, and against the frame and its CSV."""
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from test_tables import CELL, LABELLED, UNLABELLED, steady, write
+
+from semilib.errors import BadInput
+from semilib.report import figures, tables
+from semilib.training import metrics
+
+ALL = [figures.confusion_matrices, figures.distributions, figures.per_class_accuracy, figures.learning_curves,
+       figures.pseudo_label_quality]
+
+
+def pseudo(used):
+    """What an evaluation says of pseudo-labels: used [true, named], of 200 images shown."""
+    used = np.array(used)
+    return metrics.pseudo_label_scores(used, used.sum(1) + [5, 5, 0], used.sum(0), 200)
+
+
+USED = [[[60, 0, 0], [20, 0, 0], [0, 0, 0]], [[60, 6, 0], [20, 34, 0], [0, 0, 0]]]
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Two seeds of FixMatch, one of SeMi, one of Supervised; two evaluations each; one run failed."""
+    rising = [[60, 30, 0], [90, 60, 30]]
+    lower = [[50, 20, 2], [80, 50, 26]]
+    labels = [pseudo(u) for u in USED]
+    return tables.load_all([
+        write(tmp_path, rising, seed=0, pseudo=labels), write(tmp_path, lower, seed=1, pseudo=labels),
+        write(tmp_path, lower, method="semi", pseudo=labels[::-1]), write(tmp_path, rising, method="supervised"),
+        write(tmp_path, rising, seed=1, method="semi", status="failed", pseudo=labels)])
+
+
+def text_of(figure):
+    return " ".join(t.get_text() for t in figure.findobj(matplotlib.text.Text)).replace("\n", " ")
+
+
+@pytest.mark.parametrize("draw", ALL)
+def test_every_figure(records, tmp_path, draw):
+    """Nothing is left open, settings stay, the scale and what is missing are told, and the CSV holds the frame and the keys."""
+    before = dict(matplotlib.rcParams)
+    figure, frame = draw(records)
+    again, _ = draw(records[::-1])
+    picture, numbers = figures.save(figure, frame, tmp_path / CELL)
+    assert (picture.name, numbers.name) == (f"{CELL}.png", f"{CELL}.csv")
+    assert plt.get_fignums() == [] and dict(matplotlib.rcParams) == before
+    text = text_of(figure)
+    assert f"{CELL}, 20 steps of profile quickstart" in text and "not shown: SeMi seed 1 (failed)" in text
+    missing = dict.fromkeys(["recall", "spread", "mean", "least", "greatest"], "")
+    read = pd.read_csv(numbers, keep_default_na=False, na_values=missing)
+    pd.testing.assert_frame_equal(read, frame, check_dtype=False, rtol=1e-14, atol=0)
+    for record in records[:3]:
+        assert frame["runs"].str.contains(f"s{record.seed}:{record.id}").any()
+    assert not frame["runs"].str.contains(records[4].id).any()
+    png = picture.read_bytes()
+    assert png.startswith(b"\x89PNG") and png == figures.png(figure) == figure._repr_png_()
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {picture.name, numbers.name}
+    assert again.get_size_inches().tolist() == figure.get_size_inches().tolist()
+    assert figure.get_figwidth() * figures.DPI < 1400                                  # readable at a README's width
+
+
+@pytest.mark.parametrize("draw", ALL)
+def test_refusals(records, tmp_path, draw):
+    other = tables.load(write(tmp_path / "other", steady(80, 50, 20), profile="paper"))
+    with pytest.raises(BadInput, match="not comparable"):
+        draw([*records, other])
+    with pytest.raises(BadInput, match="finished run"):
+        draw(records[4:])
+    records[0].log[-1]["balanced_accuracy"] = 1.0
+    with pytest.raises(BadInput, match="a log that gives the result"):
+        draw(records)
+
+
+def test_settings_of_the_caller_do_not_leak_in(records):
+    first = figures.png(figures.per_class_accuracy(records)[0])
+    with matplotlib.rc_context({"xtick.labelsize": 20, "font.size": 30, "axes.spines.top": True, "axes.facecolor": "red"}):
+        figure, _ = figures.per_class_accuracy(records)
+        assert figures.png(figure) == first
+
+
+def test_confusion(records):
+    figure, frame = figures.confusion_matrices(records)
+    panels = [axes for axes in figure.axes if axes.images]
+    titles = [axes.get_title().replace("\n", ", ") for axes in panels]
+    assert titles == ["Supervised, balanced accuracy 60.0 %", "FixMatch, balanced accuracy 56.0 %",
+                      "SeMi, balanced accuracy 52.0 %"]
+    own = frame[frame["label"] == "fixmatch"].pivot(index="true", columns="predicted", values="count")
+    assert own.loc["ant", "ant"] == 90 + 80 and own.loc["ant", "bee"] == 10 + 20       # both seeds
+    for axes, label in zip(panels, ["supervised", "fixmatch", "semi"], strict=True):
+        drawn = np.asarray(axes.images[0].get_array())
+        assert drawn.ravel().tolist() == frame.loc[frame["label"] == label, "share"].tolist()
+        assert drawn.sum(1) == pytest.approx([100] * 3)
+    assert [t.get_text() for t in panels[1].texts if t.get_text()] == ["85", "15", "55", "45", "72", "28"]
+    assert len(figure.axes) - len(panels) == 1                                         # one colour bar for all
+
+
+def test_distributions(records):
+    figure, frame = figures.distributions(records)
+    assert frame["set"].tolist() == ["labelled"] * 3 + ["unlabelled"] * 3 + ["pseudo-labels"] * 6
+    assert frame["count"].tolist() == LABELLED + UNLABELLED + [320, 80, 0] + [160, 40, 0]   # both evaluations, seeds added up
+    assert frame["share"].tolist() == pytest.approx([100 * n / 14 for n in LABELLED] + [100 * n / 42 for n in UNLABELLED]
+                                                    + [80, 20, 0] + [80, 20, 0])
+    assert "supervised" not in set(frame["label"])
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["Labelled set\n14 images", "FixMatch\n400 pseudo-labels (50 % used)",
+                                                     "SeMi\n200 pseudo-labels (50 % used)"]
+    for axes, part in zip(panels, (frame[:3], frame[6:9], frame[9:]), strict=True):
+        dashes, dots, crosses = axes.lines[:3]
+        assert dashes.get_ydata().tolist() == frame["share"][3:6].tolist()
+        assert dots.get_ydata().tolist() == part["share"][part["share"] > 0].tolist()
+        assert len(crosses.get_xdata()) == (part["count"] == 0).sum()
+
+
+def test_distributions_of_unknown_truth(records):
+    for record in records:
+        record.run["split"]["unlabelled_counts"] = [0, 0, 0]
+    figure, frame = figures.distributions(records)
+    assert frame.loc[frame["set"] == "unlabelled", "share"].isna().all() and "true share" not in text_of(figure)
+
+
+def test_per_class(records):
+    """Means over the two evaluations, then over the two seeds; spread of two numbers a, b: |a - b| / sqrt 2."""
+    figure, frame = figures.per_class_accuracy(records)
+    own = frame[frame["label"] == "fixmatch"]
+    assert own["recall"].tolist() == pytest.approx([70, 40, 14.5])
+    assert own["spread"].tolist() == pytest.approx([10 / 2 ** 0.5, 10 / 2 ** 0.5, 1 / 2 ** 0.5])
+    assert frame[frame["label"] == "semi"]["spread"].isna().all()
+    assert own["group"].tolist() == ["head", "medium", "tail"] and own["seeds"].tolist() == [2, 2, 2]
+    bars = [bar for bar in figure.axes[0].containers if isinstance(bar, matplotlib.container.BarContainer)]
+    assert [p.get_height() for bar in bars for p in bar.patches] == pytest.approx(frame["recall"].tolist())
+    assert [bar.errorbar is not None for bar in bars] == [False, True, False]
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["ant\n8", "bee\n4", "cow\n2"]
+
+
+def test_classes_run_from_head_to_tail(records):
+    for record in records:
+        record.run["split"]["labelled_counts"] = [2, 8, 4]
+    for draw in (figures.per_class_accuracy, figures.distributions):
+        assert draw(records)[1]["class"][:3].tolist() == ["bee", "cow", "ant"]
+    assert figures.confusion_matrices(records)[1]["predicted"][:3].tolist() == ["bee", "cow", "ant"]
+
+
+def test_learning_curves(records):
+    figure, frame = figures.learning_curves(records)
+    own = frame[frame["label"] == "fixmatch"]
+    assert own["step"].tolist() == [10, 20]
+    assert own["mean"].tolist() == pytest.approx([27, 56])
+    assert own["least"].tolist() == pytest.approx([24, 52]) and own["greatest"].tolist() == pytest.approx([30, 60])
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]
+    assert [y for line in lines for y in line.get_ydata()] == frame["mean"].tolist()
+    assert len(figure.axes[0].collections) == 1                                        # a band where there are two seeds
+    assert "averaged" not in text_of(figure)
+
+
+def test_averaged_span_is_marked(tmp_path):
+    record = tables.load(write(tmp_path, steady(80, 50, 20, n=30)))
+    assert "averaged in the table" in text_of(figures.learning_curves([record])[0])
+
+
+def test_pseudo_label_quality(records):
+    _, frame = figures.pseudo_label_quality(records)
+    own = frame[frame["label"] == "fixmatch"].set_index("quantity")
+    assert own.loc["used", "mean"].tolist() == pytest.approx([40, 60])
+    assert own.loc["right", "mean"].tolist() == pytest.approx([75, 100 * 94 / 120])
+    assert own.loc["right: head", "mean"].tolist() == pytest.approx([75, 75])
+    assert own.loc["right: medium", "mean"].isna().tolist() == [True, False]
+    assert own.loc["right: medium", "mean"].iloc[1] == pytest.approx(85)
+    assert own.loc["right: tail", "mean"].isna().all()
+    figure, _ = figures.pseudo_label_quality(records[:2])
+    assert "none counted, or truth unknown" in text_of(figure)
+
+
+def test_many_evaluations_are_pooled_by_their_counts(tmp_path):
+    log = [pseudo([[60, 0, 0], [20, 0, 0], [0, 0, 0]]), pseudo([[0, 0, 0], [0, 1, 0], [0, 3, 0]])] * 15
+    record = tables.load(write(tmp_path, steady(80, 50, 20, n=30), pseudo=log))
+    _, frame = figures.pseudo_label_quality([record])
+    own = frame.set_index("quantity")
+    assert len(own.loc["used"]) == 15 and own.loc["used", "step"].tolist()[:2] == [2 * record.log[0]["step"], 4 * record.log[0]["step"]]
+    assert own.loc["used", "mean"].tolist() == pytest.approx([100 * 84 / 400] * 15)
+    assert own.loc["right", "mean"].tolist() == pytest.approx([100 * 61 / 84] * 15)
+    assert own.loc["right: medium", "mean"].tolist() == pytest.approx([25] * 15)
+
+
+def test_methods_keep_their_look():
+    everything = figures.looks(["semi (oheml=off)", "semi", "fixmatch", "supervised", "acr", "daso", "crest"])
+    for method in ("semi", "fixmatch", "supervised"):
+        assert matplotlib.colors.to_hex(everything[method]["color"]) == figures.COLOURS[method] == figures.colour(method)
+        assert figures.looks([method])[method] == everything[method]
+    assert figures.colour("acr") == figures.colour("acr")
+    looks = [(tuple(look["color"]), look["marker"]) for look in everything.values()]
+    assert len(set(looks)) == len(looks) and len({color for color, _ in looks}) == len(looks)
+    assert everything["semi (oheml=off)"]["marker"] == everything["semi"]["marker"]
+    assert everything["semi (oheml=off)"]["linestyle"] != everything["semi"]["linestyle"]
+
+
+def test_the_whole_field_can_be_told_apart():
+    """Two dozen methods and their combinations: no two share colour and marker, and a name's look does not hang on the order."""
+    names = [*tables.NAMES, "remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1", "semi (plce=off)"]
+    found = figures.looks(names)
+    assert len({(tuple(look["color"]), look["marker"]) for look in found.values()}) == len(names)
+    assert figures.looks(names[::-1]) == found
+    for method in ("semi", "fixmatch", "supervised"):
+        assert figures.looks([method])[method] == found[method]
+
+
+def test_combinations_are_written_out_in_figures(tmp_path):
+    records = [tables.load(write(tmp_path, steady(80, 50, 20), method=name, pseudo=[pseudo(USED[0])] * 4))
+               for name in ("remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1")]
+    for draw in ALL:
+        figure, frame = draw(records)
+        assert {"remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1"} <= set(frame["label"]), draw.__name__
+        for shown in ("ReMixMatch + ABC", "ACR + OHEML + PLCE", "FixMatch + LA (post-hoc)"):
+            assert shown in text_of(figure), draw.__name__
+
+
+def test_colours_in_figures(records):
+    for subset in (records, records[:3], records[2:4]):
+        figure, frame = figures.learning_curves(subset)
+        lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]
+        for label, line in zip(dict.fromkeys(frame["label"]), lines, strict=True):
+            assert matplotlib.colors.to_hex(line.get_color()) == figures.COLOURS[label]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5])
+def test_panels_end_at_the_bottom(tmp_path, n):
+    """Rows of at most three; every panel of the last row is drawn and carries the axis label."""
+    records = [tables.load(write(tmp_path, steady(80, 50, 20), method=f"m{i}", pseudo=[pseudo(USED[0])] * 4)) for i in range(n)]
+    figure, _ = figures.confusion_matrices(records)
+    panels = [axes for axes in figure.axes if axes.images]
+    assert len(panels) == n
+    bottom = [axes for axes in panels if axes.get_subplotspec().is_last_row()]
+    assert len(bottom) == {1: 1, 2: 2, 4: 2, 5: 3}[n] and all(axes.get_xlabel() == "predicted class" for axes in bottom)
+    figures.distributions(records)
+
+
+def test_many_classes(tmp_path):
+    """A hundred classes: ranks in place of names, lines in place of bars, no printed values."""
+    counts = [150 - k for k in range(100)]
+    matrix = np.diag([50] * 100) + 50 * np.roll(np.eye(100, dtype=int), 1, axis=1)
+    record = tables.load(write(tmp_path, steady(80, 50, 20, n=1)))
+    line = {**record.log[0], **metrics.scores(matrix, counts),
+            "pseudo_labels": metrics.pseudo_label_scores(matrix, matrix.sum(1), matrix.sum(0), 10_000)}
+    names = [f"class {k}" for k in range(100)]
+    record.run["split"] |= {"labelled_counts": counts, "unlabelled_counts": counts, "class_names": names}
+    record.run["result"] = metrics.summary([line])
+    record.log[:] = [line]
+    for draw in ALL:
+        assert len(draw([record])[1]) > 0
+    figure, _ = figures.confusion_matrices([record])
+    assert not [t for t in figure.axes[0].texts if t.get_text()]
+    figure, _ = figures.per_class_accuracy([record])
+    assert not figure.axes[0].containers and "rank by labelled count" in figure.axes[0].get_xlabel()
+
+
+def test_a_grid_of_pictures_shows_them_where_they_belong():
+    images = np.zeros((2, 3, 4, 4, 3), dtype=np.uint8)
+    images[1, 2] = 200
+    figure, frame = figures.image_grid(images, ["a", "b"], ["x", "y", "z"], "title")
+    shown = [axes.get_images()[0].get_array() for axes in figure.axes]
+    assert len(shown) == 6 and (np.asarray(shown[5]) == 200).all() and (np.asarray(shown[0]) == 0).all()
+    assert frame.query("row == 'b' and column == 'z'")["mean_grey"].item() == 200 and frame["mean_grey"].sum() == 200

@@ -1,0 +1,341 @@
+"""Tables from records written by hand: every number against one worked out here, and every refusal."""
+import json
+import math
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from semilib.errors import BadInput
+from semilib.report import tables
+from semilib.training import metrics
+
+CELL = "mnistm5k-lt.n8.m16.g4-4"
+LABELLED, UNLABELLED = [8, 4, 2], [24, 12, 6]
+IMAGES = 100                                  # test images a class
+
+
+def confusion(recall):
+    """A confusion matrix with these recalls (per cent); what is wrong goes to the next class."""
+    matrix = np.diag(recall)
+    for k, r in enumerate(recall):
+        matrix[k, (k + 1) % len(recall)] += IMAGES - r
+    return matrix
+
+
+def evaluation(step, recall, pseudo=None):
+    return {"step": step, "seconds": float(step), "lr": 0.1, "losses": {"x": 1.0},
+            **metrics.scores(confusion(recall), LABELLED), "pseudo_labels": pseudo}
+
+
+def config(method="fixmatch", seed=0, options=None, steps=40, profile="quickstart", **changes):
+    return {"dataset": "mnistm5k", "method": method, "options": options or {}, "seed": seed, "labelled_in_unlabelled": True,
+            "split_seed": None, "root": "data", "profile": profile, "steps": steps, "lr": 0.1, "device": "auto", **changes}
+
+
+def write(runs, recalls, method="fixmatch", seed=0, cell=CELL, status="done", every=10, seconds=60.0, pseudo=None,
+          code="c0dec0de", report="mean_last", **changes):
+    """A run's folder: `recalls` holds a list of recalls (per cent) an evaluation, `pseudo` what they say of pseudo-labels. method: the
+    run's label."""
+    log = [evaluation((i + 1) * every, r, pseudo and pseudo[i]) for i, r in enumerate(recalls)]
+    made = config(method, seed, **{"steps": len(recalls) * every, **changes})
+    key = f"{zlib.crc32(json.dumps(made, sort_keys=True).encode()):08x}"
+    run = {"name": f"{cell}.s{seed}/{method}", "key": key, "code": code, "status": status, "config": made,
+           "resolved": {"device": "cpu", "precision": "fp32", "eval_every": every},
+           "split": {"fingerprint": "ab" * 32, "labelled_counts": LABELLED, "unlabelled_counts": UNLABELLED,
+                     "class_names": ["ant", "bee", "cow"], "test_images": 3 * IMAGES, "drawn_by": "file order"},
+           "commit": None, "dirty": False}
+    run |= {"seconds": seconds, "result": metrics.summary(log, report=report)} if status == "done" else \
+        {"error": "TrainingError: the loss 'x' was not finite"} if status == "failed" else {}
+    folder = Path(runs) / f"{cell}.s{seed}" / f"{method}-{key}-{code}"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    (folder / "log.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log), encoding="utf-8")
+    return folder
+
+
+def steady(*recall, n=4):
+    return [list(recall)] * n
+
+
+def test_load_leaves_out_a_line_cut_short(tmp_path):
+    folder = write(tmp_path, steady(90, 60, 30))
+    with open(folder / "log.jsonl", "a") as file:
+        file.write('{"step": 50, "balanced')
+    record = tables.load(folder)
+    assert [e["step"] for e in record.log] == [10, 20, 30, 40]
+    assert (record.cell, record.method, record.seed, record.done) == (CELL, "fixmatch", 0, True)
+    with pytest.raises(BadInput, match="run.json"):
+        tables.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", [f"{CELL}.s3/semi-0123abcd-89abcdef", f"{CELL}.s3_semi-0123abcd"])
+def test_absent_folder_is_a_run_not_started(tmp_path, name):
+    record, = tables.load_all([tmp_path / name])
+    assert (record.cell, record.method, record.seed) == (CELL, "semi", 3)
+    assert (record.run["key"], record.run["status"]) == ("0123abcd", "not started")
+    with pytest.raises(BadInput, match="nothing-here"):
+        tables.load_all([tmp_path / "nothing-here"])
+
+
+def test_results_by_hand(tmp_path):
+    """25 evaluations: the first five are not averaged. Balanced accuracy of (r, 60, 30) is (r + 90) / 3."""
+    first = [[0, 0, 0]] * 5
+    rest = [[40 + k, 60, 30] for k in range(20)]               # r = 40 ... 59
+    frame = tables.results([tables.load(write(tmp_path, first + rest))])
+    row = frame.iloc[0]
+    assert row["mean_last"] == pytest.approx((49.5 + 90) / 300)
+    assert row["median_last"] == pytest.approx((49.5 + 90) / 300)
+    assert row["last"] == pytest.approx(149 / 300) and row["best_on_test"] == pytest.approx(149 / 300)
+    assert (row["head"], row["medium"], row["tail"]) == (pytest.approx(0.495), pytest.approx(0.6), pytest.approx(0.3))
+    assert row["geometric_mean"] == pytest.approx(np.mean([((40 + k) * 60 * 30) ** (1 / 3) for k in range(20)]) / 100)
+    assert (row["cell"], row["steps"], row["profile"], row["seconds"]) == (CELL, 250, "quickstart", 60.0)
+    assert (row["metric"], row["rule"], row["status"]) == ("balanced_accuracy", "mean of the last 20 evaluations", "done")
+    assert (row["drawn_by"], row["code"], row["label"]) == ("file order", "c0dec0de", "fixmatch")
+
+
+def test_log_that_is_not_the_runs_is_refused(tmp_path):
+    folder = write(tmp_path, steady(90, 60, 30))
+    log = (folder / "log.jsonl").read_text().splitlines()
+    (folder / "log.jsonl").write_text("\n".join(log[:-1]) + "\n")                       # an evaluation is missing
+    with pytest.raises(BadInput, match="run.json"):
+        tables.results([tables.load(folder)])
+    (folder / "log.jsonl").write_text("\n".join(log[:-1] + [json.dumps(evaluation(40, [91, 60, 30]))]) + "\n")
+    with pytest.raises(BadInput, match="run.json"):
+        tables.results([tables.load(folder)])
+
+
+def test_means_and_spreads(tmp_path):
+    """Three seeds at 50, 53 and 59 per cent: mean 54, standard deviation sqrt(((-4)^2 + (-1)^2 + 5^2) / 2) = sqrt(21)."""
+    folders = [write(tmp_path, steady(b + 30, b, b - 30), seed=s, seconds=t)
+               for s, b, t in ((0, 50, 60), (1, 53, 120), (2, 59, 240))]
+    folders.append(write(tmp_path, steady(60, 30, 0), method="supervised", seconds=30))
+    frame, text = made = tables.table(tables.load_all(folders))
+    assert list(frame["label"]) == ["supervised", "fixmatch"]                          # the order of every table and figure
+    row = frame.set_index("label").loc["fixmatch"]
+    assert (row["balanced_accuracy"], row["spread"]) == (pytest.approx(54), pytest.approx(math.sqrt(21)))
+    assert (row["head"], row["medium"], row["tail"]) == (pytest.approx(84), pytest.approx(54), pytest.approx(24))
+    assert (row["done"], row["runs"], row["rule"], row["minutes"]) == (3, 3, "all 4", pytest.approx(7 / 3))
+    single = frame.set_index("label").loc["supervised"]
+    assert single["balanced_accuracy"] == pytest.approx(30) and math.isnan(single["spread"])
+    lines = text.splitlines()
+    assert lines[0] == f"{CELL}, 40 steps of profile quickstart"
+    assert lines[2].split() == ["method", "balanced", "accuracy", "%", "n", "head", "medium", "tail", "rule", "minutes", "s", "a", "step"]
+    assert lines[4].split() == ["Supervised", "30.0", "1", "60.0", "30.0", "0.0", "all", "4", "0.5", "0.750"]
+    assert lines[5].split() == ["FixMatch", "54.0", "±", "4.6", "3", "84.0", "54.0", "24.0", "all", "4", "2.3", "3.500"]
+    assert "best" not in text and "**" not in made.markdown
+
+
+def test_footnotes(tmp_path):
+    folders = [write(tmp_path, steady(80, 50, 20), seed=s) for s in (0, 1)]
+    records = tables.load_all(folders)
+    notes = " ".join(tables.table(records).notes)
+    assert "mean of all 4 evaluations of the averaged network (steps 10 to 40)" in notes
+    assert "One split for all seeds: the first images of each class in file order; 14 labelled and 42 unlabelled" in notes
+    assert "standard deviation over the n seeds (n - 1 in the denominator)" in notes
+    assert "the 1 largest, 1 middle and 1 smallest classes" in notes
+    for record in records:
+        assert f"s{record.seed}:{record.run['key']}-c0dec0de" in notes
+    long = tables.load(write(tmp_path / "long", steady(80, 50, 20, n=30)))
+    notes = " ".join(tables.table([long]).notes)
+    assert "mean of the last 20 evaluations of the averaged network (steps 110 to 300)" in notes
+    assert "Single runs" in notes and "±" not in notes
+
+
+def test_different_code_is_told(tmp_path):
+    folders = [write(tmp_path, steady(80, 50, 20), seed=s, code=c) for s, c in ((0, "c0dec0de"), (1, "0ddc0de0"))]
+    assert "of different code" in " ".join(tables.table(tables.load_all(folders)).notes)
+
+
+def test_title_holds_the_scale(tmp_path):
+    records = tables.load_all([write(tmp_path, steady(80, 50, 20))])
+    scale = f"{CELL}, 40 steps of profile quickstart"
+    assert tables.table(records, "Quickstart").title == f"Quickstart: {scale}"
+    assert tables.table(records, f"Quickstart ({scale})").title == f"Quickstart ({scale})"
+
+
+def test_runs_that_are_not_done_are_seen(tmp_path):
+    folders = [write(tmp_path, steady(80, 50, 20), seed=0), write(tmp_path, steady(99, 99, 99), seed=1, status="failed"),
+               write(tmp_path, steady(80, 50, 20), seed=0, method="supervised", status="running"),
+               tmp_path / f"{CELL}.s0" / "semi-01234567-89abcdef"]
+    frame, text = made = tables.table(tables.load_all(folders))
+    rows = {line.split()[0]: line for line in text.splitlines()[4:7]}
+    assert "1/2, 1 failed" in rows["FixMatch"] and " 50.0 " in rows["FixMatch"]        # nothing of the failed run is in it
+    assert "0/1, 1 unfinished" in rows["Supervised"] and rows["Supervised"].count("–") == 7
+    assert "0/1, 1 not started" in rows["SeMi"] and rows["SeMi"].count("–") == 7
+    assert "FixMatch seed 1, failed (TrainingError: the loss 'x' was not finite)" in text
+    assert "Supervised seed 0, unfinished" in text and "SeMi seed 0, not started" in text
+    assert frame.set_index("label").loc["fixmatch", "balanced_accuracy"] == pytest.approx(50)
+    assert made.seeds.loc[made.seeds["status"] != "done", "mean_last"].isna().all()
+    assert list(made.seeds["steps"].isna()) == [False, False, False, True]
+    with pytest.raises(BadInput, match="records"):
+        tables.table([])
+    nothing = tables.table(tables.load_all(folders[3:]))
+    assert nothing.title == CELL and "–" in nothing.text
+
+
+@pytest.mark.parametrize("field, change", [
+    ("cell", dict(cell="mnistm5k-lt.n8.m16.g8-8")), ("profile", dict(profile="paper")), ("steps", dict(every=20)),
+    ("recipe", dict(recipe="original"))])
+def test_scales_do_not_mix(tmp_path, field, change):
+    records = tables.load_all([write(tmp_path, steady(80, 50, 20)), write(tmp_path, steady(80, 50, 20), seed=1, **change)])
+    with pytest.raises(BadInput, match=f"^{field}=.*not comparable"):
+        tables.table(records)
+
+
+def test_splits_and_repeated_seeds_do_not_mix(tmp_path):
+    one = tables.load(write(tmp_path, steady(80, 50, 20)))
+    with pytest.raises(BadInput, match="fixmatch, seed 0, 2 times"):
+        tables.table([one, tables.load(write(tmp_path, steady(80, 50, 20), code="0ddc0de0"))])
+    other = tables.load(write(tmp_path, steady(80, 50, 20), seed=1))
+    other.run["split"]["fingerprint"] = "cd" * 32
+    with pytest.raises(BadInput, match="^split="):
+        tables.table([one, other])
+
+
+def labels_of(tmp_path, *runs):
+    return tables.labels(tables.load_all([write(tmp_path, steady(80, 50, 20), **{"seed": i, **r}) for i, r in enumerate(runs)]))
+
+
+def test_labels_tell_what_differs(tmp_path):
+    full = {"preset": "paper", "oheml": True, "plce": True, "t": 0.7}
+    assert labels_of(tmp_path / "a", dict(), dict(root="elsewhere", device="cpu"), dict(method="supervised")) == \
+        ["fixmatch", "fixmatch", "supervised"]
+    ablation = [dict(method="semi", options=full | change) for change in ({}, {"oheml": False}, {"plce": False}, {})]
+    assert labels_of(tmp_path / "b", *ablation) == ["semi", "semi (oheml=off)", "semi (plce=off)", "semi"]
+    two = [dict(options={"t": 0.95}), dict(options={"t": 0.7})]
+    assert labels_of(tmp_path / "c", *two) == ["fixmatch (t=0.95)", "fixmatch (t=0.7)"]
+    presets = [dict(method="semi", options=full | change) for change in ({}, {"preset": "readme", "t": 0.5})]
+    assert labels_of(tmp_path / "d", *presets) == ["semi (preset=paper)", "semi (preset=readme)"]
+    assert labels_of(tmp_path / "e", dict(lr=0.1), dict(lr=0.05, method="semi")) == ["fixmatch (lr=0.1)", "semi (lr=0.05)"]
+    assert tables.display("semi (oheml=off)") == "SeMi (oheml=off)" and tables.display("mine") == "mine"
+
+
+@pytest.mark.parametrize("label, shown", [
+    ("crestplus", "CReST+"), ("remixmatch+abc", "ReMixMatch + ABC"), ("acr+oheml+plce", "ACR + OHEML + PLCE"),
+    ("daso+align", "DASO + Align"), ("fixmatch+posthoc1", "FixMatch + LA (post-hoc)"),
+    ("remixmatch+crestplus", "ReMixMatch + CReST+"), ("fixmatch+posthoc0.5", "FixMatch + LA (post-hoc, tau=0.5)"),
+    ("supervised+posthoc1e-05", "Supervised + LA (post-hoc, tau=1e-05)"), ("la", "LA"),
+    ("remixmatch+cossl+posthoc2 (lr=0.05)", "ReMixMatch + CoSSL + LA (post-hoc, tau=2) (lr=0.05)"),
+    ("acr+oheml (threshold=0.7, plce=off)", "ACR + OHEML (threshold=0.7, plce=off)"), ("posthocery", "posthocery"),
+    ("mine+oheml", "mine + OHEML")])
+def test_combinations_are_written_with_their_parts(label, shown):
+    assert tables.display(label) == shown
+
+
+def test_every_method_has_a_written_name_and_runs_are_shown_by_theirs():
+    from semilib.methods import ADDITIONS, METHODS
+    from semilib.training.config import Run
+    assert list(tables.NAMES) == list(METHODS) and set(tables.MODULES) == set(ADDITIONS)
+    assert len(set(tables.NAMES.values())) == len(tables.NAMES)
+    assert tables.display(Run.of(method="fixmatch", post_hoc=1).label) == "FixMatch + LA (post-hoc)"
+    assert tables.display(Run.of(method="remixmatch", post_hoc=0.25).label) == "ReMixMatch + LA (post-hoc, tau=0.25)"
+
+
+def test_scale_and_untold_name_fields_of_a_run():
+    """A field renamed in Run must not silently come back into the labels."""
+    import dataclasses
+
+    from semilib.training.config import Run
+    fields = {f.name for f in dataclasses.fields(Run)}
+    assert set(tables.SCALE) <= tables.UNTOLD <= fields
+    told = fields - tables.UNTOLD
+    assert {"lr", "mu", "network", "variant", "strong_pool", "policy"} <= told
+
+
+def test_what_stands_before_the_brackets_is_not_repeated_in_them(tmp_path):
+    runs = [dict(method="fixmatch", base="", add="", post_hoc=0.0), dict(method="fixmatch+posthoc1", base="", add="", post_hoc=1.0),
+            dict(method="remixmatch+abc", base="remixmatch", add="", post_hoc=0.0),
+            dict(method="acr+oheml+plce", base="", add="oheml+plce", post_hoc=0.0),
+            dict(method="acr+oheml+plce", base="", add="oheml+plce", post_hoc=0.0, options={"t": 1})]
+    runs[3]["options"] = {"t": 0}
+    assert labels_of(tmp_path, *runs) == ["fixmatch", "fixmatch+posthoc1", "remixmatch+abc", "acr+oheml+plce (t=0)",
+                                          "acr+oheml+plce (t=1)"]
+
+
+def test_combinations_have_rows_of_their_own_beside_their_method(tmp_path):
+    names = ["acr+oheml", "remixmatch+abc", "mine", "semi", "fixmatch+posthoc1", "abc", "fixmatch", "acr", "crestplus"]
+    records = tables.load_all([write(tmp_path, steady(80, 50, 20), method=name) for name in names])
+    made = tables.table(records)
+    assert list(made.frame["label"]) == ["fixmatch", "fixmatch+posthoc1", "crestplus", "abc", "remixmatch+abc", "acr", "acr+oheml",
+                                         "semi", "mine"]
+    assert "| ReMixMatch + ABC | 50.0 | 1 |" in made.markdown and "| ACR + OHEML | 50.0 | 1 |" in made.markdown
+    assert "of FixMatch + LA (post-hoc): s0:" in " ".join(made.notes)
+
+
+@pytest.mark.parametrize("name", ["remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc0.5"])
+def test_a_combination_that_was_not_started_is_known_by_its_folder(tmp_path, name):
+    for place in (f"{CELL}.s3/{name}-0123abcd-89abcdef", f"{CELL}.s3_{name}-0123abcd"):
+        record, = tables.load_all([tmp_path / place])
+        assert (record.method, record.seed, record.run["key"]) == (name, 3, "0123abcd")
+        assert tables.table([record]).frame["label"].tolist() == [name]
+
+
+def test_original_recipes_have_tables_of_their_own(tmp_path):
+    """There the settings differ by nature: they are told only where one method's runs differ. What a recipe reports stands beside the
+    column that all tables share."""
+    rising = [[10 * k, 60, 30] for k in range(1, 9)]                                    # balanced accuracy (10 k + 90) / 3
+    own = dict(recipe="original")
+    records = tables.load_all([
+        write(tmp_path, rising, **own, lr=0.03, mu=7, report="best_on_test"), write(tmp_path, rising, "daso", **own, report="median_last"),
+        write(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam"),
+        write(tmp_path, rising, "darp", **own, lr=0.001, optimiser="adam", seed=1)])
+    made = tables.table(records)
+    assert made.title == f"{CELL}, 80 steps of profile quickstart, each method's original recipe"
+    assert list(made.frame["label"]) == ["fixmatch", "darp (lr=0.002)", "darp (lr=0.001)", "daso"]
+    assert made.frame["balanced_accuracy"].tolist() == pytest.approx([45.0] * 4)
+    note, = [n for n in made.notes if "own recipes" in n]
+    assert note == ("As their own recipes report them (%): FixMatch 56.67 (best evaluation, picked by the test set), "
+                    "DASO 45.00 (median of the evaluations averaged here).")
+    assert made.seeds["report"].tolist() == ["best_on_test", "mean_last", "mean_last", "median_last"]
+    with pytest.raises(BadInput, match="darp, seed 0, 2 times"):                        # the same seed of one label, again
+        tables.table([records[2], tables.load(write(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam", code="0ddc0de0"))])
+
+
+def test_records_of_before_there_were_recipes_are_of_the_shared_one(tmp_path):
+    old, new = (tables.load(write(tmp_path, steady(80, 50, 20), seed=i, **r)) for i, r in enumerate([{}, dict(recipe="shared")]))
+    assert "recipe" not in old.config and tables.labels([old, new]) == ["fixmatch", "fixmatch"]
+    made = tables.table([old, new])
+    assert made.title == f"{CELL}, 40 steps of profile quickstart" and "own recipes" not in made.text
+
+
+def test_files(tmp_path):
+    folders = [write(tmp_path / "runs", steady(80, 50, 20), seed=s) for s in (0, 1)]
+    folders.append(write(tmp_path / "runs", [], method="semi", status="failed", steps=40))
+    made = tables.table(tables.load_all(folders), "A | B")
+    for name in (f"out/{CELL}", f"out/{CELL}.csv", f"out/{CELL}.md"):                  # the dots of a cell stay
+        assert tables.write(made, tmp_path / name) == (tmp_path / f"out/{CELL}.csv", tmp_path / f"out/{CELL}.md")
+    read = pd.read_csv(tmp_path / f"out/{CELL}.csv", dtype={"key": str, "code": str, "split": str})
+    assert list(read.columns) == list(made.seeds.columns)
+    assert read["mean_last"].tolist() == pytest.approx(made.seeds["mean_last"].tolist(), rel=1e-14, nan_ok=True)
+    assert list(read["key"]) == list(made.seeds["key"])
+    text = (tmp_path / f"out/{CELL}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"A | B: {CELL}") and f"{CELL}.csv" in text
+    assert "| FixMatch | 50.0 ± 0.0 | 2 | 80.0 | 50.0 | 20.0 | all 4 | 1.0 |" in text
+    assert "| SeMi | – | 0/1, 1 failed | – | – | – | – | – |" in text
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{CELL}.csv", f"{CELL}.md"]     # no part is left behind
+
+
+def test_digits_follow_the_test_set(tmp_path):
+    record = tables.load(write(tmp_path, steady(80, 50, 20)))
+    assert " 50.0 " in tables.table([record]).text
+    record.run["split"]["test_images"] = 10_000
+    assert " 50.00 " in tables.table([record]).text
+
+
+def test_class_without_test_images(tmp_path):
+    record = tables.load(write(tmp_path, steady(80, 50, 20)))
+    for line in record.log:
+        line["recall"][2], line["tail"] = None, None
+    assert np.isnan(tables.recalls(record)).tolist() == [False, False, True]
+    assert math.isnan(tables.results([record])["tail"][0])
+
+
+def test_reader_needs_no_torch():
+    code = "import sys, semilib.report.tables, semilib.report.figures; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

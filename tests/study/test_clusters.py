@@ -1,0 +1,266 @@
+"""The engines, for real: a SLURM of this machine alone and a Ray of two nodes do a small table while workers and nodes are killed.
+
+Without an engine its test is skipped; SEMILIB_ENGINES="slurm ray" in the environment, as .ci/run sets it, makes that a failure.
+"""
+import concurrent.futures
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import DATA, ROOT, smoke_run
+
+from semilib.errors import BadInput
+from semilib.study import clusters, grids, launch
+from semilib.training import record
+from semilib.training.progress import Progress
+
+linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds a run's process in /proc, which only Linux has")
+
+
+def needs(engine: str, missing: str) -> None:
+    """Skip if something of an engine is missing, unless it is said to be there."""
+    if missing:
+        (pytest.fail if engine in os.environ.get("SEMILIB_ENGINES", "").split() else pytest.skip)(f"{engine} is not installed: {missing}")
+
+
+def table(steps: int = 150) -> grids.Grid:
+    """Three rows of Table 1 at smoke scale, long enough to be killed on the way; each step is in the checkpoint."""
+    return grids.table("table1", "smoke", ["fixmatch", "supervised", "la"], [0], root=DATA, steps=steps, eval_every=10,
+                       keep_seconds=0.0)
+
+
+def holder(file: Path) -> int | None:
+    """The process that has a file open."""
+    for fd in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(fd) == str(file):
+                return int(fd.parts[2])
+    return None
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def in_mid_run(runs, folder: Path, fits=lambda pid: True, seconds: float = 240.0):
+    """Wait until one of some runs has logged something and its worker `fits`: (run, the worker's pid)."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for run in runs:
+            if 0 < launch.share_done(run, folder) < 0.8:
+                pid = holder(record.folder(run, folder) / "unit" / "lock")
+                if pid is not None and fits(pid):
+                    return run, pid
+        time.sleep(0.02)
+    raise AssertionError("no run was seen in its middle")
+
+
+def check_done_once(grid: grids.Grid, folder: Path, outcomes, killed: dict[str, int], notebook: bool, others: int = 0) -> None:
+    """All done, each by as many sessions as it was killed and one more, with no evaluation lost or written twice."""
+    assert [o.state for o in outcomes] == ["done"] * len(grid.runs), launch.summary(outcomes)
+    assert len(list(folder.rglob("run.json"))) == len(grid.runs) + others
+    for run in grid.runs:
+        path = record.folder(run, folder)
+        found, steps = record.read(path), [line["step"] for line in record.read_log(path)]
+        assert found["status"] == "done" and json.loads((path / "done.json").read_text())["notebook"] == ("run.ipynb" if notebook else None)
+        assert steps == list(range(10, run.steps + 1, 10)), run.name
+        assert len(found["sessions"]) == 1 + killed.get(run.key, 0), run.name
+        assert (path / "run.ipynb").exists() == notebook and not list((path / "unit").glob("*.ipynb"))
+
+
+# ---- SLURM ---------------------------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """A SLURM of one node with everything in one folder, started here and ended here."""
+    programs = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    needs("slurm", ", ".join(p for p in programs if shutil.which(p, path=path) is None))
+    needs("slurm", "" if importlib.util.find_spec("submitit") else 'the extra "slurm", that is submitit')
+    if os.geteuid() != 0:
+        pytest.skip("a SLURM of one's own needs root here: its daemons start jobs as the user who submits them")
+    home = Path(tempfile.mkdtemp(prefix="slurm-"))         # short, for the sockets in it
+    for name in ("state", "spool"):
+        (home / name).mkdir()
+    key = home / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    node = "node0"
+    (home / "slurm.conf").write_text(f"""
+ClusterName=test
+SlurmctldHost={socket.gethostname().split(".")[0]}(127.0.0.1)
+SlurmctldPort={free_port()}
+SlurmdPort={free_port()}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={home}/munge.socket
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+StateSaveLocation={home}/state
+SlurmdSpoolDir={home}/spool
+SlurmctldPidFile={home}/slurmctld.pid
+SlurmdPidFile={home}/slurmd.pid
+SlurmctldLogFile={home}/slurmctld.log
+SlurmdLogFile={home}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=sched_interval=2,batch_sched_delay=0,defer_batch=0
+MinJobAge=300
+ReturnToService=2
+NodeName={node} NodeHostname={socket.gethostname().split(".")[0]} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+PartitionName=all Nodes={node} Default=YES MaxTime=INFINITE State=UP
+""")
+    before = dict(os.environ)
+    os.environ |= {"SLURM_CONF": str(home / "slurm.conf"), "PATH": path}
+    daemons = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=open(home / f"{words[0]}.err", "wb"))  # noqa: SIM115
+               for words in (["munged", "--force", "--foreground", f"--key-file={key}", f"--socket={home}/munge.socket",
+                              f"--pid-file={home}/munged.pid", f"--log-file={home}/munged.log", f"--seed-file={home}/munged.seed"],)]
+    try:
+        wait_for(lambda: (home / "munge.socket").exists(), home)
+        for words in (["slurmctld", "-D"], ["slurmd", "-D", "-N", node]):
+            daemons.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=open(home / f"{words[0]}.err", "wb")))  # noqa: SIM115
+        wait_for(lambda: "idle" in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout, home)
+        yield home
+    finally:
+        subprocess.run(["scancel", "--user", "root"], capture_output=True)
+        for daemon in reversed(daemons):
+            daemon.terminate()
+        for daemon in daemons:
+            try:
+                daemon.wait(15)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def wait_for(ready, home: Path, seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > until:
+            said = [f"{file.name}: {file.read_text()[-600:]}" for file in (*home.glob("*.log"), *home.glob("*.err"))]
+            pytest.fail("SLURM did not start: " + " | ".join(said))
+        time.sleep(0.2)
+
+
+@linux
+def test_slurm_loses_nothing_when_a_worker_and_a_task_are_killed(slurm, tmp_path):
+    grid = table()
+    first, second = grid.runs[:2]
+
+    def disturb():
+        os.kill(in_mid_run([first], tmp_path)[1], signal.SIGKILL)
+        os.kill(parent(in_mid_run([second], tmp_path)[1]), signal.SIGKILL)     # the task itself; SLURM only sees that its job failed
+
+    disturber = concurrent.futures.ThreadPoolExecutor(1).submit(disturb)
+    outcomes = launch.sweep(grid.runs, tmp_path, on="slurm", notebook=False, threads=1, poll=0.5, progress=Progress(), time=60,
+                            partition="all", nice=1)
+    disturber.result(10)
+    check_done_once(grid, tmp_path, outcomes, {first.key: 1, second.key: 1}, notebook=False)
+    (script, *_) = (tmp_path / "slurm").glob("*submission*.sh")
+    assert "--requeue" in script.read_text() and "--nice=1" in script.read_text() and "--partition=all" in script.read_text()
+    again = launch.sweep(grid.runs, tmp_path, on="slurm", progress=Progress())
+    assert {o.state for o in again} == {"done before"}
+
+
+@linux
+def test_slurm_tells_why_a_run_failed_and_does_not_try_it_again(slurm, tmp_path):
+    run = smoke_run("fixmatch", options={"threshold": 1.0}, steps=6, eval_every=2)
+    (outcome,) = launch.sweep([run], tmp_path, on="slurm", notebook=False, threads=1, poll=0.5, time=60, progress=Progress())
+    assert outcome.state == "failed" and "no pseudo-label reached the threshold" in outcome.error
+    assert len(record.read(outcome.folder)["sessions"]) == 1
+
+
+# ---- Ray -----------------------------------------------------------------------------------------------------------------------------
+
+RAY = """
+import concurrent.futures, json, os, signal, sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from semilib import launch
+from semilib.progress import Progress
+from test_clusters import in_mid_run, parent, table
+
+folder, grid = Path(sys.argv[1]), table()
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8})
+node = cluster.add_node(num_cpus=1, object_store_memory=10**8)
+ray.init(address=cluster.address, log_to_driver=False)
+raylet = node.all_processes["raylet"][0].process.pid
+
+def disturb():
+    killed, pid = in_mid_run(grid.runs, folder, lambda pid: parent(pid) != raylet)
+    os.kill(pid, signal.SIGKILL)
+    lost, _ = in_mid_run([run for run in grid.runs if run != killed], folder, lambda pid: parent(pid) == raylet)
+    cluster.remove_node(node, allow_graceful=False)
+    return killed.key, lost.key
+
+disturber = concurrent.futures.ThreadPoolExecutor(1).submit(disturb)
+outcomes = launch.sweep(grid.runs, folder, on="ray", progress=Progress())
+print(json.dumps({"outcomes": [[o.run.key, o.state, o.error] for o in outcomes], "killed": disturber.result(10)}))
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@linux
+def test_ray_loses_nothing_when_a_worker_is_killed_and_a_node_is_lost(tmp_path):
+    needs("ray", "" if importlib.util.find_spec("ray") else 'the extra "ray"')
+    script, place = tmp_path / "two_nodes.py", tempfile.mkdtemp(prefix="ray-")
+    script.write_text(RAY)
+    words = [sys.executable, str(script), str(tmp_path / "runs")]
+    alone = ["unshare", *([] if os.geteuid() == 0 else ["-r"]), "-n"]      # a network of its own, of the loopback alone
+    if shutil.which("unshare") and shutil.which("ip") and subprocess.run([*alone, "true"], capture_output=True).returncode == 0:
+        words = [*alone, "sh", "-c", 'ip link set lo up && exec "$0" "$@"', *words]
+    env = {**os.environ, "RAY_TMPDIR": place, "HOME": place, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
+           "RAY_raylet_start_wait_time_s": "180",          # a busy machine needs more than the usual 30 seconds
+           "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])}
+    try:
+        done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    told, grid = json.loads(done.stdout.splitlines()[-1]), table()
+    by_key = {run.key: run for run in grid.runs}
+    outcomes = [launch.Outcome(by_key[key], record.folder(by_key[key], tmp_path / "runs"), state, error)
+                for key, state, error in told["outcomes"]]
+    check_done_once(grid, tmp_path / "runs", outcomes, dict.fromkeys(told["killed"], 1), notebook=True)
+
+
+# ---- without an engine ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_engine_is_named_with_the_command_that_installs_it(monkeypatch, tmp_path):
+    for on, module in (("slurm", "submitit"), ("ray", "ray")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(BadInput, match=rf"""on='{on}': installed first: pip install -c constraints.txt -e ".\[{on}\]" """.strip()):
+            launch.sweep([smoke_run()], tmp_path, on=on, progress=Progress())
+
+
+def test_the_queue_is_asked_in_words_that_every_slurm_answers(monkeypatch):
+    def answer(text, code=0, error=""):
+        monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, code, text, error))
+        return clusters.in_queue("7")
+    assert answer("RUNNING\nCOMPLETED\n") and answer("PENDING\n") and answer("COMPLETING\n")
+    assert not answer("COMPLETED\nFAILED\n") and not answer("") and not answer("", 1, "slurm_load_jobs error: Invalid job id specified")
+    with pytest.raises(OSError, match="Unable to contact"):
+        answer("", 1, "Unable to contact slurm controller")

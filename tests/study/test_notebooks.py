@@ -1,0 +1,158 @@
+"""The notebooks: thin, executed where they are committed with outputs, and deaf to no misspelt parameter."""
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from semilib.errors import BadInput
+from semilib.study import notebooks
+from semilib.training import progress
+
+ALL = sorted((ROOT / "notebooks").glob("*.ipynb"))
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def cells(path: Path, kind: str = "code") -> list[dict]:
+    return [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def test_there_are_notebooks():
+    assert {"00_quickstart.ipynb", "10_run.ipynb", "30_add_your_method.ipynb"} <= {p.name for p in ALL}
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_a_notebook_is_thin(path):
+    text = json.loads(path.read_text(encoding="utf-8"))
+    first = text["cells"][0]
+    assert first["cell_type"] == "markdown" and source(first).startswith("# ") and len(source(first)) > 200
+    code = [source(c) for c in cells(path)]
+    defines = path.stem == "30_add_your_method"          # the one notebook that may define a class
+    assert sum(len(s.splitlines()) for s in code) <= (90 if defines else 60)
+    for s in code:
+        tree = ast.parse(s)
+        assert not any(isinstance(n, ast.For | ast.While) for n in ast.walk(tree))
+        assert not any(isinstance(n, ast.FunctionDef | ast.ClassDef) for n in ast.walk(tree)) or \
+            (defines and [type(n) for n in tree.body[:1]] == [ast.ClassDef])
+    import papermill
+    assert notebooks.parameters(path), "a cell tagged `parameters`, of literals"
+    assert papermill.inspect_notebook(str(path)).keys() == notebooks.parameters(path).keys(), "papermill reads each line too"
+    assert "parameters" in cells(path)[0]["metadata"]["tags"]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_committed_outputs_are_really_executed(path):
+    counts = [c["execution_count"] for c in cells(path)]
+    assert counts == list(range(1, len(counts) + 1))
+    outputs = [out for c in cells(path) for out in c["outputs"]]
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    if not path.stem.startswith("23_"):                           # ImageNet-127: no run to draw yet
+        assert any("image/png" in o.get("data", {}) for o in outputs)
+    if not path.stem.startswith("41_"):                           # figures alone
+        assert any("accuracy" in "".join(o.get("text", [])) for o in outputs)
+    assert "papermill" not in path.read_text(encoding="utf-8").split('"cells"')[0]
+    assert "widget" not in path.read_text(encoding="utf-8")
+
+
+def test_the_committed_quickstart_shows_the_committed_record():
+    from semilib.training import record
+    text = (ROOT / "notebooks" / "00_quickstart.ipynb").read_text(encoding="utf-8")
+    records = [record.read(p.parent) for p in (ROOT / "results" / "quickstart").rglob("run.json")]
+    first = [r for r in records if r["config"]["seed"] == 0]
+    assert sorted(r["config"]["method"] for r in first) == ["fixmatch", "semi", "supervised"]
+    for r in first:
+        assert f"{100 * r['result']['mean_last']:.1f}" in text and r["key"] in text, r["name"]
+
+
+def test_the_readme_and_the_quickstart_state_the_recorded_numbers():
+    from semilib.report import tables
+    folders = sorted(p.parent for p in (ROOT / "results" / "quickstart").rglob("run.json"))
+    table = tables.table(tables.load_all(folders))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("**", "")
+    quickstart = (ROOT / "notebooks" / "00_quickstart.ipynb").read_text(encoding="utf-8")
+    for row in table.cells()[1:]:
+        name, accuracy, n, head, medium, tail = row[:6]
+        assert f"| {name} | {accuracy} | {head} | {medium} | {tail} | {n} |" in readme
+        assert f"{name} {accuracy}" in quickstart
+    assert table.markdown in (ROOT / "figures" / "quickstart" / "table.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"profil": "smoke"}, "parameter='profil': unknown; did you mean 'profile'"),
+    ({"seeds": 3}, r"seeds=3: list, as in 00_quickstart.ipynb \(seeds = \[0\]\)"),
+    ({"methods": "semi"}, "methods='semi': list"),
+])
+def test_execute_refuses_parameters_before_anything_starts(given, message, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        notebooks.execute(ROOT / "notebooks" / "00_quickstart.ipynb", tmp_path / "out.ipynb", given, show=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_notebook_itself_refuses_them_under_papermill_alone(tmp_path):
+    import papermill
+    for given, message in (({"sed": 1}, "parameter='sed': unknown; did you mean 'seed'"), ({"seed": "no"}, "seed='no': int")):
+        with pytest.raises(papermill.PapermillExecutionError, match=message):
+            papermill.execute_notebook(str(ROOT / "notebooks" / "10_run.ipynb"), str(tmp_path / "o.ipynb"), parameters=given,
+                                       progress_bar=False, cwd=str(ROOT))
+        done = [c["execution_count"] for c in cells(tmp_path / "o.ipynb") if c["execution_count"]]
+        assert len(done) <= 3, "only the parameters and the check have run"
+
+
+def test_parameters_are_checked_by_name_and_type_and_other_globals_ignored():
+    ok = {"a": 1, "b": [1.5], "records": [object()], "out": Path("x"), "_hidden": 3, "In": ["x"], "json": json}
+    notebooks.check_parameters(ok, a=int, b=(list, type(None)))
+    with pytest.raises(BadInput, match="parameter='bb': unknown; did you mean 'b'"):
+        notebooks.check_parameters({**ok, "bb": 2}, a=int, b=list)
+    with pytest.raises(BadInput, match="a=True: int"):
+        notebooks.check_parameters({**ok, "a": True}, a=int, b=list)
+
+
+def small_notebook(path: Path, *lines: str) -> Path:
+    made = [{"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": ["n = 1\n"], "outputs": [], "execution_count": None,
+             "id": "a"}]
+    made += [{"cell_type": "code", "metadata": {}, "source": [line], "outputs": [], "execution_count": None, "id": f"b{i}"}
+             for i, line in enumerate(lines)]
+    path.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}},
+                                "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+def test_an_executed_notebook_appears_whole_and_clean(tmp_path):
+    made = small_notebook(tmp_path / "a.ipynb", "print(n + 1)")
+    out = notebooks.execute(made, tmp_path / "out" / "a.ipynb", {"n": 41}, show=False)
+    assert [o["text"] for c in cells(out) for o in c["outputs"]] == [["42\n"]]
+    assert [p.name for p in out.parent.iterdir()] == ["a.ipynb"] and "papermill" not in out.read_text()
+
+
+def test_a_failed_notebook_is_kept_apart_and_the_old_result_stays(tmp_path):
+    import papermill
+    made = small_notebook(tmp_path / "a.ipynb", "print(1 / n)")
+    out = notebooks.execute(made, tmp_path / "out" / "a.ipynb", {"n": 2}, show=False)
+    before = out.read_text()
+    with pytest.raises(papermill.PapermillExecutionError, match="division by zero"):
+        notebooks.execute(made, out, {"n": 0}, show=False)
+    assert out.read_text() == before and "ZeroDivisionError" in (out.parent / "a.failed.ipynb").read_text()
+    notebooks.execute(made, out, {"n": 4}, show=False)
+    assert [p.name for p in out.parent.iterdir()] == ["a.ipynb"]
+
+
+def test_progress_reaches_a_follower_and_a_terminal(tmp_path, monkeypatch, capsys):
+    import io
+
+    from conftest import smoke_run
+    monkeypatch.setenv(progress.FILE, str(tmp_path / "p.json"))
+    terminal = progress.Terminal(of=2, stream=io.StringIO())
+    run = smoke_run("fixmatch")
+    terminal.begin(run, 0)
+    assert not terminal.due(terminal.shown + 1) and terminal.due(terminal.shown + 11)
+    terminal.step(run, 6, {"x": 1.0, "u": 0.5}, 0.25)
+    left = json.loads((tmp_path / "p.json").read_text())
+    assert f"[1/2] {run.name}  step 6/24  loss 1.500  balanced accuracy 25.0%" in left["now"] and left["now"].endswith("left")
+    terminal.end(run, "done", {"mean_last": 0.5, "rule": "mean of all 4 evaluations"})
+    assert "done  balanced accuracy 50.0%" in terminal.stream.getvalue()
+    assert progress.clock(59.6) == "1:00" and progress.clock(3725) == "1:02:05"

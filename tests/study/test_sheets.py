@@ -1,0 +1,202 @@
+"""A table's printed form: records found by configuration, missing cells visible, paired differences, published numbers apart."""
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+
+from semilib.study import grids, sheet_figures, sheets
+from semilib.training import record
+
+SCORES = {"supervised": (0.50, 0.52, 0.54), "fixmatch": (0.60, 0.61, 0.65), "semi": (0.70, 0.74, 0.72)}
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A table whose runs' records are written by hand: three evaluations of a known balanced accuracy."""
+    grid = grids.table("table1", "small", list(SCORES))
+    for run in grid.runs:
+        write(tmp_path / "results" / f"{run.method}-{run.seed}", run, SCORES[run.method][run.seed])
+    sheets._committed.cache_clear()
+    return grid, tmp_path
+
+
+def write(folder: Path, run, score: float, **changes) -> None:
+    folder.mkdir(parents=True)
+    log = [{"step": run.steps * i // 3, "balanced_accuracy": score, "accuracy": score / 2, "geometric_mean": score, "head": score,
+            "medium": score, "tail": score} for i in (1, 2, 3)]
+    four = dict.fromkeys(("mean_last", "median_last", "last", "best_on_test"), score)
+    entry = {"name": run.name, "key": run.key, "code": "0" * 8, "status": "done", "config": run.identity(), "commit": "abcdef12" * 5,
+             "seconds": 60.0, "result": {**four, "rule": "mean of all 3 evaluations"}, "split": {"labelled_counts": [2, 1, 1]}, **changes}
+    (folder / "run.json").write_text(json.dumps(entry))
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+
+
+def show(grid, folder):
+    found = sheets.find(grid, folder / "runs", folder / "results")
+    return sheets.sheets(grid, found, folder / "runs")[0]
+
+
+def test_a_row_shows_mean_spread_n_and_rule_of_its_records(made):
+    sheet = show(*made)
+    row = sheet.frame.set_index("row").loc["FixMatch"]
+    assert row["mean"] == pytest.approx(62.0) and row["spread"] == pytest.approx(statistics.stdev([60, 61, 65]))
+    assert "62.0 ± 2.6" in sheet.text and "all 3" in sheet.text and "600 steps of profile trial" in sheet.text
+    assert (row["done"], row["runs"], row["state"]) == (3, 3, "")
+    assert sheet.frame["row"].tolist() == ["Supervised", "FixMatch", "SeMi"] and "profile small" in sheet.title
+    assert len(sheet.long) == 9 and "abcdef12" in sheet.text
+
+
+def test_a_difference_is_paired_over_seeds_with_student_s_interval(made):
+    row = show(*made).frame.set_index("row").loc["FixMatch"]
+    pairs = [-10, -13, -7]
+    half = 4.302653 * statistics.stdev(pairs) / math.sqrt(3)                       # t, 2 degrees of freedom, 97.5 %
+    assert row["gain"] == pytest.approx(-10) and (row["low"], row["high"]) == pytest.approx((-10 - half, -10 + half), abs=1e-4)
+    assert row["difference"].endswith("*") and "[-17.5, -2.5]" in row["difference"]
+
+
+def test_fewer_seeds_make_smaller_claims():
+    assert sheets._difference({0: .5}, {0: .4})["difference"] == "+10.0"
+    assert sheets._difference({0: .5, 1: .6}, {0: .4, 1: .4})["difference"] == "+15.0 (+10.0, +20.0)"
+    assert sheets._difference({0: .5}, {1: .4})["difference"] == "" and sheets._difference({}, {})["difference"] == ""
+    assert not sheets._difference({0: .5, 1: .6, 2: .4}, {0: .5, 1: .5, 2: .5})["difference"].endswith("*")
+
+
+def test_bold_only_where_no_seed_overlaps(made):
+    assert show(*made).frame.set_index("row")["bold"].to_dict() == {"Supervised": False, "FixMatch": False, "SeMi": True}
+    assert sheets._best({"a": {0: .7, 1: .6}, "b": {0: .5, 1: .6}}) == "" and sheets._best({"a": {0: .7}, "b": {0: .5}}) == ""
+    assert sheets._best({"a": {0: .7, 1: .61}, "b": {0: .5, 1: .6}}) == "a"
+    assert "**72.0 ± 2.0**" in show(*made).markdown
+
+
+def test_what_is_missing_or_failed_is_visible(made):
+    grid, folder = made
+    runs = {(run.method, run.seed): run for run in grid.runs}
+    (folder / "results" / "fixmatch-1" / "run.json").unlink()
+    failed = record.folder(runs["semi", 2], folder / "runs")
+    write(failed, runs["semi", 2], 0.9, status="failed", error="loss is not finite")
+    (folder / "results" / "semi-2" / "run.json").unlink()
+    sheets._committed.cache_clear()
+    sheet = show(grid, folder)
+    rows = sheet.frame.set_index("row")
+    assert rows.loc["FixMatch", "state"] == "1 not started" and "2/3, 1 not started" in sheet.text
+    assert rows.loc["SeMi", "state"] == "1 failed" and rows.loc["SeMi", "mean"] == pytest.approx(72.0)
+    assert [run.key for run in sheets.missing(grid, sheets.find(grid, folder / "runs", folder / "results"))] == [
+        runs["fixmatch", 1].key, runs["semi", 2].key]
+
+
+def test_todays_run_comes_before_a_committed_record(made):
+    grid, folder = made
+    run = next(r for r in grid.runs if (r.method, r.seed) == ("semi", 0))
+    write(record.folder(run, folder / "runs"), run, 0.99)
+    assert show(grid, folder).frame.set_index("row").loc["SeMi", "mean"] == pytest.approx((99 + 74 + 72) / 3)
+
+
+def test_a_record_of_before_a_field_existed_is_still_this_run_and_another_configuration_is_not(made):
+    grid, _ = made
+    run = grid.runs[0]
+    config = run.identity()
+    assert sheets._same(run, {k: v for k, v in config.items() if k not in ("post_hoc", "crop")})
+    assert not sheets._same(run, {**config, "holdout": 0.2}), "a fold to choose options by is no test set"
+    assert not sheets._same(run, {**config, "lr": 0.3}) and not sheets._same(run, {**config, "seed": 9})
+    semi = next(r for r in grid.runs if r.method == "semi")
+    options = semi.identity()["options"]
+    assert sheets._same(semi, {**semi.identity(), "options": {k: v for k, v in options.items() if k != "alpha"}})
+    assert not sheets._same(semi, {**semi.identity(), "options": {**options, "alpha": 0.1}})
+
+
+def test_a_log_that_does_not_give_its_result_is_refused(made):
+    grid, folder = made
+    file = folder / "results" / "semi-0" / "run.json"
+    entry = json.loads(file.read_text())
+    entry["result"]["mean_last"] = 0.9
+    file.write_text(json.dumps(entry))
+    with pytest.raises(ValueError, match="damaged or not of this run"):
+        show(grid, folder)
+
+
+def test_files_hold_every_run_and_every_table(made, tmp_path):
+    sheet = show(*made)
+    long, short = sheets.write([sheet, sheet], tmp_path / "t")
+    assert len(long.read_text().splitlines()) == 19 and short.read_text().count("## ") == 2
+
+
+# ---- published numbers -----------------------------------------------------------------------------------------------------------------
+
+
+def cell(method: str, **fields) -> dict[str, str]:
+    run = grids.table("table1", "paper", [method], [0]).runs[0]
+    from semilib.training.config import Run
+    run = Run.of(**{"dataset": "cifar10", "method": method, "profile": "paper", **fields})
+    return sheets._by_source(sheets.published_for(run, sheets.PUBLISHED_NAMES.get(method, grids.NAMES[method])))
+
+
+def test_published_numbers_stand_by_their_source():
+    ccl = cell("ccl", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0)
+    assert ccl == {"CCL (Zhou et al., NeurIPS 2024) Table 2": "86.2 ± 0.35"}
+    reversed_ = cell("ccl", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, order="reversed")
+    assert reversed_["CCL (Zhou et al., NeurIPS 2024) Table 3"] == "89.8 ± 0.31"
+    acr = cell("acr", n1=1500, m1=3000, gamma_l=100.0, order="uniform")
+    assert acr["CCL (Zhou et al., NeurIPS 2024) Table 3"] == "93.5 ± 0.11"
+    quoted = cell("adello", n1=1500, m1=3000, gamma_l=150.0, gamma_u=150.0)
+    assert quoted == {"SC-SSL (Tian et al., AAAI 2026) supplement Table 8": "79.47 ± 0.22"}
+    assert cell("daso", dataset="stl10", n1=150, gamma_l=10.0)
+
+
+def test_no_published_number_is_semi_s_and_none_crosses_a_protocol():
+    assert not any(row["method"].lower() == "semi" for row in sheets.published())
+    assert not cell("semi", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0)
+    assert not cell("ccl", n1=400, m1=4600, gamma_l=100.0, gamma_u=100.0)
+    assert not cell("fixmatch", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, options={"threshold": 0.5}), "a variant is not the method"
+    wide = [row for row in sheets.published() if row["backbone"] == "WRN-28-8"]
+    assert wide and not any("55.7" in v for v in cell("acr", dataset="cifar100", n1=50, m1=400, gamma_l=10.0, gamma_u=10.0).values())
+
+
+def test_the_published_file_is_whole_and_says_where_each_number_was_read():
+    rows = sheets.published()
+    assert len(rows) == 1353
+    for row in rows:
+        assert 0 < float(row["mean"]) < 100 and row["source_paper"] and row["source_location"] and "src=" in row["notes"], row
+    mixed = {row["metric"] for row in rows if row["dataset"] == "ImageNet-127"}
+    shown = set(sum(sheets.PUBLISHED_METRICS.values(), ()))
+    wide = [row for row in rows if row["dataset"] == "ImageNet-127" and row["metric"] in shown]
+    assert wide and not any("not stated" in row["notes"] for row in wide), "a number whose metric is not known is in no column"
+    assert mixed & shown and "test_acc_mixed_definition" in mixed - shown
+
+
+# ---- figures of sheets -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_ladder_draws_every_seed_of_every_row(made):
+    sheet = show(*made)
+    figure, frame = sheet_figures.ladder([sheet])
+    assert len(frame) == 9 and frame.loc[frame["row"] == "SeMi", "score"].tolist() == pytest.approx([70, 74, 72])
+    axes, = figure.axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["Supervised", "FixMatch", "SeMi"] and "600 steps" in figure.get_suptitle()
+
+
+def test_sensitivity_needs_the_sweep(made):
+    with pytest.raises(ValueError, match="those of table5"):
+        sheet_figures.sensitivity([show(*made)])
+
+
+def test_cells_are_the_protocol_s_counts():
+    figure, frame = sheet_figures.cells(grids.table("table2", "paper", ["semi"], [0]))
+    own = frame[frame["cell"] == "CIFAR-10-LT 1500/3000, gamma 100, reversed"]
+    assert own["labelled"].tolist()[:2] == [1500, 899] and own["labelled"].tolist()[-1] == 15
+    assert own["unlabelled"].tolist() == [1500 + 30, 899 + 50, *own["unlabelled"].tolist()[2:-1], 15 + 3000]
+    stl = frame[frame["cell"] == "STL10-LT 150, gamma 10"]
+    assert stl["unlabelled"].isna().all() and stl["labelled"].tolist()[-1] == 15
+
+
+def test_of_several_records_the_latest_counts_and_a_fold_has_no_published_numbers(made, monkeypatch):
+    grid, folder = made
+    run = next(r for r in grid.runs if (r.method, r.seed) == ("semi", 1))
+    write(folder / "results" / "a-later-one", run, 0.9, finished="2030-01-01T00:00:00Z")
+    write(folder / "results" / "z-an-earlier-one", run, 0.1, finished="2020-01-01T00:00:00Z")
+    sheets._committed.cache_clear()
+    assert sheets.find(grid, folder / "runs", folder / "results")[run.key].name == "a-later-one"
+    assert not cell("ccl", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, holdout=0.2)

@@ -1,0 +1,335 @@
+"""The engine's promises, for every registered method: exact resume, no gradient into targets, no global random state, ten stored steps
+(what keeps a step fast is in `test_step_guard`); and what happens when a run is killed, asked for twice, diverges, or does nothing."""
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DATA, ROOT, smoke_run
+
+from semilib import files
+from semilib.data.step import Time
+from semilib.errors import BadInput, TrainingError
+from semilib.methods import METHODS, get
+from semilib.training import checkpoint, engine, record
+from semilib.training.monitor import Monitor
+from semilib.training.train import train
+
+GOLDEN = ROOT / "tests" / "golden"
+# SeMi's modules on these, early enough and with a threshold that some rows pass.
+ADDED = {"semi_warmup": 2, "plce_epoch": 1, "plce_decay_every": 2, "plce_slots": 8}
+HOSTS = {"freematch": {}, **{host: {"threshold": 0.25} for host in ("fixmatch", "daso", "acr", "cpe", "abc", "darp")}}
+# name -> what a smoke run of it changes; `options` on top of grids.SMOKE_OPTIONS.
+VARIANTS = {**{name: {"method": name} for name in METHODS},
+            **{f"{base}+{name}": {"method": name, "base": base} for name in METHODS for base in get(name).bases[1:]},
+            "fixmatch+la": {"method": "la", "base": "fixmatch", "options": {"threshold": 0.12}},
+            **{f"{host}+oheml+plce+align": {"method": host, "add": "oheml+plce+align", "options": {**ADDED, **more}}
+               for host, more in HOSTS.items()},
+            "semi-readme": {"method": "semi", "options": {"preset": "readme", "warmup": 3, "epoch": 2, "decay_every": 2,
+                            "threshold": 0.2, "slots": 8, "r_by_epoch_length": False}},       # with it the blend begins at step 500
+            "semi-pool": {"method": "semi", "options": {"bank_balance": False, "u_norm": "max", "warmup": 2, "epoch": 2}}}
+SEQUENTIAL = {"semi-readme"}           # the release's bank is a loop by nature
+
+
+def trainer(variant: str, source, **changes) -> engine.Trainer:
+    return engine.Trainer(smoke_run(**{**VARIANTS[variant], **changes}), source)
+
+
+def losses_of(t: engine.Trainer, steps: range) -> list[dict[str, float]]:
+    out = []
+    for step in steps:
+        t.advance(step)
+        out.append({name: float(value) for name, value in t.last_losses.items()})
+    return out
+
+
+def same_state(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_ten_steps_in_float64_are_the_stored_ones(variant, source, request):
+    found = losses_of(trainer(variant, source, precision="fp64"), range(10))
+    file = GOLDEN / f"{variant}.json"
+    if request.config.getoption("--regenerate"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"platform": platform.machine(), "torch": torch.__version__, "losses": found}, indent=1) + "\n")
+    stored = json.loads(file.read_text())["losses"]
+    assert len(stored) == 10 and [list(s) for s in stored] == [list(f) for f in found]
+    for step, (want, have) in enumerate(zip(stored, found, strict=True)):
+        assert have == pytest.approx(want, rel=1e-8, abs=1e-12), f"step {step}"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_goes_on_to_the_last_bit(variant, source, tmp_path):
+    whole = trainer(variant, source)
+    first = losses_of(whole, range(4))
+    checkpoint.save(tmp_path / "c.npz", whole.state_dict())
+    rest = losses_of(whole, range(4, 8))
+    again = trainer(variant, source)
+    again.load_state_dict(checkpoint.load(tmp_path / "c.npz"))
+    assert again.step == 4 and len(first) == 4
+    assert losses_of(again, range(4, 8)) == rest
+    same_state(again.state_dict(), whole.state_dict())
+
+
+def last_stage(t) -> int:
+    """The step at which a run's last stage begins."""
+    return max(s.start for s in t.phases if s.start < t.total - 1)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_leaves_the_global_random_state_alone(variant, source):
+    before = torch.get_rng_state()
+    losses_of(trainer(variant, source), range(3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("supervised", "la")])
+def test_no_gradient_reaches_a_target(variant, source, monkeypatch):
+    t = trainer(variant, source)
+    begun = max(2, last_stage(t))
+    losses_of(t, range(begun))
+    seen = {}
+    terms = t.method.terms
+
+    def watched(v, batch, p, time):
+        seen["targets"] = [x for x in vars(p).values() if isinstance(x, torch.Tensor)]
+        out = terms(v, batch, p, time)
+        seen["weights"] = [term.weight for term in out.values() if term.weight is not None]
+        if v.w.f.requires_grad:
+            v.w.f.retain_grad()
+        seen["weak"] = v.w
+        return out
+
+    monkeypatch.setattr(t.method, "terms", watched)
+    t.advance(begun)
+    assert seen["targets"] and not any(x.requires_grad for x in [*seen["targets"], *seen["weights"]])
+    if variant != "semi-readme":         # there L_e reads features of other rows, weak ones among them: the release's defect 1
+        assert seen["weak"].f.grad is None or not seen["weak"].f.grad.any(), "a loss reached the weak view directly"
+
+
+def test_all_methods_of_a_seed_see_the_same_images(source):
+    batches = []
+    for method in ("supervised", "fixmatch", "semi"):
+        t = engine.Trainer(smoke_run(method), source)
+        t.data.prepare(5)
+        batches.append(t.data.batch(Time(torch.tensor(5), t.total, t.dtype))[1])
+    assert torch.equal(batches[0]["l"], batches[1]["l"])
+    for name in ("l", "w", "s1", "s2"):
+        assert torch.equal(batches[1][name], batches[2][name]), name
+    assert not torch.equal(batches[1]["s1"], batches[1]["s2"])
+
+
+def test_the_optimiser_follows_the_schedule_and_the_textbook(source):
+    """Nesterov SGD with decay on weights alone, the rate of each step read from the device: a plain twin over three steps."""
+    t = trainer("fixmatch", source, precision="fp64", steps=24)
+    name = "heads.head"
+    params = {k: dict(t.net.named_parameters())[f"{name}.{k}"] for k in ("weight", "bias")}
+    twin = {k: p.detach().clone() for k, p in params.items()}
+    velocity = {k: torch.zeros_like(p) for k, p in twin.items()}
+    for step in range(3):
+        t.advance(step)
+        lr = torch.tensor(0.05 * math.cos(7 * math.pi * step / (16 * 24)), dtype=torch.float32).double()
+        assert float(t.lr) == float(lr)
+        for k, p in params.items():
+            g = p.grad + (5e-4 * twin[k] if k == "weight" else 0)
+            velocity[k] = 0.9 * velocity[k] + g
+            twin[k] -= lr * (g + 0.9 * velocity[k])
+            assert torch.allclose(p, twin[k], rtol=1e-12, atol=1e-14), (step, k)
+
+
+@pytest.mark.parametrize("network", ["wrn-28-2", "wrn-10-0.5"])
+def test_the_backbone_compiles_to_one_graph(network):
+    from semilib.networks.backbones import make_backbone
+    net = make_backbone(network)
+    x = torch.randn(2, 3, 32, 32)
+    compiled = torch.compile(net, backend="eager", fullgraph=True)       # raises at a graph break
+    assert compiled(x).shape == net(x).shape
+
+
+# ---- whole runs --------------------------------------------------------------------------------------------------------------------
+
+
+def without_times(log: list[dict]) -> list[dict]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in log]
+
+
+def test_a_run_leaves_its_record_and_is_not_repeated(tmp_path, source):
+    run = smoke_run("semi")
+    path = train(run, tmp_path, source=source)
+    found, log = record.read(path), record.read_log(path)
+    assert found["status"] == "done" and found["name"] == "mnistm5k-lt.n40.m360.g20-20.s0/semi" and found["key"] == run.key
+    assert [e["step"] for e in log] == [6, 12, 18, 24]
+    assert found["result"]["mean_last"] == pytest.approx(sum(e["balanced_accuracy"] for e in log) / 4)
+    assert found["result"]["rule"] == "mean of all 4 evaluations"
+    assert found["resolved"]["durations"] == {"warmup": 1, "epoch": 1, "decay_every": 1}
+    assert found["split"]["labelled_counts"][0] == 40 and found["split"]["unlabelled_counts"][0] == 400
+    assert str(ROOT) not in json.dumps({k: v for k, v in found.items() if k != "config"})
+    before = (path / "run.json").stat().st_mtime_ns
+    assert train(run, tmp_path, source=source) == path and (path / "run.json").stat().st_mtime_ns == before
+    assert record.state(run, tmp_path) == "done"
+
+
+def start(folder: Path, *fields: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "semilib", "run", "method=semi", "profile=smoke", "semi.threshold=0.2", "keep_seconds=0.0",
+               "steps=120", "eval_every=10", f"root={DATA!r}", *fields, "--folder", str(folder)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is a POSIX signal")
+def test_a_run_killed_at_any_moment_ends_with_the_same_numbers(tmp_path):
+    whole = start(tmp_path / "whole")
+    killed = start(tmp_path / "killed")
+    for evaluations in (2, 6):
+        wait_for(lambda n=evaluations: len(record.read_log(tmp_path / "killed")) >= n, killed)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert record.read(tmp_path / "killed")["status"] == "running" and not record.is_busy(tmp_path / "killed")
+        killed = start(tmp_path / "killed")
+    assert killed.wait(180) == 0, killed.stdout.read()
+    assert whole.wait(180) == 0, whole.stdout.read()
+    logs = [without_times(record.read_log(tmp_path / name)) for name in ("whole", "killed")]
+    assert len(logs[0]) == 12 and logs[0] == logs[1]
+    results = [record.read(tmp_path / name)["result"] for name in ("whole", "killed")]
+    assert results[0] == results[1]
+    same_state(*({k: v for k, v in checkpoint.load(tmp_path / name / "checkpoint.npz").items() if k != "seconds"}
+                 for name in ("whole", "killed")))
+
+
+def test_a_run_that_another_process_has_is_refused(tmp_path, source):
+    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path; from semilib import record\n"
+                               "with record.lock(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(60)", str(tmp_path)],
+                              stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(record.RunBusy, match="another process"):
+            train(smoke_run(), folder=tmp_path, source=source)
+        assert record.is_busy(tmp_path)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert not record.is_busy(tmp_path)          # the lock died with its process
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_no_checkpoint_after_it(tmp_path, source):
+    run = smoke_run("fixmatch", lr=1e30)
+    with pytest.raises(TrainingError, match=r"the loss '[xu]' was not finite in step \d+"):
+        train(run, folder=tmp_path, source=source)
+    found = record.read(tmp_path)
+    assert found["status"] == "failed" and "TrainingError" in found["traceback"] and "not finite" in found["error"]
+    kept = tmp_path / "checkpoint.npz"
+    if kept.exists():
+        assert all(torch.isfinite(v).all() for k, v in checkpoint.load(kept).items() if v.is_floating_point()), "a bad checkpoint"
+
+
+def test_the_first_bad_step_and_term_are_named():
+    monitor = Monitor(3, torch.device("cpu"))
+    nan = torch.tensor(float("nan"))
+    monitor.expect(("x", "u"), ())
+    for step, losses in enumerate([(1.0, 2.0), (1.0, nan), (nan, nan)]):
+        monitor.add({"x": torch.as_tensor(losses[0]), "u": torch.as_tensor(losses[1])}, torch.tensor(step), {})
+    with pytest.raises(TrainingError, match="'u' was not finite in step 1"):
+        monitor.check_finite()
+
+
+def test_a_component_that_never_acts_is_an_error(tmp_path, source):
+    with pytest.raises(TrainingError, match=r"never active in 24 steps of fixmatch: u \(no pseudo-label reached"):
+        train(smoke_run("fixmatch", options={"threshold": 1.0}), folder=tmp_path, source=source)
+    found = record.read(tmp_path)
+    assert found["status"] == "failed" and found["so_far"]["evaluations"] == len(record.read_log(tmp_path)) == 4
+
+
+def test_a_duration_outside_the_run_is_refused_before_it_starts(source):
+    with pytest.raises(BadInput, match="warmup=24.*steps=24.*never becomes active"):
+        engine.Trainer(smoke_run("semi", options={"warmup": 24}), source)
+
+
+def test_a_finished_run_cannot_be_made_longer(tmp_path, source):
+    train(smoke_run(), folder=tmp_path, source=source)
+    with pytest.raises(BadInput, match="steps=48: 24.*cannot be made longer or shorter"):
+        train(smoke_run(steps=48), folder=tmp_path, source=source)
+    with pytest.raises(BadInput, match="lr="):
+        train(smoke_run(lr=0.01), folder=tmp_path, source=source)
+
+
+def test_a_run_refused_before_it_began_leaves_nothing(tmp_path, source):
+    with pytest.raises(BadInput, match="n1"):
+        train(smoke_run(n1=450), tmp_path / "runs", source=source)
+    assert not list((tmp_path / "runs").rglob("*"))
+
+
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path, source):
+    run = smoke_run()
+    engine_run = train(run, tmp_path, source=source)
+    record.write(engine_run, {**record.read(engine_run), "status": "running"})
+    (engine_run / "checkpoint.npz").write_bytes((engine_run / "checkpoint.npz").read_bytes()[:1000])
+    with pytest.raises(TrainingError, match="checkpoint.npz is damaged.*delete it to begin"):
+        train(run, tmp_path, source=source)
+    (engine_run / "checkpoint.npz").unlink()
+    train(run, tmp_path, source=source)
+    found = record.read(engine_run)
+    assert found["status"] == "done" and len(found["sessions"]) == 3 and found["sessions"][0]["precision"] == "fp32"
+
+
+def test_a_damaged_checkpoint_is_not_loaded(tmp_path):
+    checkpoint.save(tmp_path / "c.npz", {"a": torch.arange(1000)})
+    content = bytearray((tmp_path / "c.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "c.npz").write_bytes(content)
+    with pytest.raises(Exception, match="CRC"):
+        checkpoint.load(tmp_path / "c.npz")
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    files.write_text(tmp_path / "a.txt", "old")
+
+    def broken(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        files.write_atomically(tmp_path / "a.txt", broken)
+    assert (tmp_path / "a.txt").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_every_optimiser_and_average_trains_and_resumes(source, tmp_path):
+    for changes in ({"optimiser": "adam", "lr": 0.002}, {"ema_rule": "warmup"}, {"ema_rule": "decaying"}, {"rate": "constant"},
+                    {"precision": "bf16"}, {"strong_pool": "B"}, {"decay": "all"}):
+        whole = engine.Trainer(smoke_run("fixmatch", **changes), source)
+        losses_of(whole, range(3))
+        checkpoint.save(tmp_path / "c.npz", whole.state_dict())
+        again = engine.Trainer(whole.run, source)
+        again.load_state_dict(checkpoint.load(tmp_path / "c.npz"))
+        assert losses_of(again, range(3, 6)) == losses_of(whole, range(3, 6)), changes
+        assert all(torch.isfinite(p).all() for p in whole.average.net.parameters())
+
+
+def test_a_run_with_a_held_out_fold_evaluates_on_it_and_not_on_the_test_set(source):
+    plain, folded = (engine.Trainer(smoke_run(holdout=share), source) for share in (0.0, 0.25))
+    left = set(folded.data.labelled.tolist())
+    held = [i for i in plain.data.labelled.tolist() if i not in left]
+    assert len(folded.test_y) == len(held) > 10 and torch.equal(folded.test_x, source.images[held])
+    folded.advance(0)
+    assert int(folded.evaluate().sum()) == len(held) and len(source.test_labels) == len(plain.test_y)
+    assert "holdout0.25" in folded.run.cell and "holdout" not in plain.run.cell and "holdout" not in plain.run.identity()

@@ -1,0 +1,153 @@
+"""Using what was trained: the loaded network says what the run measured; prediction, export, and the figures that need networks."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, smoke_run
+from PIL import Image
+
+from semilib.data import sources
+from semilib.errors import BadInput
+from semilib.report import diagrams
+from semilib.report.figures import png
+from semilib.study import insight, study
+from semilib.training import record, trained
+from semilib.training.train import train
+
+METHODS = ("fixmatch", "semi", "cdmad", "cossl", "decon")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    return {method: train(smoke_run(method, post_hoc=1.0 if method == "fixmatch" else 0.0), runs) for method in METHODS}
+
+
+@pytest.fixture(scope="module")
+def models(folders):
+    return {method: trained.load(folder, DATA) for method, folder in folders.items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loaded_network_classifies_the_test_set_as_the_run_s_last_evaluation_did(method, folders, models, source):
+    predicted = models[method].logits(source.test_images).argmax(-1)
+    confusion = torch.zeros(10, 10, dtype=torch.int64)
+    confusion.index_put_((source.test_labels, predicted), torch.ones(len(predicted), dtype=torch.int64), accumulate=True)
+    assert confusion.tolist() == record.read_log(folders[method])[-1]["confusion"]
+    rows = models[method].probabilities(source.test_images[:7]).sum(1)
+    assert rows.tolist() == pytest.approx([1] * 7, abs=1e-5)
+    assert models[method].features(source.test_images[:7]).shape == (7, models[method].method.info.features)
+
+
+def test_pictures_are_named_with_confidence_and_second_guess(models, source, tmp_path):
+    files = []
+    for i in (0, 500):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(source.test_images[i].permute(1, 2, 0).numpy()).save(files[-1])
+    frame = models["semi"].predict(files)
+    assert frame["picture"].tolist() == ["0.png", "500.png"] and frame.columns.tolist() == ["picture", "class", "confidence", "second",
+                                                                                            "its_confidence"]
+    direct = models["semi"].predict(source.test_images[[0, 500]])
+    assert frame["class"].tolist() == direct["class"].tolist()
+    assert frame["confidence"].to_numpy() == pytest.approx(direct["confidence"].to_numpy())
+    assert (frame["confidence"] >= frame["its_confidence"]).all() and (frame["class"] != frame["second"]).all()
+    (tmp_path / "no.png").write_text("not a picture")
+    with pytest.raises(BadInput, match="pictures='no.png'"):
+        models["semi"].predict([tmp_path / "no.png"])
+    with pytest.raises(BadInput, match="at least one picture"):
+        models["semi"].predict([])
+
+
+@pytest.mark.parametrize("method", ["semi", "cdmad"])
+def test_an_exported_network_needs_no_torch_and_says_the_same(method, models, source, tmp_path):
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    session = onnxruntime.InferenceSession(str(models[method].export(tmp_path / "m.onnx")))
+    for n in (1, 5):                                                                    # any number of pictures
+        said, = session.run(None, {"images": source.test_images[:n].numpy()})
+        np.testing.assert_allclose(said, models[method].probabilities(source.test_images[:n]).numpy(), atol=1e-5)
+    assert session.get_modelmeta().custom_metadata_map["class_names"].split("\n") == models[method].class_names
+
+
+def test_only_a_finished_run_with_its_weights_can_be_loaded(folders, tmp_path):
+    with pytest.raises(BadInput, match="its run.json and checkpoint.npz"):
+        trained.load(tmp_path)
+    published = record.publish(folders["semi"], tmp_path)
+    with pytest.raises(BadInput, match="checkpoint.npz"):
+        trained.load(published)
+
+
+def test_a_record_says_what_images_were_normalised_by_so_that_no_data_set_is_needed(folders, tmp_path):
+    model = trained.load(folders["semi"], tmp_path / "nothing here")
+    source = sources.load("mnistm5k", DATA)
+    assert (model.mean, model.std) == (source.mean, source.std)
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_use_of_the_unlabelled_images_against_the_threshold(models, source):
+    chosen = {"FixMatch": models["fixmatch"], "SeMi": models["semi"]}
+    figure, frame = insight.unlabelled_use(chosen, points=12)
+    assert set(frame["method"]) == set(chosen) and set(frame["group"]) == {"head", "medium", "tail"}
+    assert set(frame["half"]) == {"easy", "hard"}
+    first = frame[frame["threshold"] == 0]
+    assert (first["used"] == 100).all(), "at threshold 0 every image counts"
+    falls = frame.groupby(["method", "group", "half"])["used"].apply(lambda used: (used.diff().dropna() <= 0).all())
+    assert falls.all()
+    images, truth = insight._pool(models["semi"].run)
+    assert first[first["method"] == "SeMi"]["images"].sum() == len(truth) == len(images)
+    assert png(figure)[:4] == b"\x89PNG"
+
+
+def test_features_are_of_the_same_images_for_every_method(models):
+    _, frame = insight.features_map({"FixMatch": models["fixmatch"], "SeMi": models["semi"]}, per_class=4)
+    first, second = (part for _, part in frame.groupby("method"))
+    assert first["image"].tolist() == second["image"].tolist() and len(first) == 40 and set(first["class"].value_counts()) == {4}
+
+
+def test_calibration_counts_every_test_image_and_weighs_its_gaps(models, source):
+    _, frame = insight.calibration({"SeMi": models["semi"]})
+    assert frame["images"].sum() == len(source.test_labels)
+    seen = frame[frame["images"] > 0]
+    gap = (seen["images"] * (seen["confidence"] - seen["right"]).abs()).sum() / len(source.test_labels)
+    assert frame["ece"].iloc[0] == pytest.approx(gap)
+    accuracy = (models["semi"].logits(source.test_images).argmax(-1) == source.test_labels).double().mean()
+    assert (seen["images"] * seen["right"]).sum() / len(source.test_labels) == pytest.approx(100 * float(accuracy))
+
+
+def test_models_of_different_runs_share_no_figure(models, tmp_path):
+    other = trained.load(train(smoke_run("fixmatch", steps=20), tmp_path), DATA)
+    with pytest.raises(BadInput, match="one cell, schedule and network"):
+        insight.calibration({"a": models["fixmatch"], "b": other})
+
+
+def test_the_pipeline_s_names_are_those_of_the_library():
+    import importlib
+    _, frame = diagrams.pipeline()
+    for name in frame["name"]:
+        module, _, attribute = name.partition(".")
+        if module in ("augment", "models", "losses", "memory"):
+            assert hasattr(importlib.import_module(f"semilib.{module}"), attribute), name
+        elif module == "semi":
+            assert hasattr(importlib.import_module("semilib.methods.semi"), attribute), name
+    from semilib.methods import get
+    run = smoke_run("semi")
+    from semilib.training.engine import Trainer
+    t = Trainer(run)
+    assert {name.split(": ")[1] for name in frame["name"] if name.startswith("heads: ")} == set(t.net.heads)
+    t.advance(0)
+    drawn = {term for part in frame["part"] if part.startswith("term") for term in part.split(" ", 1)[1].split(", ")}
+    assert drawn == set(t.last_losses) and get("semi").__name__ == "SeMi"
+
+
+def test_example_photos_are_a_folder_of_pictures_with_a_long_tail(tmp_path):
+    folder = study.example_photos(tmp_path / "photos", labelled=6, unlabelled=3, test=2, gamma=3)
+    source = sources.load("imagefolder", str(folder), 32)
+    counts = torch.bincount(source.labels[source.labels >= 0]).tolist()
+    assert counts[0] == 6 and counts[-1] == 2 and counts == sorted(counts, reverse=True)
+    assert (source.labels < 0).sum() == 30 and len(source.test_labels) == 20
+    before = sorted(p.stat().st_mtime_ns for p in folder.rglob("*.png"))
+    study.example_photos(folder)
+    assert before == sorted(p.stat().st_mtime_ns for p in folder.rglob("*.png")), "written once"
