@@ -5,6 +5,8 @@ behind the same `batch(t)`: `stage(step)`, which runs on the host before each st
 """
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +16,9 @@ from semilib.data.sources import Source
 from semilib.data.splits import Split
 from semilib.data.step import Batch, StepImages, Stream, Time
 from semilib.errors import BadInput, check_name
-from semilib.training.config import Run
+
+if TYPE_CHECKING:
+    from semilib.training.config import Run
 
 SAMPLERS = ("shuffled", "balanced")
 
