@@ -11,7 +11,7 @@ Follows: the paper and its first release (TorchSSL) in (1): mu and var are those
     var near 1 and all weights at 1), n_sigma 2, lambda_u 1. The first batch sets pbar.
 Keeps: nothing of its own recipe, which is balanced (TorchSSL: mu 7, one strong view, 2^20 steps).
 Differs: align="labelled" is TorchSSL's target, a moving average of the predictions on labelled images (from uniform);
-    statistics="aligned" is USB's (1), which takes c from pA. USB's per_class statistics crash there and are left out.
+    statistics="aligned" is USB's (1), which takes c from pA. USB's per_class statistics do not run there and are left out.
 Numbers: toy rows, momentum 0.9: mu .377338, var .90647; with mu .8 and var .04 without alignment weights [1, 1, 1, .00036], L_u .339381.
 """
 from __future__ import annotations

@@ -16,9 +16,10 @@ from semilib.errors import BadInput, check_name
 
 VARIANTS = ("V1", "V2", "V3", "USB")
 class Shortcut(nn.Conv2d):
-    """A 1x1 convolution with stride: on a CPU one without, of the pixels that it would read. PyTorch's own (2.14) writes past its memory in
-    the backward pass there, for channels-last maps of few channels, which ends the process: fewer than 8 where the CPU has AVX2,
-    more on large maps where it has AVX-512."""
+    """A 1x1 convolution with stride. On a CPU it first takes the pixels that the stride visits, then convolves them without stride.
+
+    The result is the same. PyTorch 2.14's own CPU kernel ended the process in a convolution's backward pass.
+    """
 
     def __init__(self, width_in: int, width: int, stride: int, groups: int = 1):
         super().__init__(width_in, width, 1, stride, groups=groups, bias=False)

@@ -363,7 +363,7 @@ def test_a_run_records_the_three_metrics_each_under_its_name(official, tmp_path,
 
 
 def test_large_images_train_on_a_cpu():
-    """Channels last, in which PyTorch's own strided 1x1 convolutions end the process (see `models.Shortcut`)."""
+    """Training with the shortcuts that are computed another way on CPUs (see `backbones.Shortcut`)."""
     images, labels = torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8), torch.arange(40) % 4
     source = sources.Source("x", images, labels, images[:8], labels[:8], list("abcd"), (0.5,) * 3, (0.2,) * 3, flip=True)
     run = Run.of("imagenet127", "fixmatch", profile="smoke", side=64, labelled_share=0.5, batch=8, device="cpu")
