@@ -620,7 +620,7 @@ def test_a_shortcut_is_the_strided_convolution(width_in, width, stride, side):
 
 
 @pytest.mark.parametrize("network", ["wrn-10-0.25", "wrn-28-2", "resnet50"])
-def test_no_strided_pointwise_convolution_is_left_to_pytorch(network):
+def test_every_pointwise_convolution_with_a_stride_is_a_shortcut(network):
     """On CPUs they are computed another way (see `Shortcut`)."""
     strided = [m for m in make_backbone(network).modules()
                if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1)]
