@@ -2,10 +2,10 @@
 
     python tests/planted_faults.py                 all methods
     python tests/planted_faults.py acr semi        these alone
-    python tests/planted_faults.py --quick         of each method's test files only the first, the parity test where there is one
+    python tests/planted_faults.py --quick         the first test file of each: its parity test, where it has one
 
-The faults go into a copy of the tree. A fault is red if a test of its method fails with it and passes without it; the first
-such test is named. The exit status is 1 if a fault stays GREEN: then the tests have a hole, or the fault changes nothing.
+The faults go into a copy of the tree. A fault is red if a test of its method fails with it and passes without it.
+The first such test is named. The exit status is 1 if a fault stays GREEN: the tests have a hole, or it changes nothing.
 """
 from __future__ import annotations
 
@@ -65,8 +65,9 @@ FAULTS = {
     "cpg": Fault("self.cfg.smoothing / (self.info.classes - 1)", "self.cfg.smoothing / self.info.classes"),
     "semi": Fault("(f - centre) / (t_e / 5)", "(f - centre) / t_e"),
 }
-SHARED = {"supervised": "losses", "fixmatch": "losses", "crestplus": "crest"}       # methods without a test file of their own
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "data", "runs", "build", "results", "figures", "__pycache__", ".*_cache")
+SHARED = {"supervised": "losses", "fixmatch": "losses", "crestplus": "crest"}   # methods without an own test file
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "data", "runs", "build", "results", "figures", "__pycache__",
+                                  ".*_cache")
 
 
 def test_files(method: str) -> list[Path]:
@@ -85,7 +86,8 @@ def first_failure(tree: Path, tests: list[str]) -> str:
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-rf", "--tb=no", "-p", "no:cacheprovider", *tests],
                           cwd=tree, env=environment, capture_output=True, text=True)
-    failed = [line.removeprefix("FAILED ").partition(" - ")[0] for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    failed = [line.removeprefix("FAILED ").partition(" - ")[0] for line in lines]
     if done.returncode not in (0, 1) or bool(failed) != bool(done.returncode):
         sys.exit(f"pytest {' '.join(tests)}:\n{done.stdout}{done.stderr}")
     return failed[0] if failed else ""
@@ -93,20 +95,20 @@ def first_failure(tree: Path, tests: list[str]) -> str:
 
 def try_fault(method: str, fault: Fault, tree: Path, quick: bool) -> bool:
     """Whether a test sees the fault; prints the row."""
-    file, files = tree / source(method), [str(path) for path in test_files(method)]
+    file, files = tree / source(method), [str(path) for path in test_files(method)[:1 if quick else None]]
     right = file.read_text(encoding="utf-8")
     if right.count(fault.fragment) != 1:
-        sys.exit(f"{method}: {fault.fragment!r} stands {right.count(fault.fragment)} times in {source(method)}, not once")
+        sys.exit(f"{method}: {fault.fragment!r} stands {right.count(fault.fragment)} times in {file.name}, not once")
     if not files:
         sys.exit(f"{method}: no test file; name one in SHARED")
     start = time.perf_counter()
     file.write_text(right.replace(fault.fragment, fault.replacement), encoding="utf-8")
-    test = first_failure(tree, files[:1] if quick else files)
+    test = first_failure(tree, files)
     file.write_text(right, encoding="utf-8")
     if test and first_failure(tree, [test]):
         sys.exit(f"{method}: {test} fails without the fault too")
-    print(f"{method:11s} {'red  ' if test else 'GREEN'} {time.perf_counter() - start:4.0f} s  {fault.fragment}  ->  {fault.replacement}"
-          f"  {test or ' '.join(files)}", flush=True)
+    print(f"{method:11s} {'red  ' if test else 'GREEN'} {time.perf_counter() - start:4.0f} s  "
+          f"{fault.fragment}  ->  {fault.replacement}  {test or ' '.join(files)}", flush=True)
     return bool(test)
 
 
@@ -116,7 +118,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="run only the first of each method's test files")
     asked = parser.parse_args()
     if FAULTS.keys() != methods.METHODS.keys():
-        sys.exit(f"one fault a method, please: {sorted(FAULTS.keys() ^ methods.METHODS.keys())}")
+        sys.exit(f"FAULTS and METHODS name different methods: {sorted(FAULTS.keys() ^ methods.METHODS.keys())}")
     if unknown := set(asked.methods) - FAULTS.keys():
         parser.error(f"no such method: {', '.join(sorted(unknown))}")
     names = asked.methods or list(FAULTS)
