@@ -56,13 +56,14 @@ B = SimpleNamespace(
 
 
 def method(name: str = "semi", options: dict | None = None, counts: tuple[int, ...] = (7, 2, 1), features: int = 4,
-           batch: int = 4, steps: int = 40, first_pass: Tensor | None = None, dataset: str = "mnistm5k", **changes) -> Method:
+           batch: int = 4, steps: int = 40, first_pass: Tensor | None = None, dataset: str = "mnistm5k",
+           n_unlabelled: int = 100, **changes) -> Method:
     """A built method that believes in a labelled set of these class counts, in float64; no data, no network."""
     run = Run.of(dataset, name, options=options or {}, steps=steps, batch=batch, device="cpu", precision="fp64", **changes)
-    counts = torch.tensor(counts)
+    counts = torch.as_tensor(counts)
     if first_pass is None:
         first_pass = torch.arange(len(counts)).repeat_interleave(counts)
-    info = Info(classes=len(counts), features=features, counts=counts, n_labelled=int(counts.sum()), n_unlabelled=100,
+    info = Info(classes=len(counts), features=features, counts=counts, n_labelled=int(counts.sum()), n_unlabelled=n_unlabelled,
                 batch=batch, mu=run.mu, steps=steps, seed=run.seed, device=torch.device("cpu"), dtype=torch.float64,
                 first_pass=first_pass, run=run)
     out = run.method_class()(run.method_options(), info)

@@ -1,0 +1,169 @@
+"""Shared by the parity tests: reads recorded arrays, steps a method on them, and collects differences by quantity.
+
+The tests take what they need of semilib from here.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+from toy import method, time, values, views
+
+from semilib.engine import Trainer
+from semilib.methods import cossl, crest
+from semilib.methods import seval_search as search
+from semilib.methods.base import Batch, Method
+from semilib.methods.cpg import radii
+from semilib.methods.metaexpert import Gate, regime
+from semilib.models import View, Views
+
+__all__ = ["F64", "UNSCALED", "Gate", "View", "Views", "cossl", "crest", "differences", "draw", "gradient", "load",
+           "method", "optimisers", "radii", "regime", "search", "step", "two_heads", "views", "weights"]
+
+F64 = torch.float64
+UNSCALED = dict(dataset="cifar10", steps=250_000, n_unlabelled=64)     # with this many steps no momentum is scaled
+
+
+def load(name: str) -> dict[str, Tensor]:
+    """All arrays of a recorded file."""
+    with np.load(Path(__file__).parent / f"{name}.npz", allow_pickle=False) as file:
+        return {key: torch.as_tensor(file[key]) for key in file.files}
+
+
+# ---- differences -----------------------------------------------------------------------------------------------------
+
+
+class Differences:
+    """The largest difference of each quantity, beside the tolerance that it must keep."""
+
+    def __init__(self, tolerance: float):
+        self.tolerance = tolerance
+        self.worst: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, quantity: str, have, want, tolerance: float | None = None) -> None:
+        """Compare two tensors or numbers; another shape and a NaN are infinitely different."""
+        have, want = (torch.as_tensor(x, dtype=F64) for x in (have, want))
+        gap = float("inf")
+        if have.shape == want.shape:
+            gap = float((have - want).abs().nan_to_num(torch.inf, torch.inf).max()) if have.numel() else 0.0
+        allowed = self.tolerance if tolerance is None else tolerance
+        before, allowed_before = self.worst.get(quantity, (0.0, allowed))
+        self.worst[quantity] = max(before, gap), min(allowed_before, allowed)
+
+    def check(self) -> None:
+        lines = [f"{'BAD' if gap > allowed else 'ok '} {quantity:28s} {gap:.3g} (tolerance {allowed:g})"
+                 for quantity, (gap, allowed) in sorted(self.worst.items(), key=lambda x: -x[1][0])]
+        assert lines, "nothing was compared"
+        bad = sum(line.startswith("BAD") for line in lines)
+        assert not bad, "\n".join([f"{bad} of {len(lines)} quantities differ; largest differences:", *lines])
+
+
+@contextmanager
+def differences(tolerance: float) -> Iterator[Differences]:
+    """Collects all comparisons of a test; at the end of the block each must lie within its tolerance."""
+    same = Differences(tolerance)
+    yield same
+    same.check()
+
+
+# ---- one step --------------------------------------------------------------------------------------------------------
+
+
+def two_heads(z: Tensor) -> dict[str, Tensor]:
+    """Recorded logits [n, 2 C] as those of the two heads."""
+    head, balanced = z.chunk(2, 1)
+    return {"head": head, "balanced": balanced}
+
+
+def step(m: Method, recorded: dict[str, dict[str, Tensor]], batch: dict, at: int, phase: str = "main",
+         prepare: Callable[[Views, Batch], Views] | None = None,
+         parameters: dict[str, Tensor] | None = None) -> SimpleNamespace:
+    """One step as the engine makes it, without a network: pseudo-labels, losses, gradients, the state's move.
+
+    recorded: view -> {head: output}, where "f" are the features; "s1" and "s2" are the strong views. `prepare` may
+    make other views of these. Returns `p`, `losses`, their sum `total`, the views `v`, and the sum's `grads` by
+    (view, head) and by name of the `parameters`: 0 where no loss reaches."""
+    m.phase = phase
+    inputs = {(name, head): x.clone().to(F64).requires_grad_()
+              for name, heads in recorded.items() for head, x in heads.items()}
+    v = views(**{name: View({head: inputs[name, head] for head in heads if head != "f"},
+                            inputs.get((name, "f"), torch.zeros(len(next(iter(heads.values()))), 4, dtype=F64)))
+                 for name, heads in recorded.items()})
+    rows = len(v.w.f)
+    b = Batch(**{"index_l": torch.arange(len(batch["y"])), "index_u": torch.arange(rows),
+                 "known_u": torch.zeros(rows, dtype=torch.bool), **batch})
+    t = time(at, m.info.steps, phase)
+    v = prepare(v, b) if prepare else v
+    seen = v.detach()
+    with torch.no_grad():
+        p = m.pseudo(seen, b, t)
+    losses = values(m.terms(v, b, p, t))
+    total = sum(losses.values())
+    inputs |= parameters or {}
+    grads = torch.autograd.grad(total, list(inputs.values()), allow_unused=True)
+    grads = {key: torch.zeros_like(x) if g is None else g for (key, x), g in zip(inputs.items(), grads)}
+    with torch.no_grad():
+        m.end_step(seen, b, p, t)
+    losses = {name: loss.detach() for name, loss in losses.items()}
+    return SimpleNamespace(p=p, losses=losses, total=total.detach(), grads=grads, v=v)
+
+
+def gradient(done: SimpleNamespace, head: str, *names: str) -> Tensor:
+    """The gradients of one head's outputs in these views, below each other."""
+    return torch.cat([done.grads[name, head] for name in names])
+
+
+def optimisers(m: Method, net, rate: float) -> list[torch.optim.Optimizer]:
+    """The method's optimisers over a stand-in for a network, as the engine builds them."""
+    engine = SimpleNamespace(run=m.info.run, lr=torch.tensor(rate), device=torch.device("cpu"))
+    return m.optimisers(net, lambda modules, **changes: Trainer._make_optimiser(engine, modules, **changes))
+
+
+# ---- inputs of Meta-Expert, drawn by NumPy so that its file need not hold them ---------------------------------------
+
+
+def weights(seed, widths, classes):
+    """(weight, bias) of the eight layers between depths and of the gate's three."""
+    g = np.random.default_rng(seed)
+    top = 2 * widths[-1]
+    a = [(widths[i], widths[i + 1]) for i in range(3)] + [(widths[3], top)]
+    b = [(widths[i + 1], widths[i + 2]) for i in range(2)] + [(widths[3], top), (top, top)]
+    shapes = a + b + [(top + 3 * classes, 128), (128, 64), (64, 3)]
+    return [(torch.as_tensor(g.standard_normal((o, i)) * (1.5 / i**.5)), torch.as_tensor(.3 * g.standard_normal(o)))
+            for i, o in shapes]
+
+
+def draw(seed, kind, at, b, u, widths, classes):
+    """Logits [b + 2 u, head, norm, class], depths [b + 2 u, sum of widths] and labels [b].
+
+    All unlabelled rows that head 2 assigns to one class are sure together or unsure together. kind: which classes are
+    sure more often, 0 the first, 1 the last, 2 all alike."""
+    g = np.random.default_rng([seed, at])
+    z = 2.0 * g.standard_normal((b + 2 * u, 3, 3, classes))
+    dep = g.standard_normal((b + 2 * u, sum(widths)))
+    y = g.integers(0, classes - at % 2, b)
+    middle = z[b:b + u, 1].mean(1)
+    middle += g.standard_normal((u, classes)) * 3
+    # all classes appear in turn, so that each can be counted
+    label = (np.arange(u) * 7 + at) % classes
+    middle[np.arange(u), label] = middle.max(1) + 1.0
+    chance = {0: np.linspace(1.3, -.2, classes), 1: np.linspace(-.2, 1.3, classes), 2: np.full(classes, .9)}[kind]
+    turn = (at % 4 + .5) / 4
+    sure = turn < chance
+    if kind == 2:
+        sure[:] = True
+    if at == 6:
+        sure &= np.arange(classes) % 2 == 0
+    gap = np.where(sure[label], 12.0, 0.1)
+    middle[np.arange(u), label] = np.partition(middle, -2, 1)[:, -2] + gap
+    z[b:b + u, 1] += (middle - z[b:b + u, 1].mean(1))[:, None]
+    z[b:b + u, 0] *= 3
+    z[b:b + u, 2] *= 3
+    if at == 3:
+        z[b:b + u, 0] *= .01
+    return torch.as_tensor(z), torch.as_tensor(dep), torch.as_tensor(y)

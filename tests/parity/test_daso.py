@@ -1,0 +1,35 @@
+"""DASO on FixMatch while and after pretraining, beside the authors' code (see the package).
+
+Before the first period is over the release divides 0 by 0, so pretraining is longer than a period.
+"""
+import torch
+
+from .kit import View, differences, load, method, step, views
+
+KEYS = dict(l="l", w="w", s1="s")
+
+
+def test_prototypes_blended_labels_losses_gradients_of_features_and_counted_labels_are_the_release_s():
+    d = load("daso")
+    batch, classes, features, steps = (int(d[key]) for key in ("B", "C", "D", "STEPS"))
+    options = dict(pretraining=int(d["PRE"]), period=int(d["PERIOD"]), queue=int(d["L"]), strong_views=1, threshold=0.6,
+                   t_proto=0.2, t_dist=d["tdist"].item(), dist_aware=bool(d["aware"]))
+    m = method("daso", options, range(classes + 2, 2, -1), features, batch, steps)
+
+    def prepare(v, b):
+        return views(**{name: View({"head": v[name].f @ d["W"].T + d["bias"]}, v[name].f) for name in KEYS})
+    with differences(1e-9) as same:
+        for s in range(steps):
+            y = d[f"y{s}"]
+            m.enqueue(d[f"l{s}"] @ d["R"], y)
+            same("prototypes", m.prototypes(), d[f"o_P{s}"])
+            out = step(m, {name: {"f": d[f"{key}{s}"]} for name, key in KEYS.items()}, dict(y=y), s, prepare=prepare)
+            for term, key in (("x", "x"), ("u", "u"), ("semantic", "a")):
+                same(f"loss {term}", out.losses[term], d[f"o_{key}{s}"])
+            same("label", out.p.label, d[f"o_lab{s}"])
+            same("confidence", out.p.prob.amax(1), d[f"o_conf{s}"])
+            same("mask", out.p.mask, d[f"o_conf{s}"] >= 0.6)
+            for i, name in enumerate(KEYS):
+                have = out.grads[name, "f"]
+                same(f"gradient {name}", have, d.get(f"o_g{i}_{s}", torch.zeros_like(have)))
+            same("counts", m.recent, d[f"o_m{s}"])
