@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from toy import method, time, values, views
 
-from semilib.engine import Trainer
+from semilib.data.step import Batch
 from semilib.methods import cossl, crest
 from semilib.methods import seval_search as search
-from semilib.methods.base import Batch, Method
+from semilib.methods.base import Method
 from semilib.methods.cpg import radii
 from semilib.methods.metaexpert import Gate, regime
-from semilib.models import View, Views
+from semilib.networks.net import View, Views
+from semilib.training.engine import Trainer
 
 __all__ = ["F64", "UNSCALED", "Gate", "View", "Views", "cossl", "crest", "differences", "draw", "gradient", "load",
            "method", "optimisers", "radii", "regime", "search", "step", "two_heads", "views", "weights"]

@@ -43,7 +43,7 @@ def test_losses_votes_gradients_and_at_boundaries_the_selected_rows_phi_and_radi
                     m.enter(SimpleNamespace(name="grow"), context(k, seen))
                     f, label = seen[:labelled], y_all
                 else:
-                    m.end_epoch(context(k, seen))
+                    m.host_work(context(k, seen))
                     kept = dealt["who"]
                     rows = torch.zeros(labelled + pool, classes, dtype=F64)
                     rows[kept] = dealt["rows"]
