@@ -72,6 +72,8 @@ def single(args, fields: list[str]) -> None:
     result = found["result"]
     print(f"{found['name']}, {wanted.steps:,} steps of profile {wanted.profile}: {result['metric'].replace('_', ' ')} "
           f"{result['mean_last']:.2%} ({result['rule']}; last {result['last']:.2%})")
+    for name, advice in result.get("never_acted", {}).items():
+        print(f"never acted: {name} ({advice})")
     print(f"record: {files.shown(path)} ({found['status']})")
 
 

@@ -4,6 +4,7 @@ B rows, C classes, D features. Everything that can be is float64, the precision 
 """
 from __future__ import annotations
 
+import dataclasses
 import functools
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from semilib.data.sources import Source
 from semilib.data.step import Time
+from semilib.errors import BadInput
+from semilib.methods import get
 from semilib.methods.base import Info, Method
 from semilib.methods.losses import reduce
 from semilib.networks.net import View, Views
@@ -116,6 +119,16 @@ def drive(m: Method, steps: int, **kind) -> list[SimpleNamespace]:
     return out
 
 
+def recipe_refusal(name: str) -> str:
+    """Why a registered method has no original recipe; "" if it has one."""
+    try:
+        get(name).original(dataclasses.asdict(Run.of("cifar10", name)))
+    except BadInput as error:
+        assert error.field == "recipe", error
+        return str(error)
+    return ""
+
+
 # ---- real training on small images -------------------------------------------------------------------------------------------
 
 CLASSES = 4
@@ -137,7 +150,7 @@ def source(side: int = 16, each: int = 30) -> Source:
 
 def run(name: str, options: dict | None = None, **changes) -> Run:
     """A run on `source`: counts 14, 9, 6, 4 labelled (33, so a drop-last pass of 8 leaves one out) and 16, 11, 7, 5 more."""
-    given = dict(profile="smoke", network="wrn-10-0.25", batch=8, steps=12, eval_every=6, n1=14, m1=16, gamma_l=3.0,
+    given = dict(profile="trial", lr=0.05, ema=0.9, network="wrn-10-0.25", batch=8, steps=12, eval_every=6, n1=14, m1=16, gamma_l=3.0,
                  gamma_u=3.0, device="cpu", precision="fp32")
     return Run.of("mnistm5k", name, options=options or {}, **{**given, **changes})
 

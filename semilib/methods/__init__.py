@@ -1,4 +1,4 @@
-"""The methods by name. Adding one: its file, one line here, its tests."""
+"""The methods by name. Adding one: its file, one line here, its tests. Every list and table of methods is read from here."""
 from __future__ import annotations
 
 import dataclasses
@@ -9,44 +9,48 @@ import typing
 
 from semilib.errors import BadInput, check_name
 
-METHODS: dict[str, str | type] = {
-    "supervised": "semilib.methods.supervised:Supervised",
-    "la": "semilib.methods.la:LogitAdjustment",
-    "fixmatch": "semilib.methods.fixmatch:FixMatch",
-    "remixmatch": "semilib.methods.remixmatch:ReMixMatch",
-    "flexmatch": "semilib.methods.flexmatch:FlexMatch",
-    "freematch": "semilib.methods.freematch:FreeMatch",
-    "softmatch": "semilib.methods.softmatch:SoftMatch",
-    "darp": "semilib.methods.darp:DARP",
-    "crest": "semilib.methods.crest:CReST",
-    "crestplus": "semilib.methods.crest:CReSTPlus",
-    "abc": "semilib.methods.abc:ABC",
-    "saw": "semilib.methods.saw:SAW",
-    "adsh": "semilib.methods.adsh:Adsh",
-    "daso": "semilib.methods.daso:DASO",
-    "cossl": "semilib.methods.cossl:CoSSL",
-    "debiaspl": "semilib.methods.debiaspl:DebiasPL",
-    "rda": "semilib.methods.rda:RDA",
-    "tras": "semilib.methods.tras:TRAS",
-    "acr": "semilib.methods.acr:ACR",
-    "cpe": "semilib.methods.cpe:CPE",
-    "cdmad": "semilib.methods.cdmad:CDMAD",
-    "simpro": "semilib.methods.simpro:SimPro",
-    "seval": "semilib.methods.seval:SEVAL",
-    "bacon": "semilib.methods.bacon:BaCon",
-    "adello": "semilib.methods.adello:ADELLO",
-    "decon": "semilib.methods.decon:DeCon",
-    "ccl": "semilib.methods.ccl:CCL",
-    "metaexpert": "semilib.methods.metaexpert:MetaExpert",
-    "cpg": "semilib.methods.cpg:CPG",
-    "semi": "semilib.methods.semi:SeMi",
+# The written name, and the class as "module:Class", which is imported when it is first asked for. A notebook may register
+# its class alone: the class's name is then the written one.
+Entry = tuple[str, str] | type
+
+METHODS: dict[str, Entry] = {
+    "supervised": ("Supervised", "semilib.methods.supervised:Supervised"),
+    "la": ("LA", "semilib.methods.la:LogitAdjustment"),
+    "fixmatch": ("FixMatch", "semilib.methods.fixmatch:FixMatch"),
+    "remixmatch": ("ReMixMatch", "semilib.methods.remixmatch:ReMixMatch"),
+    "flexmatch": ("FlexMatch", "semilib.methods.flexmatch:FlexMatch"),
+    "freematch": ("FreeMatch", "semilib.methods.freematch:FreeMatch"),
+    "softmatch": ("SoftMatch", "semilib.methods.softmatch:SoftMatch"),
+    "darp": ("DARP", "semilib.methods.darp:DARP"),
+    "crest": ("CReST", "semilib.methods.crest:CReST"),
+    "crestplus": ("CReST+", "semilib.methods.crest:CReSTPlus"),
+    "abc": ("ABC", "semilib.methods.abc:ABC"),
+    "saw": ("SAW", "semilib.methods.saw:SAW"),
+    "adsh": ("Adsh", "semilib.methods.adsh:Adsh"),
+    "daso": ("DASO", "semilib.methods.daso:DASO"),
+    "cossl": ("CoSSL", "semilib.methods.cossl:CoSSL"),
+    "debiaspl": ("DebiasPL", "semilib.methods.debiaspl:DebiasPL"),
+    "rda": ("RDA", "semilib.methods.rda:RDA"),
+    "tras": ("TRAS", "semilib.methods.tras:TRAS"),
+    "acr": ("ACR", "semilib.methods.acr:ACR"),
+    "cpe": ("CPE", "semilib.methods.cpe:CPE"),
+    "cdmad": ("CDMAD", "semilib.methods.cdmad:CDMAD"),
+    "simpro": ("SimPro", "semilib.methods.simpro:SimPro"),
+    "seval": ("SEVAL", "semilib.methods.seval:SEVAL"),
+    "bacon": ("BaCon", "semilib.methods.bacon:BaCon"),
+    "adello": ("ADELLO", "semilib.methods.adello:ADELLO"),
+    "decon": ("DeCon", "semilib.methods.decon:DeCon"),
+    "ccl": ("CCL", "semilib.methods.ccl:CCL"),
+    "metaexpert": ("Meta-Expert", "semilib.methods.metaexpert:MetaExpert"),
+    "cpg": ("CPG", "semilib.methods.cpg:CPG"),
+    "semi": ("SeMi", "semilib.methods.semi:SeMi"),
 }
 
 # SeMi's modules on other methods, outermost first.
-ADDITIONS: dict[str, str] = {
-    "oheml": "semilib.methods.additions:OHEML",
-    "plce": "semilib.methods.additions:PLCE",
-    "align": "semilib.methods.additions:Align",
+ADDITIONS: dict[str, Entry] = {
+    "oheml": ("OHEML", "semilib.methods.additions:OHEML"),
+    "plce": ("PLCE", "semilib.methods.additions:PLCE"),
+    "align": ("Align", "semilib.methods.additions:Align"),
 }
 
 
@@ -78,16 +82,24 @@ def get(name: str, base: str = "", add: str = "") -> type:
     return combine(*(_load(entry) for one, entry in ADDITIONS.items() if one in wanted), *parts)
 
 
-def _load(entry: str | type) -> type:
-    if not isinstance(entry, str):
+def title_of(name: str) -> str:
+    """The written name of a method or of one of SeMi's modules, for tables and figures. An unregistered name stands for
+    itself. Imports nothing."""
+    entry = {**METHODS, **ADDITIONS}.get(name, (name, ""))
+    return entry.__name__ if isinstance(entry, type) else entry[0]
+
+
+def _load(entry: Entry) -> type:
+    if isinstance(entry, type):
         return entry
-    module, attribute = entry.split(":")
+    module, attribute = entry[1].split(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 @functools.lru_cache
 def combine(*parts: type) -> type:
-    """One class of several, outermost first; its options are those of all parts, an outer default winning."""
+    """One class of several, outermost first. It has the options of all parts and their values for a smoke run; an outer
+    default wins."""
     parts = tuple(p for i, p in enumerate(parts) if not any(issubclass(outer, p) for outer in parts[:i]))
     if len(parts) == 1:
         return parts[0]
@@ -95,6 +107,8 @@ def combine(*parts: type) -> type:
     made = type(name, parts, {"__module__": parts[0].__module__, "__doc__": parts[0].__doc__})
     made.Config = merged_options(f"{name}.Config", tuple(c.Config for c in made.__mro__ if "Config" in c.__dict__))
     made.Config.ignored = {name: why for part in parts for name, why in part.ignores.items() if name not in parts[0].uses}
+    made.smoke = {name: value for part in reversed(parts) for name, value in part.smoke.items()
+                  if name not in made.Config.ignored}
     return made
 
 

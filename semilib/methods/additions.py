@@ -40,6 +40,8 @@ class Addition(Method):
     class Config(Options):
         semi_warmup: Duration = option(span(3000), WARMUP, low=0)
 
+    smoke = {"threshold": 0.2}
+
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.semi_warmup = duration_in_steps(cfg.semi_warmup, info.steps)

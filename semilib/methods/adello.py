@@ -45,6 +45,8 @@ class ADELLO(FixMatch):
         imbalance_temperature: bool = option(False, "T from u at the end of the warm-up; off: T = 1")
         exclude_labelled: bool = option(False, "u without the labelled images of the pool")
 
+    smoke = {"threshold": 0.25}
+
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.warmup = duration_in_steps(cfg.warmup, info.steps)

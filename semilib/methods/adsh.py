@@ -36,6 +36,7 @@ class Adsh(FixMatch):
     must_act = {**FixMatch.must_act, "adaptive": "no class threshold left tau: lower the threshold, or train longer"}
     bases = ("fixmatch",)
     refuses = {"remixmatch": "it has no threshold for Adsh to adapt"}
+    smoke = {"threshold": 0.25, "epoch": 2}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)

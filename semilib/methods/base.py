@@ -124,6 +124,7 @@ class Method(nn.Module):
     ignores: dict[str, str] = {}    # as a base: options that methods bring along from FixMatch and that do nothing here -> why
     uses: tuple[str, ...] = ()      # of those, the ones that this method reads itself
     must_act: dict[str, str] = {}     # what must act at least once in a run -> what to do if it never does
+    smoke: dict[str, Any] = {}      # options with which each of them acts in the 24 steps of profile "smoke"
     capturable = True               # False: a step reads values back, so no CUDA graph can hold it
 
     def __init__(self, cfg: Options, info: Info):
@@ -188,8 +189,7 @@ class Method(nn.Module):
         """Move the state, after the optimisers; without gradient, on detached views."""
 
     def acted(self, v: Views, batch: Batch, p: Pseudo | None, t: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
-        """Which of `must_act` acted in this step, as 0-dim bools. One that never did in a whole run makes the run an error, which
-        gives the advice that stands there."""
+        """Which of `must_act` acted in this step, as 0-dim bools. The record of a run names those that never did."""
         return {}
 
     # ---- host side -------------------------------------------------------------------------------------------------------------

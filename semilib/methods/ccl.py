@@ -81,6 +81,7 @@ class CCL(FixMatch):
     must_act = {**FixMatch.must_act,
                   "reliable": "no pseudo-label reached the energy, so the reliable term saw labelled images only: lower it",
                   "prior": "the prior of the unlabelled images was never moved: begin earlier, shorten the period, or lower the energy"}
+    smoke = {**FixMatch.smoke, "energy": 1.0, "period": 4}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)

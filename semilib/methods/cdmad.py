@@ -55,6 +55,7 @@ class CDMAD(FixMatch):
     bases = ("fixmatch", "remixmatch")
     uses = ("threshold",)                   # on ReMixMatch only 0: it refuses others itself
     refuses = {"add": "its pseudo-labels are soft and every row counts: there is no mask for SeMi's modules to act on"}
+    smoke = {}                              # every row counts
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)

@@ -51,6 +51,8 @@ class CoSSL(FixMatch):
         teacher_decay: float = option(5e-4, "L2 of the teacher's weight", low=0)
         fit: Duration = option(span(5000), "steps of 64 features that fit the teacher head after phase 1; a share: at least 2,000", low=0)
 
+    smoke = {**FixMatch.smoke, "represent": 2, "fit": 40}
+
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.represent, fit = duration_in_steps(cfg.represent, info.steps), duration_in_steps(cfg.fit, info.steps)

@@ -46,6 +46,8 @@ class CReST(FixMatch):
         keep_alpha: float = option(3.0, "alpha of mu: the larger, the more images of frequent classes are picked", low=1e-3)
         prior: str = option("counted", "pi: labelled counts, or the power law of gamma_l", choices=("counted", "power_law"))
 
+    smoke = {**FixMatch.smoke, "generations": 4}
+
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.must_act = {**self.must_act, "picked": "no unlabelled image was picked: train longer, or raise keep_alpha"}

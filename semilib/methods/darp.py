@@ -55,6 +55,8 @@ class DARP(FixMatch):
         estimation: Duration = option(span(50_000), "steps of the supervised training that the estimate is made with", low=0)
         held_out: int = option(10, "images of each class kept out of it, at most a third of the class", low=1)
 
+    smoke = {**FixMatch.smoke, "warmup": 4}
+
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.start = max(2, duration_in_steps(cfg.estimation, info.steps)) if cfg.estimate else 0

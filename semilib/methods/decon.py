@@ -58,6 +58,8 @@ class DeCon(FixMatch):
         def presets(cls, run):
             return {"paper": dict(tau=2.0) if run.dataset == "cifar100" else {}}
 
+    smoke = {**FixMatch.smoke, "momentum": 0.8}
+
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.momentum = momentum_of(cfg.momentum, info.steps)

@@ -31,6 +31,7 @@ class FixMatch(Method):
         strong_views: int = option(2, "strong views of each unlabelled image; the loss is their mean", low=1, high=8)
 
     must_act = {"u": "no pseudo-label reached the threshold: lower it, or train longer"}
+    smoke = {"threshold": 0.12}
 
     @classmethod
     def original(cls, run):

@@ -37,6 +37,7 @@ class FlexMatch(FixMatch):
 
     must_act = {**FixMatch.must_act, "flexible": "no pseudo-label reached tau, so the class thresholds stayed 0 and every row "
                                                      "counted: lower the threshold, or train longer"}
+    smoke = {"threshold": 0.3, "threshold_warmup": False}
 
     @classmethod
     def original(cls, run):

@@ -40,6 +40,7 @@ class FreeMatch(FixMatch):
         clip: bool = option(False, "tau at most `threshold`, which has no other use here")
 
     must_act = {**FixMatch.must_act, "free": "no pseudo-label was ever refused: train longer, or lower the momentum"}
+    smoke = {"momentum": 0.5}
 
     @classmethod
     def original(cls, run):

@@ -46,6 +46,7 @@ class RDA(FixMatch):
 
     refuses = {"add": "every row counts, whatever its confidence: there is no mask for SeMi's modules to act on"}
     must_act = {**FixMatch.must_act, "align": "the alignment never changed a label: train longer"}
+    smoke = {}                              # every row counts
 
     @classmethod
     def original(cls, run):

@@ -58,6 +58,7 @@ class ReMixMatch(FixMatch):
     refuses = {"add": "its targets are soft and mixed into the images: there is no mask for SeMi's modules to act on"}
     ignores = {"threshold": "every row counts on ReMixMatch", "strong_views": "ReMixMatch mixes two strong views"}
     unmixed: tuple[str, ...] = ("s1",)
+    smoke = {}                              # every row counts
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)

@@ -126,6 +126,8 @@ class SeMi(Method):
                 "readme": dict(t_e=0.09, decay_every=decay_every, warmup=span(500 * (21 if later else 3)), **defects),
             }
 
+    smoke = {"threshold": 0.2, "slots": 8}
+
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.warmup, self.epoch, self.decay_every = (duration_in_steps(d, info.steps) for d in (cfg.warmup, cfg.epoch, cfg.decay_every))

@@ -37,6 +37,7 @@ class SoftMatch(FixMatch):
     must_act = {"u": "lambda_u is 0", "soft": "no weight ever fell below 0.99: train longer, or lower the momentum"}
     refuses = {"add": "its labels are read before `pseudo_prob` and its weights are no mask: a blend would not reach the labels, and no "
                       "row is without a pseudo-label"}
+    smoke = {"momentum": 0.8}
 
     @classmethod
     def original(cls, run):

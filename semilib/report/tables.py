@@ -25,15 +25,9 @@ import numpy as np
 import pandas as pd
 
 from semilib.errors import BadInput
+from semilib.methods import ADDITIONS, METHODS, title_of
 from semilib.training import metrics
 
-# Methods and SeMi's modules as they are written, methods in the order of every table and figure.
-NAMES = {"supervised": "Supervised", "la": "LA", "fixmatch": "FixMatch", "remixmatch": "ReMixMatch", "flexmatch": "FlexMatch",
-         "freematch": "FreeMatch", "softmatch": "SoftMatch", "darp": "DARP", "crest": "CReST", "crestplus": "CReST+", "abc": "ABC",
-         "saw": "SAW", "adsh": "Adsh", "daso": "DASO", "cossl": "CoSSL", "debiaspl": "DebiasPL", "rda": "RDA", "tras": "TRAS",
-         "acr": "ACR", "cpe": "CPE", "cdmad": "CDMAD", "simpro": "SimPro", "seval": "SEVAL",
-         "bacon": "BaCon", "adello": "ADELLO", "decon": "DeCon", "ccl": "CCL", "metaexpert": "Meta-Expert", "cpg": "CPG", "semi": "SeMi"}
-MODULES = {"oheml": "OHEML", "plce": "PLCE", "align": "Align"}
 METRIC = "balanced_accuracy"
 POST_HOC, NUMBER = "posthoc", r"[0-9.]+(e[+-]?[0-9]+)?"           # of a label's part such as posthoc0.5
 GROUPS = ("head", "medium", "tail")
@@ -182,13 +176,13 @@ def _plain(value: Any) -> str:
 
 
 def ordered(records: list[Record]) -> list[Record]:
-    """The records by method, those of `NAMES` first and in its order, each before what is combined with it; otherwise in the order
+    """The records by method, those of `METHODS` first and in its order, each before what is combined with it; otherwise in the order
     given."""
-    place = {method: i for i, method in enumerate(NAMES)}
+    place = {method: i for i, method in enumerate(METHODS)}
 
     def key(record: Record) -> tuple[int, bool]:
         parts = record.method.split("+")
-        method = [p for p in parts if p not in MODULES and not p.startswith(POST_HOC)][-1:] or parts[:1]
+        method = [p for p in parts if p not in ADDITIONS and not p.startswith(POST_HOC)][-1:] or parts[:1]
         return place.get(method[0], len(place)), len(parts) > 1
     return sorted(records, key=key)
 
@@ -205,7 +199,7 @@ def _written(part: str) -> str:
     if re.fullmatch(POST_HOC + NUMBER, part):
         tau = part.removeprefix(POST_HOC)
         return "LA (post-hoc)" if tau == "1" else f"LA (post-hoc, tau={tau})"
-    return NAMES.get(part) or MODULES.get(part, part)
+    return title_of(part)
 
 
 def scale(records: list[Record]) -> str:
@@ -404,11 +398,18 @@ def _notes(records: list[Record], seeds: pd.DataFrame) -> list[str]:
             error = f" ({record.run['error']})" if record.run.get("error") else ""
             notes.append(f"Not in the numbers: {display(label)} seed {record.seed}, "
                          f"{record.run['status'].replace('running', 'unfinished')}{error}.")
+        notes += never_acted(record, f"{display(label)} seed {record.seed}")
     for label, group in seeds.groupby("label", sort=False):
         ids = [f"s{row.seed}:{row.key}-{row.code or 'unknown'}" for row in group.itertuples()]
         mixed = " These runs are of different code." if group["code"].nunique() > 1 else ""
         notes.append(f"Runs (seed:key-code) of {display(label)}: {', '.join(ids)}.{mixed}")
     return notes
+
+
+def never_acted(record: Record, name: str) -> list[str]:
+    """A footnote for each part of a finished run's method that acted in no step. Older records held no such run."""
+    parts = record.run["result"].get("never_acted", {}) if record.done else {}
+    return [f"Never acted in {name}: {part} ({advice})." for part, advice in parts.items()]
 
 
 def _own_reports(done: pd.DataFrame) -> list[str]:

@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from semilib.errors import BadInput, check_name
-from semilib.methods import METHODS, get
-from semilib.report.tables import NAMES
+from semilib.methods import METHODS, title_of
 from semilib.training.config import PROFILES as SCHEDULES
 from semilib.training.config import Run
 
@@ -32,40 +31,6 @@ PROFILES: dict[str, dict[str, Any]] = {
     "small": dict(profile="trial", real=False, seeds=(0, 1, 2)),
     "short": dict(profile="short", real=True, seeds=(0, 1, 2)),
     "paper": dict(profile="paper", real=True, seeds=(0, 1, 2)),
-}
-
-# Options under which every component of a method acts within the 24 steps of a smoke run, whose network is still unsure of everything.
-SMOKE_OPTIONS: dict[str, dict[str, Any]] = {
-    "supervised": {},
-    "la": {},
-    "fixmatch": {"threshold": 0.12},
-    "remixmatch": {},
-    "flexmatch": {"threshold": 0.3, "threshold_warmup": False},
-    "freematch": {"momentum": 0.5},
-    "softmatch": {"momentum": 0.8},
-    "darp": {"threshold": 0.12, "warmup": 4},
-    "crest": {"threshold": 0.12, "generations": 4},
-    "crestplus": {"threshold": 0.12, "generations": 4},
-    "abc": {"threshold": 0.12},
-    "saw": {"threshold": 0.12},
-    "adsh": {"threshold": 0.25, "epoch": 2},
-    "daso": {"threshold": 0.12},
-    "cossl": {"threshold": 0.12, "represent": 2, "fit": 40},
-    "debiaspl": {"threshold": 0.12},
-    "rda": {},
-    "tras": {"threshold": 0.12},
-    "acr": {"threshold": 0.12},
-    "cpe": {"threshold": 0.12},
-    "cdmad": {},
-    "simpro": {"threshold": 0.12},
-    "seval": {"threshold": 0.12},
-    "bacon": {"threshold": 0.12, "sure": 0.12, "start": 4},
-    "adello": {"threshold": 0.25},
-    "decon": {"threshold": 0.12, "momentum": 0.8},
-    "ccl": {"threshold": 0.12, "energy": 1.0, "period": 4},
-    "metaexpert": {"threshold": 0.12},
-    "cpg": {"threshold": 0.12},
-    "semi": {"threshold": 0.2, "slots": 8},
 }
 
 
@@ -207,8 +172,9 @@ def table(name: str, profile: str = "small", methods: Iterable[str] | None = Non
 
     def runs(cell: dict[str, Any], method: str, options: dict[str, Any], more: dict[str, Any]) -> tuple[Run, ...]:
         fields = {**cell, "profile": scale["profile"], "root": root, **more, **changes}
-        given = _acting(method, options, more.get("add", "")) if profile == "smoke" else options
-        return tuple(Run.of(method=method, options=given, seed=seed, **fields) for seed in seeds)
+        if profile == "smoke" and "threshold" in options:      # a network of 24 steps is not surer of anything
+            options = {**options, "threshold": 0.15 + options["threshold"] / 10}
+        return tuple(Run.of(method=method, options=options, seed=seed, **fields) for seed in seeds)
 
     entries = []
     for column, cell in cells.items():
@@ -227,7 +193,7 @@ def table(name: str, profile: str = "small", methods: Iterable[str] | None = Non
 _CELL, _ROWS = "it belongs to the table's cells", "it belongs to the table's rows"
 FIXED = {**dict.fromkeys(("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_share", "side"), _CELL),
          **dict.fromkeys(("method", "base", "add", "options"), _ROWS), "seed": "seeds=[0] names them"}
-UNSEEN = ("device", "data_on", "keep_seconds", "capture")           # where and how often, not what
+UNSEEN = ("device", "data_on", "keep_seconds", "capture", "strict")           # where and how often, not what
 
 
 class _Row(NamedTuple):
@@ -245,7 +211,7 @@ def _rows(table: str, profile: str, methods: list[str] | None) -> list[_Row]:
     if table in ("table1", "table2", "table3"):
         compared = (*MAIN[:-1], *NEWEST, MAIN[-1]) if table != "table2" or PROFILES[profile]["real"] else MAIN
         shown = methods or (list(METHODS) if table == "table1" and not few else compared)
-        return [_Row("", NAMES[m], m, against="SeMi" if m != "semi" and "semi" in shown else "") for m in shown]
+        return [_Row("", title_of(m), m, against="SeMi" if m != "semi" and "semi" in shown else "") for m in shown]
     if table == "table4":
         sections = {**COMPONENTS, "Defects of the release in preset paper": defects("paper"),
                     "Defects of the release in preset readme": defects("readme")}
@@ -255,8 +221,8 @@ def _rows(table: str, profile: str, methods: list[str] | None) -> list[_Row]:
                 for title, rows in sections.items() for row, options in rows.items()]
     rows = []
     for host in methods or (HOSTS[:2] if few else HOSTS):
-        rows += [_Row("SeMi's modules on other methods", NAMES[host], host),
-                 _Row("SeMi's modules on other methods", f"{NAMES[host]} + all three", host, {}, {"add": MODULES}, NAMES[host])]
+        rows += [_Row("SeMi's modules on other methods", title_of(host), host),
+                 _Row("SeMi's modules on other methods", f"{title_of(host)} + all three", host, {}, {"add": MODULES}, title_of(host))]
     rows += [_Row("One module at a time", "FixMatch", "fixmatch"),
              *(_Row("One module at a time", f"FixMatch + {word}", "fixmatch", {}, {"add": one}, "FixMatch")
                for one, word in MODULE_NAMES.items())]
@@ -267,12 +233,3 @@ def _rows(table: str, profile: str, methods: list[str] | None) -> list[_Row]:
         reference = names[usual] if usual in shown else ""
         rows += [_Row(f"Sensitivity to {symbol}", names[v], "semi", {option: v}, against="" if v == usual else reference) for v in shown]
     return rows
-
-
-def _acting(method: str, options: dict[str, Any], add: str = "") -> dict[str, Any]:
-    """Options of a smoke run: a network of 24 steps reaches no published threshold, so a threshold t becomes 0.15 + t / 10; and SeMi's
-    alignment wants rows that stay below it."""
-    out = {**SMOKE_OPTIONS.get(method, {}), **({"threshold": 0.2} if add and "threshold" in SMOKE_OPTIONS[method] else {}), **options}
-    if "threshold" in options:
-        out["threshold"] = 0.15 + options["threshold"] / 10
-    return {k: v for k, v in out.items() if k not in get(method).Config.ignored}

@@ -38,7 +38,7 @@ from semilib.methods import METHODS
 from semilib.study import notebooks
 from semilib.training import record
 from semilib.training.config import Run
-from semilib.training.progress import Progress, automatic, clock
+from semilib.training.progress import Progress, automatic, clock, result_text
 
 UNIT = "10_run.ipynb"
 DONE, BUSY, FAILED, KILLED = 0, 75, 1, 138        # exit codes of a worker; 138 is papermill's own for a kernel that died
@@ -378,7 +378,7 @@ class Board:
         self.runs = {record.folder(run, self.folder): run for run in runs}
         for run in self.runs.values():
             for method in filter(None, (run.method, run.base)):
-                if not isinstance(METHODS[method], str):
+                if isinstance(METHODS[method], type):
                     raise BadInput("method", method, "a method that a file of semilib/methods defines, for workers to find it; "
                                                      "study.ensure does the runs of one that a notebook defines")
         self.progress = progress or automatic(len(self.runs))
@@ -405,9 +405,9 @@ class Board:
         if seconds is not None and outcome.state == "done":
             self.seconds.append(seconds)
         if outcome.state == "done":
-            score = record.read(outcome.folder)["result"]["mean_last"]
+            score = result_text(record.read(outcome.folder)["result"])
             took = "" if seconds is None else f"  {clock(seconds)}"
-            self.note(f"[{len(self.found)}/{len(self.runs)}] {outcome.run.name}  done  balanced accuracy {score:.1%}{took}")
+            self.note(f"[{len(self.found)}/{len(self.runs)}] {outcome.run.name}  done{score}{took}")
         elif outcome.state != "done before":
             self.note(f"[{len(self.found)}/{len(self.runs)}] {outcome.run.name}  {outcome.state}  {outcome.error}".rstrip())
 

@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 
 from semilib.files import home, place
-from semilib.report.tables import DASH, GROUPS, WIDTH, Record, _short, load, result_of, stem, write_bytes
+from semilib.report.tables import DASH, GROUPS, WIDTH, Record, _short, load, never_acted, result_of, stem, write_bytes
 from semilib.report.tables import csv as as_csv
 from semilib.study.grids import Entry, Grid
 from semilib.training import metrics, record
@@ -285,6 +285,8 @@ def _notes(first: Entry, frame: pd.DataFrame, seeds: pd.DataFrame, sources: list
     left = [f"{row.row} ({row.state})" for row in frame.itertuples() if row.done < row.runs]
     if left:
         notes.append(f"Not all runs are done: {', '.join(left)}.")
+    for line in seeds[seeds["key"].isin(found)].itertuples():
+        notes += never_acted(load(found[line.key]), f"{line.row} seed {line.seed}")
     for letter, source in zip(string.ascii_lowercase, sources, strict=False):
         rows = [r for rows in literature.values() for r in rows if r["source_paper"] == source]
         what = "; ".join(dict.fromkeys(r["notes"] for r in rows))

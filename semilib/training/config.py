@@ -43,7 +43,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "quickstart": dict(steps=1200, batch=32, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.99, eval_every=12),
     # A quarter of its pictures: every method of the field beside every other, in less than 40 seconds each.
     "trial": dict(steps=600, batch=16, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.98, eval_every=12),
-    # Seconds, for tests of the machinery.
+    # Seconds: shows that everything runs. It takes the methods' options from `Method.smoke`, with which their parts act so early.
     "smoke": dict(steps=24, batch=16, lr=0.05, network="wrn-10-0.25", bn_momentum=0.1, ema=0.9, eval_every=6),
 }
 
@@ -128,6 +128,8 @@ class Run:
     deterministic: bool = option(False, "deterministic CUDA kernels, slower")
     data_on: str = option("auto", "where the images stay", choices=("auto", "device", "host"), in_key=False)
     keep_seconds: float = option(60.0, "seconds between checkpoints", low=0, in_key=False)
+    strict: bool = option(False, "whether a part of the method that never acted makes the run an error; else its record names the "
+                                 "part", in_key=False)
 
     # ---- making one ------------------------------------------------------------------------------------------------------------
 
@@ -135,7 +137,8 @@ class Run:
     def of(cls, dataset: str = "mnistm5k", method: str = "semi", **given: Any) -> Run:
         """A run of the data set's default cell and profile, changed by what is given; profile="" is the data set's own. Under
         recipe="original" the method's own recipe lies between the profile and what is given; a profile other than "paper" keeps
-        its scale (`SCALE`). Raises BadInput naming field and value."""
+        its scale (`SCALE`). Under profile "smoke" the method's `smoke` options lie between them too. Raises BadInput naming
+        field and value."""
         check_name("dataset", dataset, CELLS)
         for name in given:
             check_name("parameter", name, [f.name for f in dataclasses.fields(cls)])
@@ -144,27 +147,33 @@ class Run:
         check_name("recipe", given.get("recipe", "shared"), RECIPES)
         network = NETWORKS.get(dataset, {}) if PROFILES[profile]["network"] == PROFILES["paper"]["network"] else {}
         fields = {**CELLS[dataset], **PROFILES[profile], **network, **given, "dataset": dataset, "method": method, "profile": profile}
+        recipe_options: dict[str, Any] = {}
         if given.get("recipe") == "original":
             from semilib.methods import get
             size = {"m1": fields["m1"] or None}                # to a recipe, no unlabelled images of known class is no size at all
             own = get(method, given.get("base", "")).original({**fields, **size, "base": given.get("base", "")})
             own = {k: v for k, v in own.items() if profile == "paper" or k not in SCALE}
             fields.update({k: v for k, v in own.items() if k not in given and k != "options"})
-            fields["options"] = {**own.get("options", {}), **given.get("options", {})}
+            recipe_options = own.get("options", {})
         if "gamma_l" in given and "gamma_u" not in given and fields["m1"] is not None and "gamma_u" not in FIXED.get(dataset, {}):
             fields["gamma_u"] = given["gamma_l"]
-        return cls(**fields)
+        return cls(**fields)._with_options(recipe_options, given.get("options", {}))
 
     def with_(self, **changes: Any) -> Run:
-        """This run with some fields changed; the profile's values are not applied again, and the options stay as they are unless
-        they, or the method, are among the changes."""
+        """This run with some fields changed. The profile's values are not applied again. The options stay as they are; where
+        the method changes, those that are not given are its defaults."""
         for name in changes:
             check_name("parameter", name, [f.name for f in dataclasses.fields(self)])
         if "recipe" in changes and changes["recipe"] != self.recipe:
             raise BadInput("recipe", changes["recipe"], f"{self.recipe!r} as it is: a recipe is applied where a run is made, by Run.of")
-        if {"method", "base", "add"} & changes.keys():
-            changes = {"options": {}, **changes}
-        return dataclasses.replace(self, **changes)
+        if not {"method", "base", "add"} & changes.keys():
+            return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **{"options": {}, **changes})._with_options({}, changes.get("options", {}))
+
+    def _with_options(self, recipe: dict[str, Any], given: dict[str, Any]) -> Run:
+        """This run with the options of a recipe, over them those of the profile (only "smoke" has some), then the given ones."""
+        smoke = self.method_class().smoke if self.profile == "smoke" else {}
+        return dataclasses.replace(self, options={**recipe, **smoke, **given})
 
     def __post_init__(self):
         check_fields(self)

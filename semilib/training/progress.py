@@ -25,6 +25,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
 
 
+def result_text(result: dict[str, Any]) -> str:
+    """A finished run's result as the end of a line: its number, and the parts of its method that never acted."""
+    idle = ", ".join(result.get("never_acted", ()))
+    return f"  balanced accuracy {result['mean_last']:.1%}" + (f"  never acted: {idle}" if idle else "")
+
+
 class Progress:
     """Silent progress that only follows the time; `of` runs are expected. Subclasses show `lines()`."""
 
@@ -53,8 +59,7 @@ class Progress:
                   f"  {rate:.1f} steps/s  {clock((run.steps - done) / max(1e-9, rate))} left")
 
     def end(self, run: Run, status: str, result: dict[str, Any] | None = None) -> None:
-        score = f"  balanced accuracy {result['mean_last']:.1%}" if result else ""
-        self.finished.append(f"{self._head(run)}  {status}{score}")
+        self.finished.append(f"{self._head(run)}  {status}{result_text(result) if result else ''}")
         self._say("")
 
     def reused(self, run: Run, result: dict[str, Any]) -> None:

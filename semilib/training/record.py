@@ -28,7 +28,7 @@ from typing import Any
 
 from semilib.errors import BadInput
 from semilib.files import write_text
-from semilib.methods import METHODS, get
+from semilib.methods import METHODS, Entry, get
 from semilib.training.config import Run
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -97,12 +97,12 @@ def code_fingerprint(method: str, base: str = "", add: str = "") -> str:
 
 
 @functools.lru_cache
-def _fingerprint(method: str, base: str, add: str, entry: str | type | None) -> str:
+def _fingerprint(method: str, base: str, add: str, entry: Entry | None) -> str:
     """As above; a class that was defined anew in a notebook is another `entry`, so it is read anew."""
     modules, digest = executed(method, base, add), hashlib.sha256()
     for name in modules:
         digest.update(json.dumps([name, _meaning(ast.parse(_file(name).read_text(encoding="utf-8")))]).encode())
-    if not isinstance(entry, str) and entry.__module__ not in modules:     # a class made in a notebook, which no file holds
+    if isinstance(entry, type) and entry.__module__ not in modules:     # a class made in a notebook, which no file holds
         digest.update(json.dumps(_compiled(entry)).encode())
     return digest.hexdigest()[:8]
 

@@ -24,8 +24,8 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
     """Do a run, or the rest of it, or nothing if it is done; returns its folder.
 
     folder: where to keep it, instead of the one under `runs` that its configuration and code name. Raises BadInput before anything
-    starts, RunBusy if another process has the run, and TrainingError (recorded in the folder) if the loss is not finite or a
-    component of the method never became active.
+    starts, RunBusy if another process has the run, and TrainingError (recorded in the folder) if the loss is not finite. A part of
+    the method that never acted stands in the result as `never_acted`; in a strict run it is a TrainingError.
     """
     path = Path(folder) if folder else record.folder(run, runs)
     if _is_done(run, path):
@@ -44,6 +44,9 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
         try:
             with kernels(run, trainer.device):
                 seconds = _loop(trainer, path, progress)
+            must_act = trainer.method.must_act
+            never_acted = {name: must_act[name] for name in trainer.monitor.never_active(must_act)}
+            _check_acted(run, never_acted)
         except BaseException as error:
             kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             done = record.read_log(path)
@@ -52,7 +55,7 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
             progress.end(run, kind)
             raise
         evaluations = record.read_log(path)
-        result = metrics.summary(evaluations, report=run.report)
+        result = {**metrics.summary(evaluations, report=run.report), "never_acted": never_acted}
         record.write(path, {**entry, "status": "done", "seconds": round(seconds, 2), "result": result,
                             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         progress.end(run, "done", result)
@@ -60,12 +63,21 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
 
 
 def _is_done(run: Run, path: Path) -> bool:
-    """Whether the folder holds this run, finished; raises BadInput if it holds another one."""
+    """Whether the folder holds this run, finished. Raises BadInput if it holds another one, and as `_check_acted`."""
     found = record.read(path)
     if found is None:
         return False
     record.check_same(found, run, path)
+    if found["status"] == "done":
+        _check_acted(run, found["result"].get("never_acted", {}))
     return found["status"] == "done"
+
+
+def _check_acted(run: Run, never_acted: dict[str, str]) -> None:
+    """Raise TrainingError for parts of the method that never acted, name -> advice, in a strict run."""
+    if run.strict and never_acted:
+        parts = "; ".join(f"{name} ({advice})" for name, advice in never_acted.items())
+        raise TrainingError(f"never active in {run.steps} steps of {run.method}: {parts}")
 
 
 @contextlib.contextmanager
@@ -147,10 +159,6 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
             checkpoint.save(path / "checkpoint.npz",
                             {**trainer.state_dict(path), "seconds": torch.tensor(seconds + now - began, dtype=torch.float64)})
             last_save = now
-    idle = trainer.monitor.never_active(trainer.method.must_act)
-    if idle:
-        raise TrainingError(f"never active in {run.steps} steps of {run.method}: "
-                            + "; ".join(f"{name} ({trainer.method.must_act[name]})" for name in idle))
     return seconds + time.perf_counter() - began
 
 

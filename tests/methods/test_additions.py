@@ -3,7 +3,7 @@ SeMi, and hosts that they cannot help refuse them."""
 import pytest
 import torch
 import toy
-from conftest import SMOKE_OPTIONS, smoke_run
+from conftest import smoke_run
 
 from semilib.errors import BadInput
 from semilib.methods import METHODS, get
@@ -18,7 +18,7 @@ QUICK = {"oheml": {}, "plce": {"plce_epoch": 1, "plce_decay_every": 2, "plce_slo
 
 def threshold(host: str, value: float) -> dict:
     """One that an untrained network's rows pass (0.12), miss (0.3), or partly pass (0.2)."""
-    return {"threshold": value} if "threshold" in SMOKE_OPTIONS[host] else {}
+    return {"threshold": value} if "threshold" in get(host).smoke else {}
 
 
 def losses(method: str, source, steps: int = 5, acts: str = "", **changes) -> list[dict[str, float]]:
@@ -35,8 +35,8 @@ def losses(method: str, source, steps: int = 5, acts: str = "", **changes) -> li
 @pytest.mark.parametrize("host", HOSTS)
 def test_modules_that_are_switched_off_leave_the_host_to_the_last_bit(host, source):
     off = {k: v for options in OFF.values() for k, v in options.items()}
-    plain = losses(host, source, steps=3)
-    found = losses(host, source, steps=3, add="oheml+plce+align", options={**EARLY, **off})
+    plain = losses(host, source, steps=3, options=threshold(host, 0.12))
+    found = losses(host, source, steps=3, add="oheml+plce+align", options={**threshold(host, 0.12), **EARLY, **off})
     assert [{k: x for k, x in step.items() if k != "e"} for step in found] == plain
     assert all(step["e"] == 0 for step in found)
 
@@ -110,4 +110,4 @@ def test_each_method_takes_them_or_says_why_not():
         if parts:
             assert len(parts[0].refuses["add"]) > 20
         else:
-            assert smoke_run(name, add="oheml+plce+align", options=SMOKE_OPTIONS[name]).label == f"{name}+oheml+plce+align"
+            assert smoke_run(name, add="oheml+plce+align").label == f"{name}+oheml+plce+align"

@@ -7,6 +7,7 @@ import pytest
 from test_tables import CELL, LABELLED, UNLABELLED, steady, write
 
 from semilib.errors import BadInput
+from semilib.methods import METHODS
 from semilib.report import figures, tables
 from semilib.training import metrics
 
@@ -199,7 +200,7 @@ def test_methods_keep_their_look():
 
 def test_the_whole_field_can_be_told_apart():
     """Two dozen methods and their combinations: no two share colour and marker, and a name's look does not hang on the order."""
-    names = [*tables.NAMES, "remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1", "semi (plce=off)"]
+    names = [*METHODS, "remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1", "semi (plce=off)"]
     found = figures.looks(names)
     assert len({(tuple(look["color"]), look["marker"]) for look in found.values()}) == len(names)
     assert figures.looks(names[::-1]) == found

@@ -184,7 +184,7 @@ def test_slurm_loses_nothing_when_a_worker_and_a_task_are_killed(slurm, tmp_path
 
 @linux
 def test_slurm_tells_why_a_run_failed_and_does_not_try_it_again(slurm, tmp_path):
-    run = smoke_run("fixmatch", options={"threshold": 1.0}, steps=6, eval_every=2)
+    run = smoke_run("fixmatch", options={"threshold": 1.0}, strict=True, steps=6, eval_every=2)
     (outcome,) = launch.sweep([run], tmp_path, on="slurm", notebook=False, threads=1, poll=0.5, time=60, progress=Progress())
     assert outcome.state == "failed" and "no pseudo-label reached the threshold" in outcome.error
     assert len(record.read(outcome.folder)["sessions"]) == 1

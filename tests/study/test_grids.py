@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from semilib.errors import BadInput
-from semilib.methods import METHODS
+from semilib.methods import METHODS, get
 from semilib.options import PAPER_STEPS
 from semilib.study import grids
 from semilib.training.config import PROFILES
@@ -93,7 +93,7 @@ def test_unknown_names_are_refused(given, message):
 @pytest.mark.parametrize("name", [name for name in grids.TITLES if name != "table3"])
 def test_thresholds_of_smoke_runs_are_ones_that_an_unsure_network_reaches(name):
     for run in grids.table(name, "smoke").runs:
-        assert "threshold" not in grids.SMOKE_OPTIONS[run.method] or run.options["threshold"] <= 0.3, run.name
+        assert "threshold" not in get(run.method).smoke or run.options["threshold"] <= 0.3, run.name
 
 
 def test_a_field_that_is_changed_for_all_runs_is_named_in_title_and_file():

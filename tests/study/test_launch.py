@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def failing() -> Run:
-    return smoke_run("fixmatch", options={"threshold": 1.0}, steps=6, eval_every=2, seed=7)
+    return smoke_run("fixmatch", options={"threshold": 1.0}, strict=True, steps=6, eval_every=2, seed=7)
 
 
 # ---- a run as parameters of the notebook ----------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_a_method_of_a_notebook_is_refused_before_anything_starts(tmp_path, monk
     from semilib.methods import METHODS, get
     monkeypatch.setitem(METHODS, "own", type("Own", (get("fixmatch"),), {}))
     with pytest.raises(BadInput, match="method='own': a method that a file of semilib/methods defines"):
-        launch.local([Run.of(method="own", profile="smoke", options={"threshold": 0.12})], tmp_path, progress=Progress())
+        launch.local([Run.of(method="own", profile="smoke")], tmp_path, progress=Progress())
 
 
 # ---- before a sweep -------------------------------------------------------------------------------------------------------------------

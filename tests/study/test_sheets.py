@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from semilib.methods import title_of
 from semilib.study import grids, sheet_figures, sheets
 from semilib.training import record
 
@@ -131,7 +132,7 @@ def cell(method: str, **fields) -> dict[str, str]:
     run = grids.table("table1", "paper", [method], [0]).runs[0]
     from semilib.training.config import Run
     run = Run.of(**{"dataset": "cifar10", "method": method, "profile": "paper", **fields})
-    return sheets._by_source(sheets.published_for(run, sheets.PUBLISHED_NAMES.get(method, grids.NAMES[method])))
+    return sheets._by_source(sheets.published_for(run, sheets.PUBLISHED_NAMES.get(method, title_of(method))))
 
 
 def test_published_numbers_stand_by_their_source():

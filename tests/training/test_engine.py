@@ -22,16 +22,17 @@ from semilib.errors import BadInput, TrainingError
 from semilib.methods import METHODS, get
 from semilib.training import checkpoint, engine, record
 from semilib.training.monitor import Monitor
+from semilib.training.progress import Progress
 from semilib.training.train import train
 
 GOLDEN = ROOT / "tests" / "golden"
 # SeMi's modules on these, early enough and with a threshold that some rows pass.
 ADDED = {"semi_warmup": 2, "plce_epoch": 1, "plce_decay_every": 2, "plce_slots": 8}
 HOSTS = {"freematch": {}, **{host: {"threshold": 0.25} for host in ("fixmatch", "daso", "acr", "cpe", "abc", "darp")}}
-# name -> what a smoke run of it changes; `options` on top of grids.SMOKE_OPTIONS.
+# name -> what a smoke run of it changes; `options` on top of those of the profile.
 VARIANTS = {**{name: {"method": name} for name in METHODS},
             **{f"{base}+{name}": {"method": name, "base": base} for name in METHODS for base in get(name).bases[1:]},
-            "fixmatch+la": {"method": "la", "base": "fixmatch", "options": {"threshold": 0.12}},
+            "fixmatch+la": {"method": "la", "base": "fixmatch"},
             **{f"{host}+oheml+plce+align": {"method": host, "add": "oheml+plce+align", "options": {**ADDED, **more}}
                for host, more in HOSTS.items()},
             "semi-readme": {"method": "semi", "options": {"preset": "readme", "warmup": 3, "epoch": 2, "decay_every": 2,
@@ -233,7 +234,7 @@ def test_a_run_that_another_process_has_is_refused(tmp_path, source):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_no_checkpoint_after_it(tmp_path, source):
-    run = smoke_run("fixmatch", lr=1e30)
+    run = smoke_run("fixmatch", lr=1e30, keep_seconds=0.0)
     with pytest.raises(TrainingError, match=r"the loss '[xu]' was not finite in step \d+"):
         train(run, folder=tmp_path, source=source)
     found = record.read(tmp_path)
@@ -253,11 +254,31 @@ def test_the_first_bad_step_and_term_are_named():
         monitor.check_finite()
 
 
-def test_a_component_that_never_acts_is_an_error(tmp_path, source):
+NEVER_ACTED = {"u": "no pseudo-label reached the threshold: lower it, or train longer"}
+
+
+def test_a_component_that_never_acts_is_told_in_the_record_and_the_last_line(tmp_path, source):
+    progress = Progress()
+    train(smoke_run("fixmatch", options={"threshold": 1.0}), folder=tmp_path, source=source, progress=progress)
+    found = record.read(tmp_path)
+    assert found["status"] == "done" and found["result"]["never_acted"] == NEVER_ACTED
+    assert progress.lines()[-1].endswith("%  never acted: u")
+
+
+def test_a_component_that_never_acts_is_an_error_in_a_strict_run(tmp_path, source):
     with pytest.raises(TrainingError, match=r"never active in 24 steps of fixmatch: u \(no pseudo-label reached"):
-        train(smoke_run("fixmatch", options={"threshold": 1.0}), folder=tmp_path, source=source)
+        train(smoke_run("fixmatch", options={"threshold": 1.0}, strict=True), folder=tmp_path, source=source)
     found = record.read(tmp_path)
     assert found["status"] == "failed" and found["so_far"]["evaluations"] == len(record.read_log(tmp_path)) == 4
+
+
+def test_a_strict_run_is_an_error_too_where_its_record_is_done_already(tmp_path, source):
+    run = smoke_run("fixmatch", options={"threshold": 1.0}, steps=6)
+    train(run, folder=tmp_path, source=source)
+    assert run.with_(strict=True).key == run.key
+    with pytest.raises(TrainingError, match="never active in 6 steps of fixmatch: u"):
+        train(run.with_(strict=True), folder=tmp_path, source=source)
+    assert record.read(tmp_path)["status"] == "done", "its record stays"
 
 
 def test_a_duration_outside_the_run_is_refused_before_it_starts(source):
