@@ -158,6 +158,33 @@ def test_the_teacher_s_loss_reaches_its_head_alone_and_the_student_s_loss_never_
     assert [sum(len(g["params"]) for g in o.param_groups) for o in t.optimisers] == [len(list(t.net.parameters())) - 2, 2]
 
 
+def test_the_teacher_has_an_adam_of_its_own_whose_rate_does_not_follow_the_run_s():
+    t = made()
+    toy.train(t, range(START))
+    assert not t.optimisers[1].state
+    toy.train(t, range(START, START + 1))
+    assert set(t.optimisers[1].state) == set(t.net.heads["teacher"].parameters())
+    assert all("exp_avg" in state for state in t.optimisers[1].state.values())
+    assert {group["lr"] for group in t.optimisers[1].param_groups} == {0.002}
+
+
+def test_phase_two_draws_the_classes_evenly_and_partners_from_all_images():
+    t = made()
+    t._open_phase(1)
+    drawn, partners = torch.zeros(4), set()
+    for step in range(60):
+        t.data.prepare(step)
+        batch, views = t.data.batch(toy.time(step))
+        index = batch.index["balanced"]
+        assert torch.equal(batch.targets["balanced"], t.data.y[index])
+        drawn += torch.bincount(batch.targets["balanced"], minlength=4)
+        partners |= set(t.data.streams["partners"].members[batch.index["partners"]].tolist())
+    assert (drawn / drawn.sum() - 0.25).abs().max() < 0.1                # the labelled classes are 14, 9, 6 and 4
+    assert partners == set(t.data.labelled.tolist()) | set(t.data.unlabelled.tolist())
+    raw = t.data.images[t.data.labelled[index]]
+    assert torch.equal(views["b"], t.data.view(raw, "strong", "b", step)) and t.method.step_images().strong == ["s1", "s2"]
+
+
 def test_the_student_sees_neither_balanced_images_nor_partners_and_the_average_no_batch_statistics():
     t = made()
     toy.train(t, range(START + 1))
@@ -191,7 +218,8 @@ def test_the_fit_begins_from_the_average_and_changes_nothing_but_the_teacher():
     changed = {k for k in before if not torch.equal(before[k], after[k])}
     heads = {f"{net}/heads.teacher.{name}" for net in ("net", "average") for name in ("weight", "bias")}
     assert changed == heads | {"method/mean", "time/stage"}
-    v, y, _ = t.scan("labelled", "none", t.average.net)
+    v, y, members = t.scan("labelled", "none", t.average.net)
+    assert torch.equal(members, t.data.labelled) and torch.equal(y, t.data.y)
     start = linear(t.method.info.features, 4).double()
     start.load_state_dict({k: before[f"net/heads.teacher.{k}"] for k in ("weight", "bias")})
     weight = 1 / y.bincount()[y].double()

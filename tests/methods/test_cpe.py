@@ -207,6 +207,13 @@ def test_the_norms_part_and_head_2_predicts():
         torch.testing.assert_close(t.method.predict(t.average.net, x), e.linears[1](f), rtol=1e-4, atol=1e-5)
 
 
+def test_the_head_keeps_its_own_precision_when_the_backbone_is_in_bf16():
+    t = toy.trainer("cpe", {"threshold": .3}, precision="bf16")
+    toy.train(t, range(2))
+    v = t.net(t.data.normalise(t.source.test_images, t.dtype))
+    assert t.net.compute(t.source.test_images.float()).dtype == torch.bfloat16 and v["experts"].dtype == torch.float32
+
+
 # ---- SeMi's modules ----------------------------------------------------------------------------------------------------------
 
 

@@ -253,6 +253,20 @@ def test_what_a_window_does():
     assert t.monitor.never_active(m.must_act) == [] and t.data.version == 3, "nothing is selected after the last step"
 
 
+def test_the_grown_labelled_set_is_dealt_with_its_soft_rows():
+    t = small()
+    toy.train(t, range(3))
+    assert t.data.batch(toy.time(2))[0].y.ndim == 1
+    toy.train(t, range(3, 9))
+    stream, dealt = t.data.streams["labelled"], []
+    for step in range(9, 9 + 2 * stream.batches):
+        t.data.prepare(step)
+        batch, views = t.data.batch(toy.time(step))
+        assert torch.equal(batch.y, stream.targets[batch.index_l]) and batch.y.shape == (8, 4) and len(views["l"]) == 8
+        dealt += batch.index_l.tolist()
+    assert max(dealt) >= t.method.info.n_labelled and max(Counter(dealt).values()) <= 3
+
+
 def test_a_window_in_which_nothing_is_selected_leaves_the_labelled_set():
     t = small({"threshold": 1.0})
     toy.train(t, range(16))
