@@ -1,6 +1,7 @@
 """The documentation site: pages made of what is in the project already, then Sphinx, offline, with every warning an error.
 
     python docs/build.py [FOLDER]        # default build/docs; prints where its index.html is
+    python docs/build.py --readme        # writes README's table of methods anew
 
     README.md                        -> the first page
     notebooks/*.ipynb                -> as they are, with the outputs that they hold; nothing is executed
@@ -36,6 +37,7 @@ from docstrings import inline  # noqa: E402
 
 import semilib  # noqa: E402
 from semilib.errors import BadInput  # noqa: E402
+from semilib.files import write_text  # noqa: E402
 from semilib.methods import METHODS, get, title_of  # noqa: E402
 from semilib.options import PAPER_STEPS, Duration  # noqa: E402
 from semilib.training.config import Run  # noqa: E402
@@ -190,6 +192,30 @@ def methods_index() -> str:
         *table(["method", "year", "venue", "runs on", "what it does"], rows, "12 6 12 14 56"),
         ":doc:`What is left out, and why <../left_out>`.", "",
         *toctree([a.name for a in sorted(found, key=lambda a: a.title.lower())] + ["../left_out"], "hidden")])
+
+
+MARKS = "<!-- methods: begin -->\n", "<!-- methods: end -->\n"
+
+
+def readme_table() -> str:
+    """README's table of methods: a row for each year and choice of bases, newest first."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for this in sorted(map(about, reversed(METHODS)), key=lambda a: -int(a.year or 0)):
+        place = this.year or DASH, " or ".join(title_of(b) for b in this.cls.bases)
+        rows.setdefault(place, []).append(f"{this.title} ({this.venue})" if this.venue else this.title)
+    years = [year for year, _ in rows]
+    lines = [f"| {'' if year in years[:i] else year} | {', '.join(names)} | {bases} |"
+             for i, ((year, bases), names) in enumerate(rows.items())]
+    return "\n".join(["| year | method (venue) | runs on, by choice |", "|---|---|---|", *lines, ""])
+
+
+def readme(text: str) -> str:
+    """README with its table of methods made anew."""
+    before, _, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not end:
+        raise BadInput("README.md", "no marks", f"a table between {' and '.join(mark.strip() for mark in MARKS)}")
+    return before + MARKS[0] + readme_table() + MARKS[1] + after
 
 
 # ---- the API -----------------------------------------------------------------------------------------------------------------------
@@ -353,7 +379,10 @@ def write(pages: Pages, folder: Path) -> None:
 
 
 def main(folder: str = "build/docs") -> int:
-    """Builds the site; returns Sphinx's exit status, which a warning makes other than 0."""
+    """Builds the site; returns Sphinx's exit status, which a warning makes other than 0. "--readme": see above."""
+    if folder == "--readme":
+        write_text(ROOT / "README.md", readme((ROOT / "README.md").read_text(encoding="utf-8")))
+        return 0
     out = (ROOT / folder).resolve()
     source = out.with_name(out.name + "-source")
     write(site(), source)

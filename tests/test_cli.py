@@ -70,7 +70,8 @@ def test_another_folder_of_the_same_name_is_another_run(photos, tmp_path):
     (["run", "method=fixmatch", "semi.alpha=0.1"], "argument='semi.alpha': fixmatch.alpha for an option"),
     (["run", "seed=1", "seed=2"], "argument='seed=2': one value for seed"),
     (["run", "semi.threshold=0.1"], "threshold=0.1: above 1/C = 0.1"),
-    (["run", "method=fixmatch", "profile=smoke", "fixmatch.threshold=1.0", "strict=True", "steps=2", "eval_every=1", "--runs", "build/never"],
+    (["run", "method=fixmatch", "profile=smoke", "fixmatch.threshold=1.0", "strict=True", "steps=2", "eval_every=1",
+      "--runs", "build/never"],
      "never active in 2 steps of fixmatch: u (no pseudo-label reached the threshold"),
 ])
 def test_a_mistake_is_one_line_and_no_traceback(words, message):

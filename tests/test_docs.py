@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+from semilib.errors import BadInput
 from semilib.methods import METHODS, title_of
 
 
@@ -116,6 +117,15 @@ def test_links_within_the_site_lead_somewhere(site):
             if target and not re.match(r"[a-z]+:", target) and not (path.parent / target).exists():
                 missing.add(f"{path.relative_to(site)}: {target}")
     assert not missing
+
+
+def test_the_readme_s_table_of_methods_is_made_of_the_registry(build):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert build.readme(text) == text, "python docs/build.py --readme makes it anew"
+    assert build.readme(text.replace("| SeMi (ACM MM), ", "| ")) == text
+    assert all(build.about(name).title in build.readme_table() for name in METHODS)
+    with pytest.raises(BadInput, match="README.md='no marks'"):
+        build.readme(text.replace("methods: end", "methods"))
 
 
 # ---- how text becomes pages

@@ -1,0 +1,55 @@
+"""Profile smoke as a person types it: every method, on each of its bases, runs to its end with every part active."""
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from conftest import DATA
+
+from semilib import Run, train
+from semilib.methods import METHODS, get
+from semilib.study.grids import HOSTS, MODULES
+from semilib.training import record
+
+TYPED = {**{"+".join(filter(None, (base, name))): {"method": name, "base": base}
+            for name in METHODS for base in ("", *get(name).bases[1:])},
+         **{f"{host}+{MODULES}": {"method": host, "add": MODULES} for host in HOSTS}}
+
+
+@pytest.fixture(scope="module")
+def source(source):
+    """The embedded data set with fewer test images: evaluations would take a third of a run's time."""
+    return dataclasses.replace(source, test_images=source.test_images[::10], test_labels=source.test_labels[::10])
+
+
+@pytest.mark.parametrize("label", TYPED)
+def test_a_run_of_profile_smoke_ends_with_every_part_active(label, source, tmp_path):
+    run = Run.of("mnistm5k", **TYPED[label], profile="smoke", root=DATA)
+    assert run.label == label
+    result = record.read(train(run, tmp_path, source=source))["result"]
+    assert result["evaluations"] == 4 and result["never_acted"] == {}
+
+
+def test_given_options_lie_over_the_profile_s_and_those_over_a_recipe_s():
+    def options(**given):
+        return Run.of("mnistm5k", "seval", **{"profile": "smoke", **given}).options
+    recipe = options(recipe="original", profile="paper")
+    assert options()["threshold"] == options(recipe="original")["threshold"] == 0.12 != recipe["threshold"]
+    assert options(options={"threshold": 0.5})["threshold"] == 0.5
+    assert options(recipe="original")["strong_views"] == recipe["strong_views"] != options()["strong_views"]
+
+
+def test_options_of_the_profile_are_those_of_method_base_and_modules():
+    def smoke(method, **parts):
+        return get(method, **parts).smoke
+    assert smoke("la") == {} and smoke("la", base="fixmatch") == {"threshold": 0.12}
+    assert smoke("abc") == smoke("abc", base="remixmatch") == {"threshold": 0.12}, "ABC reads it on ReMixMatch too"
+    assert smoke("darp") == {"threshold": 0.12, "warmup": 4} and smoke("darp", base="remixmatch") == {"warmup": 4}
+    assert smoke("darp", add="align") == {"threshold": 0.2, "warmup": 4}
+
+
+def test_a_changed_method_takes_its_own_options_of_the_profile():
+    run = Run.of("mnistm5k", "semi", profile="smoke")
+    assert run.with_(method="darp") == Run.of("mnistm5k", "darp", profile="smoke")
+    assert run.with_(method="darp", options={"threshold": 0.3}).options["threshold"] == 0.3
+    assert run.with_(seed=1).options == run.options
