@@ -98,7 +98,7 @@ class SEVAL(FixMatch):
 
     # ---- a step ------------------------------------------------------------------------------------------------------------------
 
-    def logits(self, v, batch, t):
+    def pseudo_logits(self, v, batch, t):
         return v.w["head"] - self.pi.log()                                                                        # (1)
 
     def pseudo(self, v, batch, t):

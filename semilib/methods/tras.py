@@ -67,7 +67,7 @@ class TRAS(FixMatch):
     def phases(self):
         return [Phase("warmup"), Phase("balanced", self.warmup)] if self.warmup else [Phase("balanced")]
 
-    def logits(self, v, batch, t) -> Tensor:
+    def pseudo_logits(self, v, batch, t) -> Tensor:
         return super().pseudo_logits(v, batch, t) - self.la                                                               # (2)
 
     def pseudo(self, v, batch, t):

@@ -85,7 +85,7 @@ class WideResNet(nn.Module):
         self.features, self.map_widths, self.keep_maps = widths[3], tuple(widths), False
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The last map; with `keep_stages` also, before it, the stem's output and those of the three groups, unnormalised."""
+        """The last map; with `keep_maps` also, before it, the stem's output and those of the three groups, unnormalised."""
         maps, x = [], self.stem(x)
         for i, block in enumerate(self.blocks):
             if i % (len(self.blocks) // 3) == 0:
@@ -117,7 +117,7 @@ class ResNet50(nn.Module):
         self.features, self.map_widths, self.keep_maps = 2048, (256, 512, 1024, 2048), False
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The last map; with `keep_stages` also, before it, the outputs of the four groups of blocks."""
+        """The last map; with `keep_maps` also, before it, the outputs of the four groups of blocks."""
         maps = [self.trunk[:4](x)]
         for group in self.trunk[4:]:
             maps.append(group(maps[-1]))

@@ -218,7 +218,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_numbers(tmp_path):
 
 
 def test_a_run_that_another_process_has_is_refused(tmp_path, source):
-    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path; from semilib import record\n"
+    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path; from semilib.training import record\n"
                                "with record.lock(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(60)", str(tmp_path)],
                               stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:

@@ -136,7 +136,7 @@ def images_of(plan: StepImages) -> str:
 class Small(nn.Module):
     """A backbone that is traced and compiled in no time: one convolution, norm and activation."""
 
-    features, stages, keep_stages = 8, (8,), False
+    features, map_widths, keep_maps = 8, (8,), False
 
     def __init__(self):
         super().__init__()
