@@ -83,8 +83,8 @@ class ADELLO(FixMatch):
         if self.cfg.imbalance_temperature:
             self.temperature.copy_(torch.where(t.step == self.warmup, imbalance(self.u), self.temperature))
         soft = p.prob ** (1 / self.temperature)
-        p.target_d = soft / soft.sum(-1, keepdim=True)
-        p.offset_x, p.offset_u = self.offsets(t)
+        offset_x, offset_u = self.offsets(t)
+        p.add(target_d=soft / soft.sum(-1, keepdim=True), offset_x=offset_x, offset_u=offset_u)
         p.branches["d"] = p.prob
         return p
 

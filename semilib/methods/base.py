@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from semilib.data.step import Batch, StepImages, Time
+from semilib.data.step import Batch, Fields, StepImages, Time
 from semilib.errors import BadInput
 from semilib.methods.losses import Term
 from semilib.networks.net import Net, View, Views, linear
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from semilib.data.batches import Data
 
 
-class Pseudo(Batch):
-    """Pseudo-labels of the unlabelled batch, none with a gradient: `prob` [mu B, C], `label` [mu B] int64, `mask` [mu B] float in
-    [0, 1] (the share of each row's loss that counts), `target`: what the strong views are trained on, `label` or soft rows [mu B, C].
-    `branches`: unsupervised term -> the `prob` that it stems from. Given the first three, the others are `label` and {"u": prob}. A
-    method with more than one head adds fields of its own."""
+class Pseudo(Fields):
+    """Pseudo-labels of the unlabelled batch, none with a gradient.
+
+    prob: [mu B, C]. label: [mu B] int64. mask: [mu B] float in [0, 1], the share of each row's loss that counts. target: what the
+    strong views are trained on, [mu B] classes or soft rows [mu B, C]; None = `label`. branches: unsupervised term -> the `prob` that
+    it stems from; None = {"u": prob}. A method with more than one head adds fields of its own (`add`).
+    """
 
     prob: Tensor
     label: Tensor
@@ -43,20 +45,11 @@ class Pseudo(Batch):
     target: Tensor
     branches: dict[str, Tensor]
 
-    def __init__(self, **fields: Any):
-        super().__init__(**{"target": fields["label"], "branches": {"u": fields["prob"]}, **fields})
-
-
-class Changed:
-    """A batch or pseudo-labels with some fields other than they are; the rest is read from the original, which stays as it is."""
-
-    def __init__(self, of: Batch, **fields: Any):
-        self.of = of
-        for name, value in fields.items():
-            setattr(self, name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.of, name)
+    def __init__(self, prob: Tensor, label: Tensor, mask: Tensor, target: Tensor | None = None,
+                 branches: dict[str, Tensor] | None = None):
+        self.prob, self.label, self.mask = prob, label, mask
+        self.target = label if target is None else target
+        self.branches = {"u": prob} if branches is None else branches
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,8 +159,8 @@ class CPG(FixMatch):
         p.mask, p.branches = torch.ones_like(p.mask), {"aux_u": p.prob}
         weak, strong = ((view["head"] + self.lean).softmax(-1).max(-1) for view in (v.w, v.s1))                   # (5)
         sure = torch.minimum(weak.values, strong.values) >= self.cfg.threshold * (1 - self.cfg.smoothing)
-        p.choice, p.vote = weak.indices, (sure & (weak.indices == strong.indices) & ~batch.known_u).to(p.prob.dtype)
-        return p
+        vote = sure & (weak.indices == strong.indices) & ~batch.known_u
+        return p.add(choice=weak.indices, vote=vote.to(p.prob.dtype))
 
     def smooth(self, y: Tensor) -> Tensor:
         """s(y), [B, C]."""

@@ -103,19 +103,20 @@ class DARP(FixMatch):
     # ---- a step ------------------------------------------------------------------------------------------------------------------
 
     def pseudo_prob(self, prob, v, batch, t):
+        """(2) and (3). Note: `moved`, whether a row was, for `acted`."""
         prob = super().pseudo_prob(prob, v, batch, t)
         stored = self.q.gather(batch.index_u)
         self.q.scatter(batch.index_u, prob)                                                                       # (3)
         values = solver.Refinement(self.floor, self.first, self.v, self.nu)
         rows = solver.refined(stored, batch.index_u, values).to(prob.dtype)                                       # (2)
         refines = (t.step >= self.warm) & (self.refinements > 0)
-        batch.moved = refines & ((rows - stored).abs().amax() > 1e-3)
+        batch.notes.moved = refines & ((rows - stored).abs().amax() > 1e-3)
         return torch.where(refines, rows, prob)
 
     def acted(self, v, batch, p, t, terms):
         if self.supervised:
             return {}
-        out = {**super().acted(v, batch, p, t, terms), "refine": batch.moved}
+        out = {**super().acted(v, batch, p, t, terms), "refine": batch.notes.moved}
         return {**out, "estimate": self.trusted > 0} if self.cfg.estimate else out
 
     def host_every(self):

@@ -186,10 +186,11 @@ class SeMi(Method):
         prob = self.enhance(linear, self.features(v)["s1"], t)                                                    # (1)
         confidence, label = prob.max(-1)
         sure = (confidence >= tau) | (linear.max(-1).values >= tau)                                               # (2)
-        p = Pseudo(prob=prob, label=label, mask=sure.to(z.dtype), confidence=confidence, linear=linear)
+        p = Pseudo(prob=prob, label=label, mask=sure.to(z.dtype)).add(confidence=confidence, linear=linear)
         if self.cfg.balanced_head:
-            adjusted, p.label_b = (z - self.adjust_u).softmax(-1).max(-1)
-            p.mask_b = ((v.w["balanced"].softmax(-1).max(-1).values >= tau) | (adjusted >= tau)).to(z.dtype)
+            adjusted, label_b = (z - self.adjust_u).softmax(-1).max(-1)
+            mask_b = (v.w["balanced"].softmax(-1).max(-1).values >= tau) | (adjusted >= tau)
+            p.add(label_b=label_b, mask_b=mask_b.to(z.dtype))
         return p
 
     def terms(self, v, batch, p, t) -> dict[str, Term]:

@@ -221,7 +221,7 @@ class CPE(FixMatch):
         confidence, label = prob.max(-1)
         sure = confidence >= self.cfg.threshold
         mask = torch.stack([sure & (label >= cut) for cut in self.CUTS], -1).to(prob.dtype)     # [mu B, head, norm]
-        return Pseudo(prob=prob[:, 1], label=label[:, 1], mask=sure[:, 1].to(prob.dtype), labels=label, masks=mask)
+        return Pseudo(prob=prob[:, 1], label=label[:, 1], mask=sure[:, 1].to(prob.dtype)).add(labels=label, masks=mask)
 
     def terms(self, v, batch, p, t):
         z, labels, masks = v.s["experts"], self.per_view(p.labels), self.per_view(p.masks)

@@ -105,7 +105,7 @@ def test_no_gradient_reaches_a_target(variant, source, monkeypatch):
     terms = t.method.terms
 
     def watched(v, batch, p, time):
-        seen["targets"] = [x for x in vars(p).values() if isinstance(x, torch.Tensor)]
+        seen["targets"] = [x for x in (*vars(p).values(), *vars(batch.notes).values()) if isinstance(x, torch.Tensor)]
         out = terms(v, batch, p, time)
         seen["weights"] = [term.weight for term in out.values() if term.weight is not None]
         if v.w.f.requires_grad:
