@@ -22,7 +22,7 @@ import dataclasses
 
 import torch
 
-from semilib.methods.base import Method
+from semilib.methods.base import LeadIn, Method
 from semilib.methods.losses import Term
 from semilib.methods.memory_bank import MemoryBank
 from semilib.methods.semi import align_rows, align_target, entropy_weight, semantic_label
@@ -46,7 +46,7 @@ class Addition(Method):
         self.must_act = {**self.must_act, **{k: v for c in type(self).__mro__ for k, v in vars(c).get("advice", {}).items()}}
 
     def durations(self):
-        return {**super().durations(), "semi_warmup": self.semi_warmup}
+        return {**super().durations(), "semi_warmup": LeadIn(self.semi_warmup)}
 
 
 class OHEML(Addition):

@@ -27,6 +27,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from semilib.methods.base import LeadIn
 from semilib.methods.fixmatch import FixMatch
 from semilib.methods.losses import Term, ce
 from semilib.options import Duration, duration_in_steps, momentum_of, option, span
@@ -70,7 +71,7 @@ class ADELLO(FixMatch):
         self.register_buffer("temperature", torch.ones_like(prior[0]))
 
     def durations(self):
-        return {**super().durations(), "warmup": self.warmup}
+        return {**super().durations(), "warmup": LeadIn(self.warmup)}
 
     def offsets(self, t) -> tuple[Tensor, Tensor]:
         """D_s and D_u of (1), [C] each."""

@@ -151,8 +151,7 @@ class CoSSL(FixMatch):
         self.fit_head(head, average, kept, first, second, share.to(kept.dtype), label)
         ctx.net.heads["teacher"].load_state_dict(head.state_dict())
         ctx.ema.heads["teacher"].load_state_dict(average.state_dict())
-        if hasattr(self, "mean"):
-            self.mean.zero_()                       # ReMixMatch's: the next batch sets it
+        self.forget_statistics()
 
     def fit_head(self, head: nn.Linear, average: nn.Linear, kept: Tensor, first: Tensor, second: Tensor, share: Tensor, label: Tensor):
         """Train `head` on the features share * kept[first] + (1 - share) * kept[second], and move `average` along."""

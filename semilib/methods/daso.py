@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from semilib.methods.base import LeadIn
 from semilib.methods.fixmatch import FixMatch
 from semilib.methods.losses import Term, ce, one_hot
 from semilib.options import Duration, duration_in_steps, option, span
@@ -77,7 +78,7 @@ class DASO(FixMatch):
         self.register_buffer("recent", torch.zeros(classes, dtype=torch.int64))           # m
 
     def durations(self):
-        return {**super().durations(), "pretraining": self.pretraining, "period": self.period}
+        return {**super().durations(), "pretraining": LeadIn(self.pretraining), "period": self.period}
 
     def before_forward(self, net, images, batch, t, teacher):
         super().before_forward(net, images, batch, t, teacher)

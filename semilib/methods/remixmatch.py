@@ -91,6 +91,10 @@ class ReMixMatch(FixMatch):
         aligned = prob * (self.prior + 1e-6) / (self.mean + 1e-6)
         return aligned / aligned.sum(-1, keepdim=True)
 
+    def forget_statistics(self):
+        super().forget_statistics()
+        self.mean.zero_()                           # the next batch sets it
+
     def pseudo_prob(self, prob, v, batch, t):
         prob = self.align(prob) if self.cfg.align else prob
         sharp = prob ** (1 / self.cfg.temperature)

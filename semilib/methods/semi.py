@@ -38,7 +38,7 @@ from torch import Tensor
 
 from semilib.data.step import StepImages
 from semilib.errors import BadInput
-from semilib.methods.base import Method, Pseudo
+from semilib.methods.base import LeadIn, Method, Pseudo
 from semilib.methods.losses import Term, ce, log_prior, normalised_entropy
 from semilib.methods.memory_bank import MemoryBank, ReleasedBank
 from semilib.networks.net import linear
@@ -175,7 +175,7 @@ class SeMi(Method):
         self.register_buffer("qbar", torch.zeros(info.features, dtype=info.dtype))
 
     def durations(self) -> dict[str, int]:
-        out = {"warmup": self.warmup, "epoch": self.epoch}
+        out = {"warmup": LeadIn(self.warmup), "epoch": self.epoch}
         return {**out, "decay_every": self.decay_every} if self.beta < 1 else out
 
     # ---- a step ------------------------------------------------------------------------------------------------------------------

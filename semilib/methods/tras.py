@@ -22,7 +22,7 @@ import dataclasses
 
 from torch import Tensor
 
-from semilib.methods.base import Phase
+from semilib.methods.base import LeadIn, Phase
 from semilib.methods.fixmatch import FixMatch
 from semilib.methods.losses import Term, ce, log_prior
 from semilib.networks.net import linear
@@ -62,7 +62,7 @@ class TRAS(FixMatch):
         self.register_buffer("enhancement", self.cfg.a * (-self.la).softmax(-1) + self.cfg.b)                      # (1)
 
     def durations(self):
-        return {**super().durations(), "warmup": self.warmup}
+        return {**super().durations(), "warmup": LeadIn(self.warmup)}
 
     def phases(self):
         return [Phase("warmup"), Phase("balanced", self.warmup)] if self.warmup else [Phase("balanced")]

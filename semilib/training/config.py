@@ -122,7 +122,7 @@ class Run:
 
     device: str = option("auto", "auto, cpu, cuda")
     precision: str = option("auto", "auto: bf16 on CUDA, else fp32", choices=("auto", "fp32", "bf16", "fp64"))
-    capture: str = option("auto", "how a step runs; auto: compiled (from PyTorch 2.11 on), in one CUDA graph a stage, on CUDA, and off on "
+    capture: str = option("auto", "how a step runs; auto: compiled (from PyTorch 2.11 on), in one CUDA graph a phase, on CUDA, and off on "
                                   "a CPU; graph: that, not compiled; compile: that, no graph; off",
                           choices=("auto", "graph", "compile", "off"))
     deterministic: bool = option(False, "deterministic CUDA kernels, slower")

@@ -126,9 +126,9 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
     accuracy = kept[-1]["balanced_accuracy"] if kept else None
     progress.begin(run, start)
     began = last_save = time.perf_counter()
-    for step in range(start, run.steps):
-        trainer.advance(step)
-        done = step + 1
+    while trainer.step < run.steps:
+        trainer.advance()
+        done = trainer.step
         now = time.perf_counter()
         if done % run.eval_steps == 0 or done == run.steps:
             trainer.monitor.check_finite()

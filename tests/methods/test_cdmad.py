@@ -151,7 +151,7 @@ def test_on_remixmatch_debiased_soft_labels_are_what_is_mixed():
         seen.update(v=v, batch=batch, p=p)
         return terms(v, batch, p, time)
     t.method.terms = watched
-    t.advance(2)
+    t.advance()
     want = (seen["v"].w["head"] - seen["batch"].notes.blank).softmax(-1)
     torch.testing.assert_close(seen["p"].target, want)
     assert not torch.allclose(want, seen["v"].w["head"].softmax(-1))

@@ -118,7 +118,7 @@ def test_on_remixmatch_it_takes_the_place_of_the_base_s_alignment(own):
     m.pseudo = lambda v, batch, time, pseudo=m.pseudo: seen.append(batch.notes.q) or pseudo(v, batch, time)
     for step in range(3):
         seen.clear()
-        t.advance(step)
+        t.advance()
         (raw, aligned), q = seen
         close(q, aligned ** 2 / (aligned ** 2).sum(-1, keepdim=True), 1e-12)
         assert torch.equal(m.ring[step], raw.mean(0)) and (aligned - raw).abs().max() > .01
@@ -137,7 +137,7 @@ def test_the_labelled_set_grows_by_what_the_average_was_sure_of_and_is_chosen_an
     t = made()
     grown = []
     for step in range(12):
-        t.advance(step)
+        t.advance()
         if (step + 1) % 4:
             continue
         stream = t.data.streams["labelled"]

@@ -183,7 +183,7 @@ def test_on_remixmatch_the_target_is_blended_and_the_unmixed_strong_view_aligned
         seen["p"], seen["v"], seen["out"] = p, v, terms(v, batch, p, time)
         return seen["out"]
     t.method.pseudo_prob, t.method.terms = adjusted, watched
-    t.advance(2)
+    t.advance()
     assert seen["p"].target is seen["blend"] and t.monitor.never_active(t.method.must_act) == []
     close(seen["blend"].sum(-1).double(), torch.ones(8), 1e-5)
     assert seen["v"].strong == ["s1"] and len(seen["out"]["semantic"].rows) == 8

@@ -165,7 +165,7 @@ def test_cossl_takes_pseudo_labels_from_the_average_and_shows_the_student_the_ot
     for name, net in (("student", t.net), ("average", t.average.net)):
         compute = net.compute
         monkeypatch.setattr(net, "compute", lambda x, c=compute, n=name, m=net: passes.append((n, len(x), m.training)) or c(x))
-    t.advance(CoSSL.START + 1)
+    t.advance()
     assert sorted(passes) == [("average", 8, False)] * 3 + [("student", 24, True)]
 
 
@@ -415,7 +415,7 @@ def test_ccl_further_labelled_views_projectors_and_a_term_over_the_whole_batch(s
         seen.append((v, terms(v, *rest)))
         return seen[0][1]
     t.method.terms = watched
-    t.advance(STEPS)
+    t.advance()
     v, term = seen[0][0], seen[0][1]["rpl"]
     assert set(v.l1) == {"head", "balanced", "g"}, "a head that reads nothing is not applied"
     assert v.c["g"].shape == (4, 8) and v.s["g"].shape == (16, 8) and v.strong == ["s1", "s2"]
@@ -613,7 +613,7 @@ def test_a_fresh_stage_starts_network_average_optimiser_and_rate_anew_and_keeps_
     start = {k: v.clone() for k, v in t.net.state_dict().items()}
     rates = []
     for step in range(STEPS):
-        t.advance(step)
+        t.advance()
         rates.append(float(t.lr))
     close(rates, [t.run.lr * math.cos(7 * math.pi * i / (16 * length)) for length in (4, 5, 3) for i in range(length)], 1e-6)
     t.restart()

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import smoke_run
 
 from semilib.data.step import Batch, Notes
-from semilib.errors import MethodError
+from semilib.errors import BadInput, MethodError
 from semilib.methods.base import Pseudo
 
 PROB = torch.full((4, 3), 1 / 3)
@@ -77,3 +78,13 @@ def test_printed_a_batch_and_pseudo_labels_show_each_field_s_dtype_and_shape():
     assert repr(pseudo().add(sure=torch.ones(4, dtype=torch.bool))) == (
         "Pseudo(prob: float32 [4, 3], label: int64 [4], mask: float32 [4], target: int64 [4], branches: {u: float32 [4, 3]}, "
         "sure: bool [4])")
+
+
+# ---- the schedule --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lead_in_may_be_no_steps_and_another_duration_may_not(source):
+    from semilib.training.engine import Trainer
+    assert Trainer(smoke_run("semi", options={"warmup": 0}), source).method.durations()["warmup"] == 0
+    with pytest.raises(BadInput, match="epoch=0: between 1 and 23 steps"):
+        Trainer(smoke_run("semi", options={"epoch": 0}), source)
