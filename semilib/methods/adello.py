@@ -104,8 +104,12 @@ class ADELLO(FixMatch):
         self.u.copy_(torch.where(rows.sum() > 0, self.momentum * self.u + (1 - self.momentum) * now, self.u))
 
     def acted(self, v, batch, p, t, terms):
-        soft = (t.since(self.warmup) > 0) & ((1 - p.mask).sum() > 0)
-        return {**super().acted(v, batch, p, t, terms), "shift": p.offset_u.abs().amax() > 1e-3, "d": soft}
+        out = super().acted(v, batch, p, t, terms)
+        if self.cfg.alpha_min < 1:
+            out["shift"] = p.offset_u.abs().amax() > 1e-3
+        if self.cfg.lambda_d > 0:
+            out["d"] = (t.since(self.warmup) > 0) & ((1 - p.mask).sum() > 0)
+        return out
 
 
 def imbalance(u: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ eagerly on a CPU and as one captured CUDA graph. State is kept in buffers, which
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from semilib.data.step import Batch, Fields, StepImages, Time
-from semilib.errors import BadInput
+from semilib.errors import BadInput, MethodError
 from semilib.methods.losses import Term
 from semilib.networks.net import Net, View, Views, linear
 from semilib.options import Options
@@ -127,6 +129,10 @@ class Method(nn.Module):
     must_act: dict[str, str] = {}   # what must act at least once in a run -> what to do if it never does
     capturable: bool = True         # False: a step reads values back, so no CUDA graph can hold it
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        check_names(cls)
+
     def __init__(self, cfg: Any, info: Info):
         super().__init__()
         self.cfg, self.info = cfg, info
@@ -177,6 +183,14 @@ class Method(nn.Module):
         """What the method asks of the networks besides the views, before them and without gradient: features of the average, logits
         of a blank image. It leaves them in `batch.notes`. A pass of the live network in training mode would move its batch norms."""
 
+    def pseudo_logits(self, views: Views, batch: Batch, now: Time) -> Tensor:
+        """What pseudo-labels are read from, [mu B, C]."""
+        raise NotImplementedError
+
+    def pseudo_prob(self, prob: Tensor, views: Views, batch: Batch, now: Time) -> Tensor:
+        """The softmax of `pseudo_logits`, aligned, blended or refined by the methods that do; [mu B, C]."""
+        raise NotImplementedError
+
     def pseudo(self, views: Views, batch: Batch, now: Time) -> Pseudo | None:
         """Pseudo-labels, or None for a step without unlabelled images; called without gradient on detached views."""
         raise NotImplementedError
@@ -219,3 +233,30 @@ class Method(nn.Module):
     def per_view(self, rows: Tensor) -> Tensor:
         """[mu B, ...] repeated once for each strong view, in the order of `views.s`."""
         return torch.cat([rows] * len(self.step_images().strong))
+
+
+# ---- a misspelt hook -------------------------------------------------------------------------------------------------------------
+
+
+def check_names(cls: type[Method]) -> None:
+    """Raises MethodError for a public name of a new class that is nearly a hook's, is none, and is used by nothing in the class."""
+    inherited = {name for base in cls.__mro__[1:] for name in vars(base)}
+    hooks = [name for base in cls.__mro__[1:] if issubclass(base, Method) for name in vars(base) if not name.startswith("_")]
+    for name in vars(cls):
+        near = [] if name.startswith("_") or name in inherited else difflib.get_close_matches(name, hooks, n=1)
+        if near and not any(name in words_of(value) for base in cls.__mro__ if issubclass(base, Method)
+                            for other, value in vars(base).items() if other != name):
+            raise MethodError(f"{cls.__name__}.{name}: no hook has this name, and nothing in the class uses it; did you mean "
+                              f"{near[0]!r}?")
+
+
+def words_of(value: Any) -> set[str]:
+    """The names and the strings that a function mentions, in functions inside it too; nothing for what is no function."""
+    value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    todo, words = [getattr(value, "__code__", None)], set()
+    while todo:
+        code = todo.pop()
+        if code is not None:
+            words |= {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}
+            todo += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return words

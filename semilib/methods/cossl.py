@@ -132,7 +132,11 @@ class CoSSL(FixMatch):
 
     def acted(self, v, batch, p, t, terms):
         out = super().acted(v, batch, p, t, terms)
-        return {**out, "taught": p.mask.sum() > 0, "enhanced": batch.notes.use.any()} if t.phase == "cotrain" else out
+        if t.phase == "cotrain":
+            out["taught"] = p.mask.sum() > 0
+            if "enhanced" in self.must_act:
+                out["enhanced"] = batch.notes.use.any()
+        return out
 
     def predict(self, net, x):
         return net(x)["teacher" if self.phase == "cotrain" else "head"]

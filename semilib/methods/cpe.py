@@ -129,7 +129,8 @@ class CPE(FixMatch):
 
     def acted(self, v, batch, p, t, terms):
         chosen = p.masks.sum(0)                                                                                  # [head, norm]
-        return {**{f"u{k + 1}": chosen[k, 0] > 0 for k in HEADS}, "tail": chosen[:, 2].sum() > 0}
+        out = {f"u{k + 1}": chosen[k, 0] > 0 for k in HEADS}
+        return {**out, "tail": chosen[:, 2].sum() > 0} if "tail" in self.must_act else out
 
     def predict(self, net, x: Tensor) -> Tensor:
         return net(x)["experts"][:, TEST].mean(1)

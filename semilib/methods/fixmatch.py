@@ -43,11 +43,9 @@ class FixMatch(Method):
         return StepImages({"l": ("labelled", "weak"), "w": ("unlabelled", "weak"), **strong}, self.info.run.policy)
 
     def pseudo_logits(self, views: Views, batch: Batch, now: Time) -> Tensor:
-        """What pseudo-labels are read from, [mu B, C]."""
         return views.w["head"]
 
     def pseudo_prob(self, prob: Tensor, views: Views, batch: Batch, now: Time) -> Tensor:
-        """The softmax of `pseudo_logits`, aligned, blended or refined by the methods that do; [mu B, C]."""
         return prob
 
     def pseudo(self, views: Views, batch: Batch, now: Time) -> Pseudo | None:

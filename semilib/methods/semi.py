@@ -222,7 +222,11 @@ class SeMi(Method):
 
     def acted(self, v, batch, p, t, terms):
         warm = t.since(self.warmup) > 0
-        out = {"u": p.mask.sum() > 0, "oheml": warm & (p.mask.sum() > 0), "plce": (p.prob != p.linear).any()}
+        out = {"u": p.mask.sum() > 0}
+        if self.scale > 0:
+            out["oheml"] = warm & (p.mask.sum() > 0)
+        if self.alpha > 0:
+            out["plce"] = (p.prob != p.linear).any()
         if self.cfg.balanced_head:
             out["u_b"] = p.mask_b.sum() > 0
         if self.lambda_e > 0:

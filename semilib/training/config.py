@@ -69,6 +69,17 @@ SIDES = {"imagenet127": (32, 64)}              # the sizes of a data set that ha
 SCALE = ("steps", "batch", "network", "bn_momentum", "ema", "eval_every")
 
 
+def check_parameter(name: str, value: Any, method: str, base: str = "", add: str = "") -> None:
+    """Raises BadInput unless `name` is a field of `Run`; an option of the method is told apart from a name that is no one's."""
+    fields = [f.name for f in dataclasses.fields(Run)]
+    if name not in fields:
+        from semilib.methods import get
+        if name in [f.name for f in dataclasses.fields(get(method, base, add).Config)]:
+            raise BadInput(name, value, f"an option of {method}: {method}.{name}={value} on the command line, "
+                                        f"options={{{name!r}: {value!r}}} in Python")
+        check_name("parameter", name, fields)
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One training run, complete. Make it with `Run.of`."""
@@ -138,7 +149,7 @@ class Run:
         its scale (`SCALE`). Raises BadInput naming field and value."""
         check_name("dataset", dataset, CELLS)
         for name in given:
-            check_name("parameter", name, [f.name for f in dataclasses.fields(cls)])
+            check_parameter(name, given[name], method, given.get("base", ""), given.get("add", ""))
         profile = given.get("profile") or CELLS[dataset]["profile"]
         check_name("profile", profile, PROFILES)
         check_name("recipe", given.get("recipe", "shared"), RECIPES)

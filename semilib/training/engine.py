@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from semilib.data import rng, sources, splits
 from semilib.data.batches import Data
 from semilib.data.step import Batch, Time
-from semilib.errors import BadInput
+from semilib.errors import BadInput, MethodError
 from semilib.methods.base import Context, Info, LeadIn, Phase, Pseudo
 from semilib.methods.losses import Term, reduce
 from semilib.methods.row_state import join_large_rows, split_large_rows
@@ -165,6 +165,8 @@ class Trainer:
         if "compile" in self.capture and self.method.capturable:
             self.parts = compiling.compile_parts(self.parts)
         self.graphs: dict[str, Captured] = {}
+        self.reported: set[str] = set()                           # components of `must_act` that `acted` has spoken of
+        self.complete = False                                     # whether it is known that it speaks of all of them
 
     def _check_durations(self) -> None:
         for name, steps in self.method.durations().items():
@@ -227,7 +229,7 @@ class Trainer:
             optimiser.step()
         self.last_losses = {name: loss.detach() for name, loss in losses.items()}
         self.monitor.expect(losses, self.method.must_act)
-        self.parts["after_step"](self.last_losses, terms, views, pseudo, batch, now)
+        self.reported.update(self.parts["after_step"](self.last_losses, terms, views, pseudo, batch, now))
 
     def views(self, raw: dict[str, Tensor], now: Time) -> dict[str, Tensor]:
         """The step's normalised views, name -> float [n, 3, H, W], of each stream's raw images, uint8 [n, 3, H, W]."""
@@ -241,20 +243,26 @@ class Trainer:
         with torch.no_grad():
             pseudo = self.method.pseudo(seen, batch, now)
         terms = self.method.terms(views, batch, pseudo, now)
-        losses = {name: reduce(term) for name, term in terms.items()}
+        losses = {name: reduce(term, name) for name, term in terms.items()}
         return losses, {name: term.detach() for name, term in terms.items()}, seen, pseudo
 
     @torch.no_grad()
     def after_step(self, losses: dict[str, Tensor], terms: dict[str, Term], views: Views, pseudo: Pseudo | None, batch: Batch,
-                   now: Time) -> None:
-        """What follows the optimisers: average, the method's state, measurements, time. Nothing here has a gradient."""
+                   now: Time) -> tuple[str, ...]:
+        """What follows the optimisers: average, the method's state, measurements, time. Nothing here has a gradient. Returns the
+        components that the method has spoken of. Raises MethodError for one that is not in `must_act`."""
         self.average.update(now.step - self.network_started_at, self.lr)
         self.method.end_step(views, batch, pseudo, now)
-        acted = self.method.acted(views, batch, pseudo, now, terms)    # components that an option switched off are left out
-        self.monitor.add(losses, now.step, {name: flag for name, flag in acted.items() if name in self.method.must_act})
+        acted = self.method.acted(views, batch, pseudo, now, terms)
+        for name in acted:
+            if name not in self.method.must_act:
+                raise MethodError(f"{type(self.method).__name__}.acted: {name!r} is not in must_act, which has "
+                                  f"{', '.join(map(repr, self.method.must_act)) or 'nothing'}; leave out what an option switches off")
+        self.monitor.add(losses, now.step, acted)
         if pseudo is not None:
             self.monitor.add_pseudo(pseudo.label, pseudo.mask, self.data.truth[batch.index_u])
         self.now.add_(1)
+        return tuple(acted)
 
     # ---- a step with the host's work before and after it ----------------------------------------------------------------------------
 
@@ -274,12 +282,22 @@ class Trainer:
         else:
             self.compute_step()
         self.step += 1
+        if not self.complete and self.phase_index == len(self.phases) - 1:
+            self._check_components()
         every = self.method.host_every()
         if every and self.step % every == 0:
             dealt = self.data.version
             self.method.host_work(self.context(self.step))
             if self.data.version != dealt:                    # a graph holds the addresses of the old streams
                 self.graphs.clear()
+
+    def _check_components(self) -> None:
+        """After the first step of the last phase: raises MethodError for a component that has not acted and that `acted` is silent of."""
+        silent = [name for name in self.method.must_act if name not in self.reported]
+        for name in self.monitor.never_active(silent):
+            raise MethodError(f"{type(self.method).__name__}.acted: it never says whether {name!r} of must_act acted, in no phase; "
+                              f"it speaks of {', '.join(sorted(map(repr, self.reported))) or 'nothing'}")
+        self.complete = True
 
     def jump(self, step: int) -> None:
         """Make `step` the next one, whatever was made before: for a checkpoint that is read, and for measurements."""
@@ -353,9 +371,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Tensor], folder: Path | None = None) -> None:
         state = join_large_rows(state, self.method, folder)
-        self.net.load_state_dict(checkpoint.unnest(state, "net"))
-        self.average.net.load_state_dict(checkpoint.unnest(state, "average"))
-        self.method.load_state_dict(checkpoint.unnest(state, "method"))
+        for prefix, module in (("net", self.net), ("average", self.average.net), ("method", self.method)):
+            checkpoint.load_module(module, state, prefix)
         self._open_phase(int(state["time/stage"]))
         self.data.load_state_dict(checkpoint.unnest(state, "data"))
         self.monitor.load(checkpoint.unnest(state, "monitor"))
