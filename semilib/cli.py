@@ -403,7 +403,7 @@ def parser() -> argparse.ArgumentParser:
     sub = verb(costs, "measure what a step of each method costs beside FixMatch's")
     sub.add_argument("what", nargs="*", metavar="METHOD or NAME=VALUE", help="remixmatch+abc, profile=trial, ...; no method: all")
     sub.add_argument("--out", default="runs/costs", help="writes OUT.json and OUT.md")
-    sub.add_argument("--steps", type=int, default=20, help="steps a stage")
+    sub.add_argument("--steps", type=int, default=20, help="steps a phase")
 
     sub = verb(speed, "measure a step, its parts, its growth and the limits of this machine")
     sub.add_argument("what", nargs="*", metavar="NAME=VALUE", help="device=cuda, steps=50, sections=steps+parts and others of Settings")

@@ -1,4 +1,4 @@
-"""The package's errors. What a user can cause names the field, its value and what would be right."""
+"""The package's errors. What a user can cause names the field, its value and what would be right; a developer's mistake likewise."""
 from __future__ import annotations
 
 import difflib
@@ -10,6 +10,10 @@ class BadInput(ValueError):
     def __init__(self, field: str, value: object, wanted: str):
         super().__init__(f"{field}={value!r}: {wanted}")
         self.field, self.value, self.wanted = field, value, wanted
+
+
+class MethodError(TypeError):
+    """A method's code that does not fit the engine: what is wrong in it and what would be right."""
 
 
 class TrainingError(RuntimeError):

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from semilib.data.sources import Source
-from semilib.data.step import Time
+from semilib.data.step import Batch, Time
 from semilib.errors import BadInput
 from semilib.methods import get
 from semilib.methods.base import Info, Method
@@ -89,7 +89,7 @@ def views(**named: View) -> Views:
 
 
 def drawn(step: int, rows: int = 4, classes: int = 3, features: int = 4, spread: float = 2.0,
-          seed: int = 0) -> tuple[Views, SimpleNamespace]:
+          seed: int = 0) -> tuple[Views, Batch]:
     """Random views of two heads, and labels; a function of (seed, step) alone."""
     g = torch.Generator().manual_seed(1000 * seed + step)
 
@@ -97,7 +97,7 @@ def drawn(step: int, rows: int = 4, classes: int = 3, features: int = 4, spread:
         return torch.randn(*size, generator=g, dtype=torch.float64)
     out = {name: view(spread * normal(rows, classes), spread * normal(rows, classes), normal(rows, features))
            for name in ("l", "w", "s1", "s2")}
-    return views(**out), SimpleNamespace(y=torch.randint(0, classes, (rows,), generator=g))
+    return views(**out), Batch(y=torch.randint(0, classes, (rows,), generator=g))
 
 
 def values(terms: dict) -> dict[str, Tensor]:
@@ -163,7 +163,8 @@ def train(t: Trainer, steps: range) -> list[dict[str, float]]:
     """The losses of these steps."""
     out = []
     for step in steps:
-        t.advance(step)
+        assert t.step == step
+        t.advance()
         out.append({name: float(loss) for name, loss in t.last_losses.items()})
     return out
 

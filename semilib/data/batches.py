@@ -1,7 +1,7 @@
 """Batches on the training device: a data set is one uint8 tensor, a batch is a gather, and its images are a function of the step.
 
 No worker processes and no per-image Python. Where the images do not fit on the device they stay in (memory-mapped) host memory
-behind the same `batch(t)`: `stage(step)`, which runs on the host before each step, then copies the step's images over.
+behind the same `batch(now)`: `prepare(step)`, which runs on the host before each step, then copies the step's images over.
 """
 from __future__ import annotations
 
@@ -132,22 +132,21 @@ class Data:
                 rows = stream.members[stream.draw(torch.tensor(step, device=self.device))].cpu().numpy()
                 self.buffers[name].copy_(gather_host(self.images, rows), non_blocking=True)
 
-    def batch(self, t: Time) -> tuple[Batch, dict[str, Tensor]]:
+    def batch(self, now: Time) -> tuple[Batch, dict[str, Tensor]]:
         """The step's batch without its images, and its views: name -> uint8 [n, 3, H, W]. Tensor operations only."""
-        batch, raw = self.pick(t)
-        return batch, self.views(raw, t.step)
+        batch, raw = self.pick(now)
+        return batch, self.views(raw, now.step)
 
-    def pick(self, t: Time) -> tuple[Batch, dict[str, Tensor]]:
+    def pick(self, now: Time) -> tuple[Batch, dict[str, Tensor]]:
         """The step's batch without its images, and each stream's raw images, uint8 [n, 3, H, W]. The sizes of the sets show here and
         nowhere after."""
-        drawn = {name: stream.draw(t.step) for name, stream in self.streams.items()}
+        drawn = {name: stream.draw(now.step) for name, stream in self.streams.items()}
         raw = {name: self.images[stream.members[drawn[name]]] if self.resident else self.buffers[name]
                for name, stream in self.streams.items()}
-        batch = Batch(index=drawn, targets={name: stream.targets[drawn[name]] for name, stream in self.streams.items()})
-        batch.index_l, batch.y = batch.index["labelled"], batch.targets["labelled"]
-        if "unlabelled" in drawn:
-            batch.index_u = batch.index["unlabelled"]
-            batch.known_u = self.known[batch.index_u]
+        targets = {name: stream.targets[drawn[name]] for name, stream in self.streams.items()}
+        index_u = drawn.get("unlabelled")
+        batch = Batch(y=targets["labelled"], index_l=drawn["labelled"], index_u=index_u,
+                      known_u=None if index_u is None else self.known[index_u], index=drawn, targets=targets)
         return batch, raw
 
     def views(self, raw: dict[str, Tensor], step: int | Tensor) -> dict[str, Tensor]:

@@ -71,11 +71,11 @@ class ABC(FixMatch):
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
         q = v.w["balanced"].softmax(-1)                                                                           # (2)
-        confidence, p.label_b = q.max(-1)
-        p.target_b = q if self.cfg.soft_target else p.label_b
-        p.keep_x = self.toss("labelled", self.rates[batch.y], t)                                                  # (1)
-        p.keep_u = self.toss("unlabelled", self.unlabelled_rates(t)[p.label_b], t)
-        p.mask_b = (confidence >= self.cfg.threshold).to(q.dtype)
+        confidence, label_b = q.max(-1)
+        p.add(label_b=label_b, target_b=q if self.cfg.soft_target else label_b,
+              mask_b=(confidence >= self.cfg.threshold).to(q.dtype),
+              keep_x=self.toss("labelled", self.rates[batch.y], t),                                               # (1)
+              keep_u=self.toss("unlabelled", self.unlabelled_rates(t)[label_b], t))
         p.branches = {**p.branches, "u_b": q}
         return p
 

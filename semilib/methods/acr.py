@@ -83,11 +83,11 @@ class ACR(FixMatch):
     def pseudo(self, v, batch, t):
         p, z = super().pseudo(v, batch, t), v.w["head"]
         p.mask = torch.maximum(p.mask, self.sure(z.softmax(-1)))                                                   # (2)
-        p.prob_b = (z - log_prior(self.anchors[0], self.cfg.tau_12)).softmax(-1)
-        p.label_b = p.prob_b.argmax(-1)
-        p.own_b = v.w["balanced"].softmax(-1)
-        p.mask_b = torch.maximum(self.sure(p.own_b), self.sure(p.prob_b))                                          # (3)
-        p.branches["u_b"] = p.prob_b
+        prob_b = (z - log_prior(self.anchors[0], self.cfg.tau_12)).softmax(-1)
+        own_b = v.w["balanced"].softmax(-1)
+        p.add(prob_b=prob_b, label_b=prob_b.argmax(-1), own_b=own_b,
+              mask_b=torch.maximum(self.sure(own_b), self.sure(prob_b)))                                          # (3)
+        p.branches["u_b"] = prob_b
         return p
 
     def sure(self, prob: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import dataclasses
 
 import torch
 
-from semilib.methods.base import Method
+from semilib.methods.base import LeadIn, Method
 from semilib.methods.losses import Term
 from semilib.methods.memory_bank import MemoryBank
 from semilib.methods.semi import align_rows, align_target, entropy_weight, semantic_label
@@ -48,7 +48,7 @@ class Addition(Method):
         self.must_act = {**self.must_act, **{k: v for c in type(self).__mro__ for k, v in vars(c).get("advice", {}).items()}}
 
     def durations(self):
-        return {**super().durations(), "semi_warmup": self.semi_warmup}
+        return {**super().durations(), "semi_warmup": LeadIn(self.semi_warmup)}
 
 
 class OHEML(Addition):
@@ -103,13 +103,14 @@ class PLCE(Addition):
         return {**super().durations(), "plce_epoch": self.plce_epoch, "plce_decay_every": self.plce_decay_every}
 
     def pseudo_prob(self, prob, v, batch, t):
+        """Notes: `before_blend` for `end_step`, `blended` for `acted`."""
         prob = super().pseudo_prob(prob, v, batch, t)
         semantic, filled = semantic_label(self.plce_bank, v.s1.f, self.cfg.plce_t)
         r = torch.div(t.step, self.plce_epoch, rounding_mode="floor").to(prob.dtype) / -(-t.total // self.plce_epoch)
         u = self.plce_share / self.plce_share.max() if self.cfg.plce_u == "max" else self.plce_share
         a = t.since(self.semi_warmup) * self.cfg.plce_alpha * r * u * filled
-        batch.before_blend = getattr(batch, "before_blend", prob)              # of several heads the first
-        batch.blended = (a > 0).any()
+        batch.notes.before_blend = getattr(batch.notes, "before_blend", prob)  # of several heads the first
+        batch.notes.blended = (a > 0).any()
         return (1 - a) * prob + a * semantic
 
     def end_step(self, v, batch, p, t):
@@ -117,12 +118,12 @@ class PLCE(Addition):
         counts = self.per_view(p.mask > 0.5)
         self.plce_bank.push(v.s.f, self.per_view(p.prob.max(-1).values), self.per_view(p.label), counts.to(p.prob.dtype))
         self.plce_bank.decay(t.ends(self.plce_decay_every), self.cfg.plce_beta)
-        self.plce_used.scatter_add_(0, batch.before_blend.argmax(-1), (p.mask > 0.5).to(torch.int64))
+        self.plce_used.scatter_add_(0, batch.notes.before_blend.argmax(-1), (p.mask > 0.5).to(torch.int64))
         share = self.plce_used.to(p.prob.dtype) / self.plce_used.sum().clamp(min=1)
         self.plce_share.copy_(torch.where(t.ends(self.plce_epoch) & (self.plce_used.sum() > 0), share, self.plce_share))
 
     def acted(self, v, batch, p, t, terms):
-        return {**super().acted(v, batch, p, t, terms), "plce": batch.blended}
+        return {**super().acted(v, batch, p, t, terms), "plce": batch.notes.blended}
 
 
 class Align(Addition):

@@ -27,6 +27,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from semilib.methods.base import LeadIn
 from semilib.methods.fixmatch import FixMatch
 from semilib.methods.losses import Term, ce
 from semilib.options import Duration, duration_in_steps, momentum_of, option, span
@@ -72,7 +73,7 @@ class ADELLO(FixMatch):
         self.register_buffer("temperature", torch.ones_like(prior[0]))
 
     def durations(self):
-        return {**super().durations(), "warmup": self.warmup}
+        return {**super().durations(), "warmup": LeadIn(self.warmup)}
 
     def offsets(self, t) -> tuple[Tensor, Tensor]:
         """D_s and D_u of (1), [C] each."""
@@ -85,8 +86,8 @@ class ADELLO(FixMatch):
         if self.cfg.imbalance_temperature:
             self.temperature.copy_(torch.where(t.step == self.warmup, imbalance(self.u), self.temperature))
         soft = p.prob ** (1 / self.temperature)
-        p.target_d = soft / soft.sum(-1, keepdim=True)
-        p.offset_x, p.offset_u = self.offsets(t)
+        offset_x, offset_u = self.offsets(t)
+        p.add(target_d=soft / soft.sum(-1, keepdim=True), offset_x=offset_x, offset_u=offset_u)
         p.branches["d"] = p.prob
         return p
 
@@ -105,8 +106,12 @@ class ADELLO(FixMatch):
         self.u.copy_(torch.where(rows.sum() > 0, self.momentum * self.u + (1 - self.momentum) * now, self.u))
 
     def acted(self, v, batch, p, t, terms):
-        soft = (t.since(self.warmup) > 0) & ((1 - p.mask).sum() > 0)
-        return {**super().acted(v, batch, p, t, terms), "shift": p.offset_u.abs().amax() > 1e-3, "d": soft}
+        out = super().acted(v, batch, p, t, terms)
+        if self.cfg.alpha_min < 1:
+            out["shift"] = p.offset_u.abs().amax() > 1e-3
+        if self.cfg.lambda_d > 0:
+            out["d"] = (t.since(self.warmup) > 0) & ((1 - p.mask).sum() > 0)
+        return out
 
 
 def imbalance(u: Tensor) -> Tensor:

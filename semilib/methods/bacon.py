@@ -101,15 +101,15 @@ class BaCon(ABC):
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
         a_l, a_w, classes = v.l["balanced"], v.w["balanced"], self.info.classes
-        p.rows = torch.cat([batch.index_l, self.info.n_labelled + batch.index_u])
-        p.classes = torch.cat([batch.y, p.label_b])
+        rows = torch.cat([batch.index_l, self.info.n_labelled + batch.index_u])
+        predicted = torch.cat([batch.y, p.label_b])
         moves = (a_w if self.cfg.remember == "logit" else a_w.softmax(-1)).amax(-1) >= self.cfg.threshold
         moves = torch.cat([torch.ones_like(batch.y, dtype=torch.bool), moves])
-        self.latest.scatter(p.rows, torch.where(moves, p.classes, self.latest.gather(p.rows)))                   # (1)
-        p.held = self.by_class(torch.ones_like(self.kept.rows[:, 0]))
-        p.sure = (torch.cat([a_l, a_w]).softmax(-1).amax(-1) >= self.cfg.sure).to(a_w.dtype)                       # (2)
+        self.latest.scatter(rows, torch.where(moves, predicted, self.latest.gather(rows)))                       # (1)
+        sure = torch.cat([a_l, a_w]).softmax(-1).amax(-1) >= self.cfg.sure                                       # (2)
         best = one_hot(a_w.topk(min(TOP, classes)).indices, classes, a_w.dtype).sum(1)
-        p.negative = 1 - torch.cat([one_hot(batch.y, classes, a_w.dtype), best])
+        p.add(rows=rows, classes=predicted, held=self.by_class(torch.ones_like(self.kept.rows[:, 0])), sure=sure.to(a_w.dtype),
+              negative=1 - torch.cat([one_hot(batch.y, classes, a_w.dtype), best]))
         return p
 
     def temperatures(self, held: Tensor, t) -> Tensor:

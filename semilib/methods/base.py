@@ -1,12 +1,14 @@
-"""What a method may define. `FixMatch` holds the default of every function, so a method's file holds only what its paper changes.
+"""What a method may define. `FixMatch` holds the default of every hook, so a method's file holds only what its paper changes.
 
-The engine runs a step as: draw `step_images().views` -> `forward` -> `pseudo` -> `terms` -> reduce, one backward -> optimisers -> average
--> `end_step`; between steps, on the host, `host_work` every `host_every()` steps and `enter` at the start of each of `phases()`.
+The engine runs a step as: draw `step_images().views` -> `forward` -> `pseudo` -> `terms` -> reduce, one backward -> optimisers ->
+average -> `end_step`. Between steps, on the host: `host_work` every `host_every()` steps, and `enter` at the start of each of
+`phases()`.
 
 Methods combine (`methods.get`): an imbalance method on a base, SeMi's modules on either. The result is one class that inherits from
-its parts, outermost first, so a part that may be combined calls `super()` and changes what comes back. The places made for it are
-`before_forward` (what else the network is asked), `pseudo_logits` and `pseudo_prob` (the distribution that pseudo-labels are read from; each is called
-once a step, in `pseudo` or, where targets are mixed into the images, in `forward`), and `terms`.
+its parts, outermost first, so a part that may be combined calls `super()` and changes what comes back. These hooks are made for it:
+`before_forward` (what else the network is asked), `terms`, and `pseudo_logits` and `pseudo_prob` (the distribution that
+pseudo-labels are read from). The last two are called once a step, in `pseudo` or, where targets are mixed into the images, in
+`forward`. What one hook leaves for a later one of the same step lies in `batch.notes`.
 
 B labelled images, mu * B unlabelled images, S strong views, C classes, D features. Inside a step everything is a tensor: time is a
 device scalar (`Time`), there is no Python branch on it, nothing is read back, and no shape depends on values. So the same code runs
@@ -15,14 +17,16 @@ eagerly on a CPU and as one captured CUDA graph. State is kept in buffers, which
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from semilib.data.step import Batch, StepImages, Time
-from semilib.errors import BadInput
+from semilib.data.step import Batch, Fields, StepImages, Time
+from semilib.errors import BadInput, MethodError
 from semilib.methods.losses import Term
 from semilib.networks.net import Net, View, Views, linear
 from semilib.options import Options
@@ -31,11 +35,13 @@ if TYPE_CHECKING:
     from semilib.data.batches import Data
 
 
-class Pseudo(Batch):
-    """Pseudo-labels of the unlabelled batch, none with a gradient: `prob` [mu B, C], `label` [mu B] int64, `mask` [mu B] float in
-    [0, 1] (the share of each row's loss that counts), `target`: what the strong views are trained on, `label` or soft rows [mu B, C].
-    `branches`: unsupervised term -> the `prob` that it stems from. Given the first three, the others are `label` and {"u": prob}. A
-    method with more than one head adds fields of its own."""
+class Pseudo(Fields):
+    """Pseudo-labels of the unlabelled batch, none with a gradient.
+
+    prob: [mu B, C]. label: [mu B] int64. mask: [mu B] float in [0, 1], the share of each row's loss that counts. target: what the
+    strong views are trained on, [mu B] classes or soft rows [mu B, C]; None = `label`. branches: unsupervised term -> the `prob`
+    that it stems from; None = {"u": prob}. A method with more than one head adds fields of its own (`add`).
+    """
 
     prob: Tensor
     label: Tensor
@@ -43,27 +49,20 @@ class Pseudo(Batch):
     target: Tensor
     branches: dict[str, Tensor]
 
-    def __init__(self, **fields: Any):
-        super().__init__(**{"target": fields["label"], "branches": {"u": fields["prob"]}, **fields})
-
-
-class Changed:
-    """A batch or pseudo-labels with some fields other than they are; the rest is read from the original, which stays as it is."""
-
-    def __init__(self, of: Batch, **fields: Any):
-        self.of = of
-        for name, value in fields.items():
-            setattr(self, name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.of, name)
+    def __init__(self, prob: Tensor, label: Tensor, mask: Tensor, target: Tensor | None = None,
+                 branches: dict[str, Tensor] | None = None):
+        self.prob, self.label, self.mask = prob, label, mask
+        self.target = label if target is None else target
+        self.branches = {"u": prob} if branches is None else branches
 
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What a method may know before training. counts: labelled images a class, int64 [C]; `n_unlabelled` images in the pool;
-    `first_pass`: labels of the labelled images of one drop-last pass (what a release's loader would have counted). `map_widths`: channels of
-    the backbone's maps that a head with `reads = "maps"` gets."""
+    """What a method may know before training.
+
+    counts: labelled images a class, int64 [C]. n_unlabelled: images in the pool. first_pass: labels of the labelled images of one
+    drop-last pass, which a release's loader would have counted. map_widths: channels of the backbone's maps that a head with
+    `reads = "maps"` gets."""
 
     classes: int
     features: int
@@ -88,8 +87,8 @@ class Info:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A part of the schedule from `start` (a step) to the next stage's start. `restart_rate`: the rate schedule begins anew and runs
-    over this stage; `fresh`: the network, its average and the optimisers start anew (CReST's generations)."""
+    """A part of the schedule from `start` (a step) to the next phase's start. restart_rate: the rate schedule begins anew and runs
+    over this phase. fresh: the network, its average and the optimisers start anew (CReST's generations)."""
 
     name: str
     start: int = 0
@@ -97,10 +96,14 @@ class Phase:
     fresh: bool = False
 
 
+class LeadIn(int):
+    """A duration in steps that may be 0, such as a warm-up: the run can do without it. Every other duration is at least 1."""
+
+
 @dataclasses.dataclass
 class Context:
     """What the host side of a method sees between steps: the live network, its average, the optimisers (whose groups it may change
-    at a stage), the data, the time, and a scan.
+    at the start of a phase), the data, the time, and a scan.
 
     `scan(stream, view="none", net=None)` runs a whole set through a network in eval mode, in the set's order, and returns
     (View of all rows, labels [n] with -1 where unknown to the method, indices [n])."""
@@ -116,21 +119,25 @@ class Context:
 
 
 class Method(nn.Module):
-    """A method of the engine; `FixMatch` gives every function its default, and a new method usually starts from that class."""
+    """A method of the engine; `FixMatch` gives every hook its default, and a new method usually starts from that class."""
 
     Config: type[Options] = Options
     bases: tuple[str, ...] = ()     # the methods that this one can be put on; the first is the default. () = a method of its own
     refuses: dict[str, str] = {}    # base, or "add" for SeMi's modules -> why it cannot be combined with it
     ignores: dict[str, str] = {}    # as a base: options that methods bring along from FixMatch and that do nothing here -> why
     uses: tuple[str, ...] = ()      # of those, the ones that this method reads itself
-    must_act: dict[str, str] = {}     # what must act at least once in a run -> what to do if it never does
+    must_act: dict[str, str] = {}   # what must act at least once in a run -> what to do if it never does
     smoke: dict[str, Any] = {}      # options with which each of them acts in the 24 steps of profile "smoke"
-    capturable = True               # False: a step reads values back, so no CUDA graph can hold it
+    capturable: bool = True         # False: a step reads values back, so no CUDA graph can hold it
 
-    def __init__(self, cfg: Options, info: Info):
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        check_names(cls)
+
+    def __init__(self, cfg: Any, info: Info):
         super().__init__()
         self.cfg, self.info = cfg, info
-        self.phase = "main"             # the running stage's name, set by the engine
+        self.phase = "main"             # the running phase's name, set by the engine
 
     # ---- before training -------------------------------------------------------------------------------------------------------
 
@@ -141,7 +148,7 @@ class Method(nn.Module):
         raise BadInput("recipe", "original", f"shared: no recipe of its own is known for {cls.__name__}")
 
     def step_images(self) -> StepImages:
-        """The images of a step. May read `self.phase`: the engine asks again at each stage."""
+        """The images of a step. May read `self.phase`: the engine asks again at the start of each phase."""
         raise NotImplementedError
 
     def heads(self) -> dict[str, nn.Module]:
@@ -152,11 +159,12 @@ class Method(nn.Module):
         """Register buffers."""
 
     def durations(self) -> dict[str, int]:
-        """The method's durations in steps of this run, by name; they go into the record. Each must end before the run does, and all
-        but a warm-up or pretraining of 0 steps must be at least 1."""
+        """The method's durations in steps of this run, by name; they go into the record. Every duration is shorter than the run.
+        A `LeadIn` may be 0; all others are at least 1."""
         return {}
 
     def phases(self) -> list[Phase]:
+        """The parts of the schedule, in order; the first starts at step 0."""
         return [Phase("main")]
 
     def optimisers(self, net: Net, make: Callable[..., torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
@@ -165,31 +173,38 @@ class Method(nn.Module):
 
     # ---- one step: tensors only ------------------------------------------------------------------------------------------------
 
-    def forward(self, net: Net, images: dict[str, Tensor], batch: Batch, t: Time, teacher: Net) -> Views:
-        """images: view name -> normalised float [n, 3, H, W]."""
-        plan = self.step_images()
+    def forward(self, net: Net, images: dict[str, Tensor], batch: Batch, now: Time, teacher: Net) -> Views:
+        """The network's outputs by view. images: view name -> normalised float [n, 3, H, W]. teacher: the averaged network."""
+        asked = self.step_images()
         with torch.no_grad():
-            self.before_forward(net, images, batch, t, teacher)
-        return net.views(images, plan.strong, plan.policy, teacher)
+            self.before_forward(net, images, batch, now, teacher)
+        return net.views(images, asked.strong, asked.policy, teacher)
 
-    def before_forward(self, net: Net, images: dict[str, Tensor], batch: Batch, t: Time, teacher: Net) -> None:
-        """What the method asks of the networks besides the views, before them and without gradient: features of the average, logits of
-        a blank image. It leaves them in `batch`. A pass of the live network in training mode would move its batch norms."""
+    def before_forward(self, net: Net, images: dict[str, Tensor], batch: Batch, now: Time, teacher: Net) -> None:
+        """What the method asks of the networks besides the views, before them and without gradient: features of the average, logits
+        of a blank image. It leaves them in `batch.notes`. A pass of the live network in training mode would move its batch norms."""
 
-    def pseudo(self, v: Views, batch: Batch, t: Time) -> Pseudo | None:
-        """Pseudo-labels; called without gradient on detached views. batch: `y` [B] labels; `index_l`, `index_u` positions in the
-        labelled and the unlabelled set; `known_u` [mu B] bool, whether an unlabelled image is also a labelled one."""
+    def pseudo_logits(self, views: Views, batch: Batch, now: Time) -> Tensor:
+        """What pseudo-labels are read from, [mu B, C]."""
         raise NotImplementedError
 
-    def terms(self, v: Views, batch: Batch, p: Pseudo | None, t: Time) -> dict[str, Term]:
+    def pseudo_prob(self, prob: Tensor, views: Views, batch: Batch, now: Time) -> Tensor:
+        """The softmax of `pseudo_logits`, aligned, blended or refined by the methods that do; [mu B, C]."""
+        raise NotImplementedError
+
+    def pseudo(self, views: Views, batch: Batch, now: Time) -> Pseudo | None:
+        """Pseudo-labels, or None for a step without unlabelled images; called without gradient on detached views."""
+        raise NotImplementedError
+
+    def terms(self, views: Views, batch: Batch, pseudo: Pseudo | None, now: Time) -> dict[str, Term]:
         """The loss, unreduced, by name; the engine reduces and sums it and owns the only backward pass."""
         raise NotImplementedError
 
-    def end_step(self, v: Views, batch: Batch, p: Pseudo, t: Time) -> None:
+    def end_step(self, views: Views, batch: Batch, pseudo: Pseudo | None, now: Time) -> None:
         """Move the state, after the optimisers; without gradient, on detached views."""
 
-    def acted(self, v: Views, batch: Batch, p: Pseudo | None, t: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
-        """Which of `must_act` acted in this step, as 0-dim bools. The record of a run names those that never did."""
+    def acted(self, views: Views, batch: Batch, pseudo: Pseudo | None, now: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
+        """Which of `must_act` acted in this step, as 0-dim bools; called after `end_step`. The record names those that never did."""
         return {}
 
     # ---- host side -------------------------------------------------------------------------------------------------------------
@@ -202,16 +217,46 @@ class Method(nn.Module):
         """Host-side work between steps; may scan the data. Must leave its results in buffers."""
 
     def enter(self, phase: Phase, ctx: Context) -> None:
-        """Called once at the start of each stage after the first."""
+        """Called once at the start of each phase after the first."""
+
+    def forget_statistics(self) -> None:
+        """Begin anew with what follows the distribution of the predictions: another head makes them from now on (CoSSL)."""
 
     # ---- at test time ----------------------------------------------------------------------------------------------------------
 
     def predict(self, net: Net, x: Tensor) -> Tensor:
-        """Logits [n, C] of normalised images, by the (averaged) network in eval mode."""
+        """Logits [n, C] of normalised images x [n, 3, H, W], by the (averaged) network in eval mode."""
         return net(x)["head"]
 
     # ---- helpers ---------------------------------------------------------------------------------------------------------------
 
     def per_view(self, rows: Tensor) -> Tensor:
-        """[mu B, ...] repeated once for each strong view, in the order of `v.s`."""
+        """[mu B, ...] repeated once for each strong view, in the order of `views.s`."""
         return torch.cat([rows] * len(self.step_images().strong))
+
+
+# ---- a misspelt hook -------------------------------------------------------------------------------------------------------------
+
+
+def check_names(cls: type[Method]) -> None:
+    """Raises MethodError for a public name of a new class that is nearly a hook's, is none, and is used by nothing in the class."""
+    inherited = {name for base in cls.__mro__[1:] for name in vars(base)}
+    hooks = [name for base in cls.__mro__[1:] if issubclass(base, Method) for name in vars(base) if not name.startswith("_")]
+    for name in vars(cls):
+        near = [] if name.startswith("_") or name in inherited else difflib.get_close_matches(name, hooks, n=1)
+        if near and not any(name in words_of(value) for base in cls.__mro__ if issubclass(base, Method)
+                            for other, value in vars(base).items() if other != name):
+            raise MethodError(f"{cls.__name__}.{name}: no hook has this name, and nothing in the class uses it; did you mean "
+                              f"{near[0]!r}?")
+
+
+def words_of(value: Any) -> set[str]:
+    """The names and the strings that a function mentions, in functions inside it too; nothing for what is no function."""
+    value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    todo, words = [getattr(value, "__code__", None)], set()
+    while todo:
+        code = todo.pop()
+        if code is not None:
+            words |= {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))}
+            todo += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return words

@@ -125,15 +125,16 @@ class CCL(FixMatch):
         return v
 
     def pseudo_logits(self, v, batch, t) -> Tensor:
+        """The logits fused as in (2), [mu B, C], also a note `fused` for `pseudo`."""
         eta = self.info.mu / (self.info.mu + 1)
         offset = log_prior(self.q_u, 1 + self.cfg.tau / 2) - log_prior((1 - eta) * self.pi + eta * self.q_a, 1)
-        batch.fused = (super().pseudo_logits(v, batch, t) + offset + v.w["balanced"]) / 2                                 # (2)
-        return batch.fused
+        fused = batch.notes.fused = (super().pseudo_logits(v, batch, t) + offset + v.w["balanced"]) / 2           # (2)
+        return fused
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
-        p.sharp = sharpened(p.prob)
-        p.sure = (batch.fused.logsumexp(-1) >= self.cfg.energy).to(p.prob.dtype)
+        sure = batch.notes.fused.logsumexp(-1) >= self.cfg.energy
+        p.add(sharp=sharpened(p.prob), sure=sure.to(p.prob.dtype))
         p.branches["u_b"] = p.prob
         return p
 

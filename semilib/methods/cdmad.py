@@ -89,14 +89,15 @@ class CDMAD(FixMatch):
         return torch.full_like(like[:1], self.cfg.blank)
 
     def before_forward(self, net, images, batch, t, teacher):
+        """Note: `blank`, b [1, C], for `pseudo_logits` and `acted`."""
         super().before_forward(net, images, batch, t, teacher)
         was_training = net.training
         net.train(self.cfg.blank_pass == "train")
-        batch.blank = net(self.blank(images["w"]))["head"]
+        batch.notes.blank = net(self.blank(images["w"]))["head"]
         net.train(was_training)
 
     def pseudo_logits(self, v, batch, t):
-        return super().pseudo_logits(v, batch, t) - t.since(self.start) * batch.blank                                   # (1)
+        return super().pseudo_logits(v, batch, t) - t.since(self.start) * batch.notes.blank             # (1)
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
@@ -104,7 +105,7 @@ class CDMAD(FixMatch):
         return p
 
     def acted(self, v, batch, p, t, terms):
-        acted = (t.since(self.start) > 0) & (batch.blank.amax() > batch.blank.amin())
+        acted = (t.since(self.start) > 0) & (batch.notes.blank.amax() > batch.notes.blank.amin())
         return {**super().acted(v, batch, p, t, terms), "debias": acted}
 
     def predict(self, net, x: Tensor) -> Tensor:

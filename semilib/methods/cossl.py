@@ -101,14 +101,17 @@ class CoSSL(FixMatch):
     # ---- phase 2 -----------------------------------------------------------------------------------------------------------------
 
     def before_forward(self, net, images, batch, t, teacher):
+        """Notes: `taught`, the teacher's logits [mu B, C], for `pseudo_logits`; `enhanced`, features [B, D], for `forward`; `use`,
+        which of them are mixed, for `acted`."""
         super().before_forward(net, images, batch, t, teacher)
         if t.phase == "cotrain":
             shown = [images["w"], images.pop("b"), images.pop("m")]                   # the student does not see the last two
             f, fb, fm = teacher(torch.cat(shown)).f.split([len(x) for x in shown])
-            batch.taught = (teacher if self.cfg.ema_teacher else net).heads["teacher"](f)                         # (3)
+            batch.notes.taught = (teacher if self.cfg.ema_teacher else net).heads["teacher"](f)                         # (3)
             draws = rng.uniform(rng.words(self.info.seed, "cossl/enhance", t.step, len(fb), 2, fb.device)).to(fb.dtype)
             share = self.cfg.max_lam + (1 - self.cfg.max_lam) * draws[:, 1]
-            batch.enhanced, batch.use = self.enhance(fb, fm, batch.targets["balanced"], draws[:, 0], share)
+            enhanced = self.enhance(fb, fm, batch.targets["balanced"], draws[:, 0], share)
+            batch.notes.enhanced, batch.notes.use = enhanced
 
     def enhance(self, fb: Tensor, fm: Tensor, y: Tensor, coins: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         """(4): features for the teacher [B, D], and which of them are mixed."""
@@ -119,11 +122,11 @@ class CoSSL(FixMatch):
     def forward(self, net, images, batch, t, teacher):
         v = super().forward(net, images, batch, t, teacher)
         if t.phase == "cotrain":
-            v["t"] = View({"teacher": net.heads["teacher"](batch.enhanced)}, batch.enhanced)
+            v["t"] = View({"teacher": net.heads["teacher"](batch.notes.enhanced)}, batch.notes.enhanced)
         return v
 
     def pseudo_logits(self, v, batch, t):
-        return batch.taught if t.phase == "cotrain" else super().pseudo_logits(v, batch, t)
+        return batch.notes.taught if t.phase == "cotrain" else super().pseudo_logits(v, batch, t)
 
     def terms(self, v, batch, p, t):
         out = super().terms(v, batch, p, t)
@@ -131,7 +134,11 @@ class CoSSL(FixMatch):
 
     def acted(self, v, batch, p, t, terms):
         out = super().acted(v, batch, p, t, terms)
-        return {**out, "taught": p.mask.sum() > 0, "enhanced": batch.use.any()} if t.phase == "cotrain" else out
+        if t.phase == "cotrain":
+            out["taught"] = p.mask.sum() > 0
+            if "enhanced" in self.must_act:
+                out["enhanced"] = batch.notes.use.any()
+        return out
 
     def predict(self, net, x):
         return net(x)["teacher" if self.phase == "cotrain" else "head"]
@@ -150,8 +157,7 @@ class CoSSL(FixMatch):
         self.fit_head(head, average, kept, first, second, share.to(kept.dtype), label)
         ctx.net.heads["teacher"].load_state_dict(head.state_dict())
         ctx.ema.heads["teacher"].load_state_dict(average.state_dict())
-        if hasattr(self, "mean"):
-            self.mean.zero_()                       # ReMixMatch's: the next batch sets it
+        self.forget_statistics()
 
     def fit_head(self, head: nn.Linear, average: nn.Linear, kept: Tensor, first: Tensor, second: Tensor, share: Tensor, label: Tensor):
         """Train `head` on the features share * kept[first] + (1 - share) * kept[second], and move `average` along."""

@@ -116,8 +116,8 @@ class CPE(FixMatch):
         confidence, labels = prob.max(-1)                                                                        # [mu B, head]
         sure = (confidence >= self.cfg.threshold).unsqueeze(-1)
         masks = (sure & (self.rank[labels].unsqueeze(-1) >= self.first)).to(prob.dtype)                          # (3) [mu B, head, norm]
-        return Pseudo(prob=prob[:, 0], label=labels[:, 0], target=labels[:, 0], mask=masks[:, 0, 0], labels=labels, masks=masks,
-                      branches={f"u{k + 1}": prob[:, k] for k in HEADS})
+        return Pseudo(prob=prob[:, 0], label=labels[:, 0], target=labels[:, 0], mask=masks[:, 0, 0],
+                      branches={f"u{k + 1}": prob[:, k] for k in HEADS}).add(labels=labels, masks=masks)
 
     def terms(self, v, batch, p, t) -> dict[str, Term]:
         z_l, z_s, labels, masks = v.l["experts"].mean(2), v.s["experts"], self.per_view(p.labels), self.per_view(p.masks)
@@ -129,7 +129,8 @@ class CPE(FixMatch):
 
     def acted(self, v, batch, p, t, terms):
         chosen = p.masks.sum(0)                                                                                  # [head, norm]
-        return {**{f"u{k + 1}": chosen[k, 0] > 0 for k in HEADS}, "tail": chosen[:, 2].sum() > 0}
+        out = {f"u{k + 1}": chosen[k, 0] > 0 for k in HEADS}
+        return {**out, "tail": chosen[:, 2].sum() > 0} if "tail" in self.must_act else out
 
     def predict(self, net, x: Tensor) -> Tensor:
         return net(x)["experts"][:, TEST].mean(1)

@@ -3,9 +3,9 @@ over a window of training join the labelled set, whose class counts are known, s
 
 f = main head, a = auxiliary head, h = feature; phi = class counts of the labelled set as it is, pi = phi / sum phi; N = those at the start;
 m = those of the selected images; s(y): 1 - s on y, s / (C - 1) elsewhere; s = 0.1.
-Stage "begin", phi = N, the auxiliary head takes every unlabelled image (no mask):
+Phase "begin", phi = N, the auxiliary head takes every unlabelled image (no mask):
     (1) L = mean CE(f(x) + log pi, s(y)) + mean CE(a(x) + log pi, s(y)) + mean CE(a(u_s), s(y_a)),   y_a = argmax a(u_w)
-Stage "grow": the labelled batch comes from labelled and selected images, with rows q; its row i of class c = argmax q is copied t_c times:
+Phase "grow": the labelled batch comes from labelled and selected images, with rows q; its row i of class c = argmax q is copied t_c times:
     (2) copy: h + r_c eps * h / |h|,  eps ~ N(0, 1) for each copy and feature
     (3) L = mean CE(f(rows and copies) + log pi, q) + mean CE(a(x) + log pi, c) + mean CE(a(u_s), y_a)
     (4) A_u = log m~ / sum m~;  m~: entries of m up to min N become the smallest entry above it; all 1 if that leaves all alike
@@ -50,7 +50,7 @@ from torch import Tensor
 from semilib.data import rng
 from semilib.data.step import StepImages
 from semilib.errors import BadInput
-from semilib.methods.base import Phase
+from semilib.methods.base import LeadIn, Phase
 from semilib.methods.fixmatch import FixMatch
 from semilib.methods.losses import Term, ce, log_prior, one_hot
 from semilib.methods.row_state import RowState
@@ -119,7 +119,7 @@ class CPG(FixMatch):
         self.register_buffer("lean", uniform.log())                                                               # A_u
 
     def durations(self):
-        return {**super().durations(), "warmup": self.start, "window": self.window, "first_selection": self.start + self.window}
+        return {**super().durations(), "warmup": LeadIn(self.start), "window": self.window, "first_selection": self.start + self.window}
 
     def phases(self):
         return [Phase("begin"), Phase("grow", self.start)]
@@ -159,8 +159,8 @@ class CPG(FixMatch):
         p.mask, p.branches = torch.ones_like(p.mask), {"aux_u": p.prob}
         weak, strong = ((view["head"] + self.lean).softmax(-1).max(-1) for view in (v.w, v.s1))                   # (5)
         sure = torch.minimum(weak.values, strong.values) >= self.cfg.threshold * (1 - self.cfg.smoothing)
-        p.choice, p.vote = weak.indices, (sure & (weak.indices == strong.indices) & ~batch.known_u).to(p.prob.dtype)
-        return p
+        vote = sure & (weak.indices == strong.indices) & ~batch.known_u
+        return p.add(choice=weak.indices, vote=vote.to(p.prob.dtype))
 
     def smooth(self, y: Tensor) -> Tensor:
         """s(y), [B, C]."""

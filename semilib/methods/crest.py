@@ -140,13 +140,14 @@ class CReSTPlus(CReST):
         return aligned / aligned.sum(-1, keepdim=True)
 
     def pseudo_prob(self, prob, v, batch, t):
-        """ReMixMatch calls `align` where its own alignment is on, as the first thing that it does; elsewhere it is called here."""
-        batch.raw = prob
+        """ReMixMatch calls `align` where its own alignment is on, as the first thing that it does; elsewhere it is called here.
+        Note: `raw`, the rows before it, for `end_step`."""
+        batch.notes.raw = prob
         return super().pseudo_prob(prob if getattr(self.cfg, "align", False) else self.align(prob), v, batch, t)
 
     def end_step(self, v, batch, p, t):
         super().end_step(v, batch, p, t)
-        self.ring.index_copy_(0, (t.step % len(self.ring)).view(1), batch.raw.mean(0, keepdim=True))
+        self.ring.index_copy_(0, (t.step % len(self.ring)).view(1), batch.notes.raw.mean(0, keepdim=True))
 
     def acted(self, v, batch, p, t, terms):
         return {**super().acted(v, batch, p, t, terms), "align": (self.wanted != self.ring.mean(0)).any()}

@@ -18,7 +18,7 @@ Differs: R is not stored: a refined row is a function of its unrefined row and o
     reads the rows of that very step; a row that is seen twice between two refinements is refined from its newer version. The
     equations are solved exactly, where the release stops a secant iteration at 0.1 or 0.3 images, by data set, and divides by an
     entropy that may be 0. A run too short for twenty refinements makes them more often. In (4) the supervised network is the averaged
-    one and its epochs are twentieths of its stage; held-out images (10 a class, at most a third of the class) have no share in the
+    one and its epochs are twentieths of its phase; held-out images (10 a class, at most a third of the class) have no share in the
     loss but one in the batch's statistics; it takes its part of the run's steps, after which network, optimiser and rate begin anew
     (but not ReMixMatch's ramp). USB reads the mask from unrefined rows and does nothing on ReMixMatch. The second training of the
     classifier alone (cRT) is left out.
@@ -35,7 +35,7 @@ from semilib.data import rng
 from semilib.data.step import StepImages
 from semilib.errors import BadInput
 from semilib.methods import darp_solver as solver
-from semilib.methods.base import Phase
+from semilib.methods.base import LeadIn, Phase
 from semilib.methods.fixmatch import FixMatch
 from semilib.methods.losses import Term, ce, one_hot
 from semilib.methods.row_state import RowState
@@ -99,25 +99,26 @@ class DARP(FixMatch):
             self.register_buffer("trusted", torch.zeros((), dtype=torch.int64))
 
     def durations(self):
-        out = {**super().durations(), "warmup": self.warm, "refine_every": self.refine_every}
+        out = {**super().durations(), "warmup": LeadIn(self.warm), "refine_every": self.refine_every}
         return {**out, "estimation": self.start} if self.cfg.estimate else out
 
     # ---- a step ------------------------------------------------------------------------------------------------------------------
 
     def pseudo_prob(self, prob, v, batch, t):
+        """(2) and (3). Note: `moved`, whether a row was, for `acted`."""
         prob = super().pseudo_prob(prob, v, batch, t)
         stored = self.q.gather(batch.index_u)
         self.q.scatter(batch.index_u, prob)                                                                       # (3)
         values = solver.Refinement(self.floor, self.first, self.v, self.nu)
         rows = solver.refined(stored, batch.index_u, values).to(prob.dtype)                                       # (2)
         refines = (t.step >= self.warm) & (self.refinements > 0)
-        batch.moved = refines & ((rows - stored).abs().amax() > 1e-3)
+        batch.notes.moved = refines & ((rows - stored).abs().amax() > 1e-3)
         return torch.where(refines, rows, prob)
 
     def acted(self, v, batch, p, t, terms):
         if self.supervised:
             return {}
-        out = {**super().acted(v, batch, p, t, terms), "refine": batch.moved}
+        out = {**super().acted(v, batch, p, t, terms), "refine": batch.notes.moved}
         return {**out, "estimate": self.trusted > 0} if self.cfg.estimate else out
 
     def host_every(self):

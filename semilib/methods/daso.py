@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from semilib.methods.base import LeadIn
 from semilib.methods.fixmatch import FixMatch
 from semilib.methods.losses import Term, ce, one_hot
 from semilib.options import Duration, duration_in_steps, option, span
@@ -77,7 +78,7 @@ class DASO(FixMatch):
         self.register_buffer("recent", torch.zeros(classes, dtype=torch.int64))           # m
 
     def durations(self):
-        return {**super().durations(), "pretraining": self.pretraining, "period": self.period}
+        return {**super().durations(), "pretraining": LeadIn(self.pretraining), "period": self.period}
 
     def before_forward(self, net, images, batch, t, teacher):
         super().before_forward(net, images, batch, t, teacher)
@@ -86,19 +87,20 @@ class DASO(FixMatch):
         teacher.eval()
 
     def pseudo_prob(self, prob, v, batch, t):
-        prob = super().pseudo_prob(prob, v, batch, t)
-        batch.prototypes = self.prototypes()
-        batch.semantic = self.similarity(v.w.f, batch.prototypes).softmax(-1)                                     # (2)
+        """The blend p' of (3). Notes: `prototypes` P and `semantic` q for `terms`; `moved`, whether it differs from p, for `acted`."""
+        prob, notes = super().pseudo_prob(prob, v, batch, t), batch.notes
+        notes.prototypes = self.prototypes()
+        notes.semantic = self.similarity(v.w.f, notes.prototypes).softmax(-1)                                     # (2)
         strength = t.since(self.pretraining) * self.strength()[prob.argmax(-1)].unsqueeze(-1)
-        blend = (1 - strength) * prob + strength * batch.semantic                                                 # (3)
-        batch.moved = (blend != prob).any()
+        blend = (1 - strength) * prob + strength * notes.semantic                                                 # (3)
+        notes.moved = (blend != prob).any()
         return blend
 
     def terms(self, v, batch, p, t):
         out = super().terms(v, batch, p, t)
         if self.cfg.lambda_align > 0:
-            q = batch.semantic.repeat(len(v.s.f) // len(batch.semantic), 1)
-            out["semantic"] = Term(ce(self.similarity(v.s.f, batch.prototypes), q),                               # (4)
+            q = batch.notes.semantic.repeat(len(v.s.f) // len(batch.notes.semantic), 1)
+            out["semantic"] = Term(ce(self.similarity(v.s.f, batch.notes.prototypes), q),                         # (4)
                                    scale=t.since(self.pretraining) * self.cfg.lambda_align)
         return out
 
@@ -109,7 +111,8 @@ class DASO(FixMatch):
         self.counted.copy_(torch.where(ends, 0, counted))
 
     def acted(self, v, batch, p, t, terms):
-        return {**super().acted(v, batch, p, t, terms), "blend": batch.moved, "semantic": t.since(self.pretraining) > 0}
+        out = {**super().acted(v, batch, p, t, terms), "blend": batch.notes.moved}
+        return {**out, "semantic": t.since(self.pretraining) > 0} if self.cfg.lambda_align > 0 else out
 
     # ---- its parts ---------------------------------------------------------------------------------------------------------------
 

@@ -65,9 +65,10 @@ class DebiasPL(FixMatch):
         self.register_buffer("q", torch.full((self.info.classes,), 1 / self.info.classes, dtype=self.info.dtype))
 
     def pseudo_logits(self, v, batch, t):
+        """(1), [mu B, C]; moves q. Note: `debiased`, whether q changed a label, for `acted`."""
         z = super().pseudo_logits(v, batch, t)
         debiased = z - self.cfg.tau * self.q.log()                                                                # (1)
-        batch.debiased = (debiased.argmax(-1) != z.argmax(-1)).any()
+        batch.notes.debiased = (debiased.argmax(-1) != z.argmax(-1)).any()
         self.q.copy_(self.q_momentum * self.q + (1 - self.q_momentum) * z.softmax(-1).mean(0))
         return debiased
 
@@ -88,4 +89,5 @@ class DebiasPL(FixMatch):
         return ce((strong @ centroids.T / 0.07).masked_fill(size == 0, float("-inf")), k.repeat(len(strong) // len(k)))
 
     def acted(self, v, batch, p, t, terms):
-        return {**super().acted(v, batch, p, t, terms), "debias": batch.debiased}
+        out = super().acted(v, batch, p, t, terms)
+        return {**out, "debias": batch.notes.debiased} if self.cfg.tau > 0 else out

@@ -87,15 +87,15 @@ class DeCon(FixMatch):
         p, z = super().pseudo(v, batch, t), v.w["head"]                                                            # (2)
         follow(self.q, z.softmax(-1).mean(0), self.momentum)
         follow(self.q_b, v.w["balanced"].softmax(-1).mean(0), self.momentum)
-        p.prob_b = (z - self.cfg.tau * log(self.q)).softmax(-1)                                                    # (3)
-        sure, p.label_b = p.prob_b.max(-1)
+        prob_b = (z - self.cfg.tau * log(self.q)).softmax(-1)                                                      # (3)
+        sure, label_b = prob_b.max(-1)
         corrected = z - self.cfg.tau_4 * log(self.q)
         w = ((z / self.cfg.weight_t).softmax(-1) * (corrected / self.cfg.weight_t).softmax(-1)).amax(-1)           # (4)
         follow(self.confidence, sure.mean(), MOMENTUM_W)
         follow(self.agreement, w.mean(), MOMENTUM_W)
-        p.weight_b = w * self.confidence / self.agreement
-        p.changed = (p.label_b != z.argmax(-1)).any()
-        p.branches["u_b"] = p.prob_b
+        p.add(prob_b=prob_b, label_b=label_b, weight_b=w * self.confidence / self.agreement,
+              changed=(label_b != z.argmax(-1)).any())
+        p.branches["u_b"] = prob_b
         return p
 
     def terms(self, v, batch, p, t):
@@ -106,7 +106,8 @@ class DeCon(FixMatch):
         return out
 
     def acted(self, v, batch, p, t, terms):
-        return {**super().acted(v, batch, p, t, terms), "label_b": p.changed}
+        out = super().acted(v, batch, p, t, terms)
+        return {**out, "label_b": p.changed} if self.cfg.tau > 0 else out
 
     def predict(self, net, x: Tensor) -> Tensor:
         return net(x)["balanced"] - self.cfg.tau_b * log(self.q_b)                                                 # (6)

@@ -17,9 +17,10 @@ import dataclasses
 
 from torch import Tensor
 
-from semilib.data.step import StepImages
+from semilib.data.step import Batch, StepImages, Time
 from semilib.methods.base import Method, Pseudo
 from semilib.methods.losses import Term, ce
+from semilib.networks.net import Views
 from semilib.options import Options, option
 
 
@@ -42,22 +43,21 @@ class FixMatch(Method):
         strong = {f"s{i + 1}": ("unlabelled", "strong") for i in range(self.cfg.strong_views)}
         return StepImages({"l": ("labelled", "weak"), "w": ("unlabelled", "weak"), **strong}, self.info.run.policy)
 
-    def pseudo_logits(self, v, batch, t) -> Tensor:
-        """What pseudo-labels are read from, [mu B, C]."""
-        return v.w["head"]
+    def pseudo_logits(self, views: Views, batch: Batch, now: Time) -> Tensor:
+        return views.w["head"]
 
-    def pseudo_prob(self, prob, v, batch, t) -> Tensor:
-        """The softmax of `pseudo_logits`, aligned, blended or refined by the methods that do; [mu B, C]."""
+    def pseudo_prob(self, prob: Tensor, views: Views, batch: Batch, now: Time) -> Tensor:
         return prob
 
-    def pseudo(self, v, batch, t) -> Pseudo:
-        prob = self.pseudo_prob(self.pseudo_logits(v, batch, t).softmax(-1), v, batch, t)
+    def pseudo(self, views: Views, batch: Batch, now: Time) -> Pseudo | None:
+        prob = self.pseudo_prob(self.pseudo_logits(views, batch, now).softmax(-1), views, batch, now)
         confidence, label = prob.max(-1)
         return Pseudo(prob=prob, label=label, mask=(confidence >= self.cfg.threshold).to(prob.dtype))
 
-    def terms(self, v, batch, p, t) -> dict[str, Term]:
-        return {"x": Term(ce(v.l["head"], batch.y)),
-                "u": Term(ce(v.s["head"], self.per_view(p.target)), self.per_view(p.mask), scale=self.cfg.lambda_u)}
+    def terms(self, views: Views, batch: Batch, pseudo: Pseudo | None, now: Time) -> dict[str, Term]:
+        return {"x": Term(ce(views.l["head"], batch.y)),
+                "u": Term(ce(views.s["head"], self.per_view(pseudo.target)), self.per_view(pseudo.mask),
+                          scale=self.cfg.lambda_u)}
 
-    def acted(self, v, batch, p, t, terms):
-        return {"u": p.mask.sum() > 0}
+    def acted(self, views: Views, batch: Batch, pseudo: Pseudo | None, now: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
+        return {"u": pseudo.mask.sum() > 0}

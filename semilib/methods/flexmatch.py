@@ -54,7 +54,8 @@ class FlexMatch(FixMatch):
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
-        p.reached, beta = p.mask, self.beta[p.label]
+        p.add(reached=p.mask)
+        beta = self.beta[p.label]
         p.mask = (p.prob.max(-1).values >= self.cfg.threshold * beta / (2 - beta)).to(p.mask.dtype)               # (2)
         return p
 

@@ -12,24 +12,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semilib.errors import MethodError
+
 
 class Term(NamedTuple):
     """One named part of a loss: scale * sum(rows * weight) / denominator.
 
     rows: [n] per-sample loss. weight: [n] or None (= 1), without gradient. denominator: "rows" = n, masked rows included
-    (FixMatch and nearly all others), "weight" = sum of the weights + 1e-12 (CPE), or a number. scale: a number or a 0-dim tensor.
+    (FixMatch and nearly all others), "weight" = sum of the weights + 1e-12 (CPE), or a number. scale: a number. A number may be a
+    0-dim tensor.
     """
     rows: Tensor
     weight: Tensor | None = None
-    denominator: str | float = "rows"
+    denominator: str | float | Tensor = "rows"
     scale: float | Tensor = 1.0
 
     def detach(self) -> Term:
         return Term(*(x.detach() if isinstance(x, Tensor) else x for x in self))
 
 
-def reduce(term: Term) -> Tensor:
-    """A term as one number, 0-dim."""
+def check_term(term: Term, name: str) -> None:
+    """Raises MethodError unless the term's parts fit each other. Shapes are known when a step is compiled, so it is free there."""
+    rows, weight = term.rows, term.weight
+    if rows.ndim != 1:
+        raise MethodError(f"term {name!r}: rows of shape {list(rows.shape)}; a term has one loss a row, [n]")
+    if weight is not None and weight.shape != rows.shape:
+        raise MethodError(f"term {name!r}: a weight of shape {list(weight.shape)} beside rows of shape {list(rows.shape)}; it has "
+                          "one weight a row")
+    if weight is not None and weight.requires_grad:
+        raise MethodError(f"term {name!r}: its weight has a gradient; make it without one, or put it into the rows")
+    if isinstance(term.denominator, str) and term.denominator not in ("rows", "weight"):
+        raise MethodError(f"term {name!r}: the denominator {term.denominator!r}; it is 'rows', 'weight' or a number")
+    for what in ("denominator", "scale"):
+        value = getattr(term, what)
+        if isinstance(value, Tensor) and value.ndim:
+            raise MethodError(f"term {name!r}: a {what} of shape {list(value.shape)}; it is a number or a 0-dim tensor")
+
+
+def reduce(term: Term, name: str = "") -> Tensor:
+    """A term as one number, 0-dim. Raises MethodError, which names the term, unless its parts fit each other."""
+    check_term(term, name)
     total = term.rows.sum() if term.weight is None else (term.rows * term.weight).sum()
     if term.denominator == "rows":
         total = total / term.rows.shape[0]

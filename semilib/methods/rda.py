@@ -75,8 +75,7 @@ class RDA(FixMatch):
         self.d_r.index_copy_(0, now, other.mean(0, keepdim=True))
         p = super().pseudo(v, batch, t)
         q = other * reverse(self.d) / mean(self.d_r)
-        p.prob_c = q / (q.sum() if self.cfg.batch_sum else q.sum(-1, keepdim=True))
-        p.before = main.argmax(-1)
+        p.add(prob_c=q / (q.sum() if self.cfg.batch_sum else q.sum(-1, keepdim=True)), before=main.argmax(-1))
         p.branches["u_c"] = p.prob_c
         return p
 

@@ -92,18 +92,24 @@ class ReMixMatch(FixMatch):
         aligned = prob * (self.prior + 1e-6) / (self.mean + 1e-6)
         return aligned / aligned.sum(-1, keepdim=True)
 
+    def forget_statistics(self):
+        super().forget_statistics()
+        self.mean.zero_()                           # the next batch sets it
+
     def pseudo_prob(self, prob, v, batch, t):
         prob = self.align(prob) if self.cfg.align else prob
         sharp = prob ** (1 / self.cfg.temperature)
         return super().pseudo_prob(sharp / sharp.sum(-1, keepdim=True), v, batch, t)
 
     def forward(self, net, images, batch, t, teacher):
+        """Notes: `q` for `pseudo`; `mixed`, view -> its mixed targets [n, C], and `turns` [mu B] for `terms`."""
+        notes = batch.notes
         with torch.no_grad():
             self.before_forward(net, images, batch, t, teacher)
             with running_statistics_kept(net):
                 weak = net(images["w"])
             seen = Views({"w": weak}, [])
-            q = batch.q = self.pseudo_prob(self.pseudo_logits(seen, batch, t).softmax(-1), seen, batch, t)
+            q = notes.q = self.pseudo_prob(self.pseudo_logits(seen, batch, t).softmax(-1), seen, batch, t)
         rows = torch.cat([images[name] for name in MIXED])
         targets = torch.cat([one_hot(batch.y, self.info.classes, q.dtype), q, q, q])
         words = rng.words(self.info.seed, "mix", t.step, len(rows), 3, rows.device)
@@ -111,26 +117,26 @@ class ReMixMatch(FixMatch):
         share, order = torch.maximum(share, 1 - share), torch.argsort(words[:, 1], stable=True)
         mixed = share * rows + (1 - share) * rows[order]
         sizes = [len(images[name]) for name in MIXED]
-        batch.mixed = dict(zip(MIXED, (share * targets + (1 - share) * targets[order]).split(sizes), strict=True))
-        batch.turns = rng.integers(words[:len(images["s1"]), 2], 4)
+        notes.mixed = dict(zip(MIXED, (share * targets + (1 - share) * targets[order]).split(sizes), strict=True))
+        notes.turns = rng.integers(words[:len(images["s1"]), 2], 4)
         parts = {f"mixed_{name}": x for name, x in zip(MIXED, mixed.split(sizes), strict=True)}
-        parts.update({name: images[name] for name in self.unmixed}, rotated=rotate(images["s1"], batch.turns))
+        parts.update({name: images[name] for name in self.unmixed}, rotated=rotate(images["s1"], notes.turns))
         strong = [name for name in ("s1", "s2") if name in parts]
         v = net.views(parts, strong, self.step_images().policy)
         v["w"] = weak
         return v
 
     def pseudo(self, v, batch, t):
-        label = batch.q.argmax(-1)
-        return Pseudo(prob=batch.q, label=label, target=batch.q, mask=torch.ones_like(batch.q[:, 0]), branches={})
+        q = batch.notes.q
+        return Pseudo(prob=q, label=q.argmax(-1), target=q, mask=torch.ones_like(q[:, 0]), branches={})
 
     def terms(self, v, batch, p, t):
         ramp = (t.progress / self.cfg.ramp).clamp(max=1)
-        unlabelled = [ce(v[f"mixed_{name}"]["head"], batch.mixed[name]) for name in MIXED[1:]]
-        return {"x": Term(ce(v.mixed_l["head"], batch.mixed["l"])),
+        unlabelled = [ce(v[f"mixed_{name}"]["head"], batch.notes.mixed[name]) for name in MIXED[1:]]
+        return {"x": Term(ce(v.mixed_l["head"], batch.notes.mixed["l"])),
                 "u": Term(torch.cat(unlabelled), scale=self.cfg.lambda_u * ramp),
                 "s1": Term(ce(v.s1["head"], p.prob), scale=self.cfg.lambda_1 * ramp),
-                "r": Term(ce(v.rotated["rotation"], batch.turns), scale=self.cfg.lambda_r)}
+                "r": Term(ce(v.rotated["rotation"], batch.notes.turns), scale=self.cfg.lambda_r)}
 
     def acted(self, v, batch, p, t, terms):
         return {"u": torch.as_tensor(terms["u"].scale) > 0}

@@ -22,7 +22,6 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from semilib.methods.base import Changed
 from semilib.methods.fixmatch import FixMatch
 from semilib.methods.losses import one_hot
 from semilib.methods.row_state import RowState
@@ -75,11 +74,12 @@ class SAW(FixMatch):
         return (target if target.ndim == 2 else one_hot(target, self.info.classes, w.dtype)) * w
 
     def terms(self, v, batch, p, t):
-        seen = Changed(batch, y=self.weighted(batch.y, self.w_x))                                       # (3)
-        if hasattr(batch, "mixed"):
-            seen.mixed = {name: self.weighted(rows, self.w_x if name == "l" else self.w_u) for name, rows in batch.mixed.items()}
-        heavy = Changed(p, target=self.weighted(p.target, self.w_u), prob=self.weighted(p.prob, self.w_u))
-        return super().terms(v, seen, heavy, t)
+        batch = batch.with_(y=self.weighted(batch.y, self.w_x))                                                   # (3)
+        if hasattr(batch.notes, "mixed"):                                                       # ReMixMatch's targets
+            mixed = {name: self.weighted(rows, self.w_x if name == "l" else self.w_u) for name, rows in batch.notes.mixed.items()}
+            batch.notes = batch.notes.with_(mixed=mixed)
+        p = p.with_(target=self.weighted(p.target, self.w_u), prob=self.weighted(p.prob, self.w_u))
+        return super().terms(v, batch, p, t)
 
     def end_step(self, v, batch, p, t):
         super().end_step(v, batch, p, t)

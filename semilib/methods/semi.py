@@ -38,7 +38,7 @@ from torch import Tensor
 
 from semilib.data.step import StepImages
 from semilib.errors import BadInput
-from semilib.methods.base import Method, Pseudo
+from semilib.methods.base import LeadIn, Method, Pseudo
 from semilib.methods.losses import Term, ce, log_prior, normalised_entropy
 from semilib.methods.memory_bank import MemoryBank, ReleasedBank
 from semilib.networks.net import linear
@@ -177,7 +177,7 @@ class SeMi(Method):
         self.register_buffer("qbar", torch.zeros(info.features, dtype=info.dtype))
 
     def durations(self) -> dict[str, int]:
-        out = {"warmup": self.warmup, "epoch": self.epoch}
+        out = {"warmup": LeadIn(self.warmup), "epoch": self.epoch}
         return {**out, "decay_every": self.decay_every} if self.beta < 1 else out
 
     # ---- a step ------------------------------------------------------------------------------------------------------------------
@@ -188,10 +188,11 @@ class SeMi(Method):
         prob = self.enhance(linear, self.features(v)["s1"], t)                                                    # (1)
         confidence, label = prob.max(-1)
         sure = (confidence >= tau) | (linear.max(-1).values >= tau)                                               # (2)
-        p = Pseudo(prob=prob, label=label, mask=sure.to(z.dtype), confidence=confidence, linear=linear)
+        p = Pseudo(prob=prob, label=label, mask=sure.to(z.dtype)).add(confidence=confidence, linear=linear)
         if self.cfg.balanced_head:
-            adjusted, p.label_b = (z - self.adjust_u).softmax(-1).max(-1)
-            p.mask_b = ((v.w["balanced"].softmax(-1).max(-1).values >= tau) | (adjusted >= tau)).to(z.dtype)
+            adjusted, label_b = (z - self.adjust_u).softmax(-1).max(-1)
+            mask_b = (v.w["balanced"].softmax(-1).max(-1).values >= tau) | (adjusted >= tau)
+            p.add(label_b=label_b, mask_b=mask_b.to(z.dtype))
         return p
 
     def terms(self, v, batch, p, t) -> dict[str, Term]:
@@ -223,7 +224,11 @@ class SeMi(Method):
 
     def acted(self, v, batch, p, t, terms):
         warm = t.since(self.warmup) > 0
-        out = {"u": p.mask.sum() > 0, "oheml": warm & (p.mask.sum() > 0), "plce": (p.prob != p.linear).any()}
+        out = {"u": p.mask.sum() > 0}
+        if self.scale > 0:
+            out["oheml"] = warm & (p.mask.sum() > 0)
+        if self.alpha > 0:
+            out["plce"] = (p.prob != p.linear).any()
         if self.cfg.balanced_head:
             out["u_b"] = p.mask_b.sum() > 0
         if self.lambda_e > 0:

@@ -12,11 +12,11 @@ train anew on all of them and make pseudo-labels with what was learnt.
 
 Follows: the release's values of its estimation: target accuracy, groups and momenta by data set (CIFAR-100: 0.9 for each of 100 periods, as
     0.98 of 500; folders: ImageNet-127's). Groups are of classes next to each other. pi = 1, t = 0.95 at the start.
-Keeps: both of its stages, so each has half of the run's steps, and a rate schedule of its own; the network that is tested has seen half as
+Keeps: both of its phases, so each has half of the run's steps, and a rate schedule of its own; the network that is tested has seen half as
     many images as other methods'.
 Differs: (2) is solved to the optimum and (3) by an exact scan, where the release runs Nelder-Mead, which stalls in (3) on the steps of its
     objective and in (2) at its budget; of all multiples of pi* the one nearest to 1. A period is 2,500 of
-    250,000 steps (50 a stage; the release has 500 on CIFAR-10, 100 on CIFAR-100), and d_pi, d_t, meant for 500 periods, are scaled to the
+    250,000 steps (50 a phase; the release has 500 on CIFAR-10, 100 on CIFAR-100), and d_pi, d_t, meant for 500 periods, are scaled to the
     number that there is. As released, a class without a held-out image goes to pi = 3 unless it is rare. The offsets' factor alpha, pinned
     to 1 by its bounds, is left out; so are the variant with a balanced validation set, and the warm-up, which does not run. Under the shared
     recipe the pool holds the held-out images too, without their labels.
@@ -45,7 +45,7 @@ class SEVAL(FixMatch):
     @dataclasses.dataclass(frozen=True)
     class Config(FixMatch.Config):
         preset: str = option("paper", "values to start from: paper")
-        threshold: float = option(0.95, "every class's threshold at the start of a stage", low=0, high=1)
+        threshold: float = option(0.95, "every class's threshold at the start of a phase", low=0, high=1)
         target: float = option(0.75, "accuracy that a group's threshold aims at", low=0, high=1)
         threshold_groups: int = option(5, "groups of classes that share a threshold; 0 = one a class", low=0)
         pi_groups: int = option(0, "groups of classes that share an offset; 0 = one a class", low=0)
@@ -61,12 +61,12 @@ class SEVAL(FixMatch):
                    "imagenet127": dict(target=0.65, threshold_groups=10, d_pi=0.998, d_t=0.998)}
             return {"paper": own.get(run.dataset, {})}
 
-    refuses = {"add": "its second stage begins with a fresh network, while SeMi's bank and warm-up would go on from the first"}
+    refuses = {"add": "its second phase begins with a fresh network, while SeMi's bank and warm-up would go on from the first"}
     must_act = {**FixMatch.must_act, "calibration": "pi or the thresholds never moved: train longer, or hold out more"}
 
     @classmethod
     def original(cls, run):
-        """DASO's recipe for each of the two stages, calibrated at every evaluation."""
+        """DASO's recipe for each of the two phases, calibrated at every evaluation."""
         every = 2500 if run["dataset"] == "cifar100" else 500
         return dict(variant="V2", mu=2, steps=500_000, eval_every=every, rate="constant", decay="all", ema_rule="warmup", bn_momentum=0.1,
                     labelled_in_unlabelled=False, report="median_last", options=dict(strong_views=1, period=every / 500_000))
@@ -76,7 +76,7 @@ class SEVAL(FixMatch):
         self.period = duration_in_steps(cfg.period, info.steps)
         self.entries = info.steps // 2 // self.period               # calibrations of the estimate
         if self.entries < 2:
-            raise BadInput("period", cfg.period, f"at most {info.steps // 4} of steps={info.steps}, two in each stage: the last comes "
+            raise BadInput("period", cfg.period, f"at most {info.steps // 4} of steps={info.steps}, two in each phase: the last comes "
                                                  "too late to be used")
         self.d_pi, self.d_t = (momentum_of(d, self.entries, of=PERIODS, least=1) for d in (cfg.d_pi, cfg.d_t))
 
@@ -92,7 +92,7 @@ class SEVAL(FixMatch):
         return {"period": self.period}
 
     def phases(self):
-        """A stage of no steps comes first, so that `enter` splits the labels before the first step."""
+        """A phase of no steps comes first, so that `enter` splits the labels before the first step."""
         return [Phase("split"), Phase("estimate", 0, restart_rate=True),
                 Phase("train", self.entries * self.period, restart_rate=True, fresh=True)]
 

@@ -22,7 +22,7 @@ import dataclasses
 
 from torch import Tensor
 
-from semilib.methods.base import Phase
+from semilib.methods.base import LeadIn, Phase
 from semilib.methods.fixmatch import FixMatch
 from semilib.methods.losses import Term, ce, log_prior
 from semilib.networks.net import linear
@@ -62,7 +62,7 @@ class TRAS(FixMatch):
         self.register_buffer("enhancement", self.cfg.a * (-self.la).softmax(-1) + self.cfg.b)                      # (1)
 
     def durations(self):
-        return {**super().durations(), "warmup": self.warmup}
+        return {**super().durations(), "warmup": LeadIn(self.warmup)}
 
     def phases(self):
         return [Phase("warmup"), Phase("balanced", self.warmup)] if self.warmup else [Phase("balanced")]
@@ -74,10 +74,10 @@ class TRAS(FixMatch):
         p = super().pseudo(v, batch, t)
         if self.phase == "balanced":
             prob_b = v.w["balanced"].softmax(-1)
-            confidence, p.label_b = prob_b.max(-1)
-            p.mask_b = (confidence >= self.cfg.threshold).to(prob_b.dtype)
-            enhanced = v.s["head"] - self.per_view(self.enhancement[p.label_b]).unsqueeze(-1) * self.la            # (4)
-            p.target_b = (enhanced / self.cfg.temperature).softmax(-1)
+            confidence, label_b = prob_b.max(-1)
+            enhanced = v.s["head"] - self.per_view(self.enhancement[label_b]).unsqueeze(-1) * self.la              # (4)
+            p.add(label_b=label_b, mask_b=(confidence >= self.cfg.threshold).to(prob_b.dtype),
+                  target_b=(enhanced / self.cfg.temperature).softmax(-1))
             p.branches["u_b"] = prob_b
         return p
 

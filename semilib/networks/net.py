@@ -74,7 +74,21 @@ class Net(nn.Module):
         self.backbone, self.heads = backbone, nn.ModuleDict(heads)
         self.reads = {name: getattr(head, "reads", "features") for name, head in heads.items()}
         backbone.keep_maps, self.keep_map = "maps" in self.reads.values(), "map" in self.reads.values()
-        self.compute = lambda x: backbone(x)            # replaced by a compiled or autocast version on a GPU
+        self.channels_last = self.bf16 = False
+
+    def use_channels_last(self) -> None:
+        """Keep the backbone's weights, and give it its images, with the channels of a pixel side by side."""
+        self.backbone.to(memory_format=torch.channels_last)
+        self.channels_last = True
+
+    def compute(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The backbone's maps of images x [B, 3, H, W], under autocast where `bf16` is set."""
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if not self.bf16:
+            return self.backbone(x)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.backbone(x)
 
     def forward(self, x: Tensor) -> View:
         """One pass: x float [B, 3, H, W] -> View. Pooling and heads run in the heads' own precision, whatever the backbone's."""

@@ -60,6 +60,7 @@ def passes(trainer: Trainer) -> dict[str, int]:
     trainer.parts = {name: getattr(trainer, name) for name in kept}
     trainer.data.prepare(trainer.step)
     trainer.compute_step()
+    trainer.step += 1
     trainer.parts = kept
     for net, compute in zip(nets, computes, strict=True):
         net.compute = compute

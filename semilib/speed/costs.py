@@ -72,14 +72,14 @@ def enter(trainer: Trainer, index: int) -> None:
     every, trainer.method.host_every = trainer.method.host_every, lambda: 0
     while trainer.step == 0 or trainer.phase_index < index:
         start = trainer.phases[trainer.phase_index + 1].start if trainer.step else 0
-        trainer.now.fill_(start)
-        trainer.advance(start)
+        trainer.jump(start)
+        trainer.advance()
     trainer.method.host_every = every
 
 
 def _seconds(trainer: Trainer) -> float:
     """One step, tensors only."""
-    trainer.data.prepare(trainer.step)
+    trainer.data.prepare(int(trainer.now))
     _wait(trainer)
     began = time.perf_counter()
     trainer.compute_step()
@@ -94,7 +94,7 @@ def _host(trainer: Trainer) -> float:
         return 0.0
     _wait(trainer)
     began = time.perf_counter()
-    trainer.method.host_work(trainer.context(trainer.step))
+    trainer.method.host_work(trainer.context(int(trainer.now)))
     _wait(trainer)
     return 1000 * (time.perf_counter() - began) / every
 

@@ -144,12 +144,7 @@ def wait(device: torch.device) -> None:
 
 def steps_of(trainer: Trainer) -> Callable[[], None]:
     """The trainer's next step, each time it is called, as a run makes it."""
-    state = {"step": trainer.step}
-
-    def step() -> None:
-        trainer.advance(state["step"])
-        state["step"] += 1
-    return step
+    return trainer.advance
 
 
 def trainer_of(settings: Settings, method: str = "semi", **changes: Any) -> Trainer:
@@ -312,12 +307,29 @@ def parts(settings: Settings) -> Iterator[dict[str, Any]]:
 def separate(trainer: Trainer) -> dict[str, Callable[[], Any]]:
     """The parts of the trainer's step as calls that can be repeated, and SeMi's memory bank alone."""
     t = Time(trainer.now, trainer.total, trainer.dtype, trainer.phase)
-    batch, images = trainer.draw(t)
-    seen, p, terms = trainer.learn(batch, images, t)
-    pieces = {"views": lambda: trainer.draw(t),
-              "network, losses, backward": lambda: trainer.learn(batch, images, t),
-              "optimiser": trainer.update,
-              "average, state, measurements": lambda: trainer.parts["finish"](trainer.last_losses, seen, p, terms, batch, t)}
+    batch = trainer.data.pick(t)[0]
+
+    def view() -> dict[str, Tensor]:
+        return trainer.parts["views"](trainer.data.pick(t)[1], t)
+
+    def learn() -> tuple:
+        losses, *rest = trainer.parts["losses_of_step"](batch, images, t)
+        for optimiser in trainer.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        trainer.lr.copy_(trainer.learning_rate(t))
+        trainer.last_losses = {name: loss.detach() for name, loss in losses.items()}
+        trainer.monitor.expect(losses, trainer.method.must_act)
+        return tuple(rest)
+
+    def update() -> None:
+        for optimiser in trainer.optimisers:
+            optimiser.step()
+
+    images = view()
+    terms, seen, p = learn()
+    pieces = {"views": view, "network, losses, backward": learn, "optimiser": update,
+              "average, state, measurements": lambda: trainer.parts["after_step"](trainer.last_losses, terms, seen, p, batch, t)}
     method = trainer.method
     if hasattr(method, "bank"):
         @torch.no_grad()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semilib import files
+from semilib.errors import TrainingError
 
 
 def save(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -28,6 +29,19 @@ def nest(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def unnest(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) + 1:]: tensor for name, tensor in state.items() if name.startswith(prefix + "/")}
+
+
+def load_module(module: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
+    """Give a module its part of a state. Raises TrainingError if names or shapes are not the module's: other code wrote them."""
+    part = unnest(state, prefix)
+    have, want = ({name: list(value.shape) for name, value in each.items()} for each in (part, module.state_dict()))
+    if have != want:
+        lost = [f"{prefix}/{name} {have[name]}" for name in have if have[name] != want.get(name)]
+        new = [f"{prefix}/{name} {want[name]}" for name in want if want[name] != have.get(name)]
+        raise TrainingError("checkpoint.npz was written by other code: it holds " + (", ".join(lost[:3]) or "no more") + " where this code "
+                            "has " + (", ".join(new[:3]) or "nothing") + "; delete it to begin the run again, or go on with the code "
+                            "that wrote it (run.json names its commit)")
+    module.load_state_dict(part)
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

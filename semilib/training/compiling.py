@@ -1,4 +1,4 @@
-"""torch.compile for a step's parts: each as one graph, compiled once a stage.
+"""torch.compile for a step's parts: each as one graph, compiled once a phase.
 
 A graph break or an unplanned recompilation is an error, not a slow step; `tests/test_step_guard.py` holds every method to it.
 """
@@ -17,7 +17,7 @@ from semilib.errors import BadInput
 # of dict); on a CPU 2.11 forgets what compiled code writes into a float64 number, such as the monitor's sums.
 SINCE = {"cuda": (2, 11), "cpu": (2, 14)}
 BACKEND = "inductor"                # tests put "eager" here: dynamo's tracing without code generation
-ROOM = 64                           # compiled versions kept of a part: stages, and runs that share a process
+ROOM = 64                           # compiled versions kept of a part: phases, and runs that share a process
 # Views do not depend on how they are computed: no fused multiply-add in them, which rounds once where the definition rounds twice.
 EXACT = {"views": {"emulate_precision_casts": True}}
 

@@ -69,6 +69,17 @@ SIDES = {"imagenet127": (32, 64)}              # the sizes of a data set that ha
 SCALE = ("steps", "batch", "network", "bn_momentum", "ema", "eval_every")
 
 
+def check_parameter(name: str, value: Any, method: str, base: str = "", add: str = "") -> None:
+    """Raises BadInput unless `name` is a field of `Run`; an option of the method is told apart from a name that is no one's."""
+    fields = [f.name for f in dataclasses.fields(Run)]
+    if name not in fields:
+        from semilib.methods import get
+        if name in [f.name for f in dataclasses.fields(get(method, base, add).Config)]:
+            raise BadInput(name, value, f"an option of {method}: {method}.{name}={value} on the command line, "
+                                        f"options={{{name!r}: {value!r}}} in Python")
+        check_name("parameter", name, fields)
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One training run, complete. Make it with `Run.of`."""
@@ -122,7 +133,7 @@ class Run:
 
     device: str = option("auto", "auto, cpu, cuda")
     precision: str = option("auto", "auto: bf16 on CUDA, else fp32", choices=("auto", "fp32", "bf16", "fp64"))
-    capture: str = option("auto", "how a step runs; auto: compiled (from PyTorch 2.11 on), in one CUDA graph a stage, on CUDA, and off on "
+    capture: str = option("auto", "how a step runs; auto: compiled (from PyTorch 2.11 on), in one CUDA graph a phase, on CUDA, and off on "
                                   "a CPU; graph: that, not compiled; compile: that, no graph; off",
                           choices=("auto", "graph", "compile", "off"))
     deterministic: bool = option(False, "deterministic CUDA kernels, slower")
@@ -141,7 +152,7 @@ class Run:
         field and value."""
         check_name("dataset", dataset, CELLS)
         for name in given:
-            check_name("parameter", name, [f.name for f in dataclasses.fields(cls)])
+            check_parameter(name, given[name], method, given.get("base", ""), given.get("add", ""))
         profile = given.get("profile") or CELLS[dataset]["profile"]
         check_name("profile", profile, PROFILES)
         check_name("recipe", given.get("recipe", "shared"), RECIPES)

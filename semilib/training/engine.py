@@ -1,7 +1,17 @@
-"""One step for every method: batch, views, pseudo-labels, terms, the only backward pass, optimisers, average.
+"""One step for every method, `Trainer.compute_step`, in this order:
 
-`Trainer` holds a run's live state. Every draw is a function of (seed, stream, step) and everything else is in `state_dict`, so a run
-goes on from a checkpoint to the last bit. `semilib.training` drives it to the end of the schedule.
+    1  pick        which images, and what the method may know of them      Data.pick
+    2  views       their augmented and normalised views                    Trainer.views
+    3  losses      network, pseudo-labels, terms, reduced                  Trainer.losses_of_step
+    4  zero        the gradients of the step before go
+    5  backward    the only backward pass
+    6  rate        the learning rate of this step                          rate
+    7  optimisers  the parameters move
+    8  after       average, the method's state, measurements, time         Trainer.after_step
+
+2, 3 and 8 are compiled where the run asks for it. `Trainer` holds a run's live state. Every draw is a function of (seed, stream,
+step) and everything else is in `state_dict`, so a run goes on from a checkpoint to the last bit. `semilib.training.train` drives
+it to the end of the schedule.
 """
 from __future__ import annotations
 
@@ -20,8 +30,8 @@ from torch import Tensor, nn
 from semilib.data import rng, sources, splits
 from semilib.data.batches import Data
 from semilib.data.step import Batch, Time
-from semilib.errors import BadInput
-from semilib.methods.base import Context, Info, Phase, Pseudo
+from semilib.errors import BadInput, MethodError
+from semilib.methods.base import Context, Info, LeadIn, Phase, Pseudo
 from semilib.methods.losses import Term, reduce
 from semilib.methods.row_state import join_large_rows, split_large_rows
 from semilib.networks.backbones import initialise, make_backbone
@@ -63,7 +73,7 @@ def resolve_precision(run: Run, device: torch.device) -> str:
 
 
 def resolve_capture(run: Run, device: torch.device) -> str:
-    """How steps run: "compile+graph" (compiled parts, in one CUDA graph a stage), "graph", "compile" or "off". Raises BadInput for a
+    """How steps run: "compile+graph" (compiled parts, in one CUDA graph a phase), "graph", "compile" or "off". Raises BadInput for a
     graph without CUDA, and for compiling without a compiler."""
     if run.capture == "auto":
         return "off" if device.type != "cuda" else "compile+graph" if compiling.can_compile(device) else "graph"
@@ -139,22 +149,28 @@ class Trainer:
         self._check_durations()
         self.phases = self.method.phases()
         self._open_phase(0)
+        self.step = 0                                             # steps made; the host's count, `now` is the device's
         self.net = Net(backbone, self.method.heads())
         initialise(self.net, run.seed)
-        self.net.to(self.device, self.dtype).train()
-        self.net.backbone.to(memory_format=torch.channels_last)
+        self.net.to(self.device, self.dtype).train().use_channels_last()
+        self.net.bf16 = self.precision == "bf16"                  # heads, losses and state keep their precision
         self.average = Average(self.net, run.ema, run.ema_rule, run.weight_decay)
         self.now = torch.zeros((), dtype=torch.int64, device=self.device)
         self.lr = torch.zeros((), dtype=torch.float32, device=self.device)
         self.optimisers = self.method.optimisers(self.net, self._make_optimiser)
         self.monitor = Monitor(self.data.classes, self.device)
         self.last_losses: dict[str, Tensor] = {}
-        self._set_compute()
+        self.parts: dict[str, Callable] = {"views": self.views, "losses_of_step": self.losses_of_step,
+                                           "after_step": self.after_step}
+        if "compile" in self.capture and self.method.capturable:
+            self.parts = compiling.compile_parts(self.parts)
         self.graphs: dict[str, Captured] = {}
+        self.reported: set[str] = set()                           # components of `must_act` that `acted` has spoken of
+        self.complete = False                                     # whether it is known that it speaks of all of them
 
     def _check_durations(self) -> None:
         for name, steps in self.method.durations().items():
-            first = 0 if name in ("warmup", "pretraining", "semi_warmup") else 1
+            first = 0 if isinstance(steps, LeadIn) else 1
             if not first <= steps < self.total:
                 raise BadInput(name, steps, f"between {first} and {self.total - 1} steps in a run of steps={self.total}, or that part of "
                                             f"{self.run.method} never becomes active")
@@ -169,127 +185,124 @@ class Trainer:
         lr = changes.pop("lr", self.lr)
         if kind == "sgd":
             optimiser = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True, **changes)
-            for group in groups:         # the fused step wants all momenta or none: a head may get its first gradient at a later stage
+            for group in groups:         # the fused step wants all momenta or none: a head may get its first gradient in a later phase
                 for p in group["params"]:
                     optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
             return optimiser
         return torch.optim.Adam(groups, lr=lr, fused=True, capturable=self.device.type == "cuda", **changes)
 
-    def _set_compute(self) -> None:
-        """How a step runs: the backbone under autocast where bf16 is asked for (heads, losses and state keep their precision), and the
-        step's parts compiled or not."""
-        low = self.precision == "bf16"
-        for net in (self.net, self.average.net):
-            def compute(x: Tensor, backbone=net.backbone) -> Tensor:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-                    return backbone(x.contiguous(memory_format=torch.channels_last))
-            net.compute = compute
-        parts = {"views": self.views, "objective": self.objective, "finish": self.finish}
-        compiled = "compile" in self.capture and self.method.capturable
-        self.parts = compiling.compile_parts(parts) if compiled else parts
-
     @property
     def phase(self) -> str:
         return self.phases[self.phase_index].name
 
-    @property
-    def step(self) -> int:
-        """Steps made so far. Reading it waits for the device; the loop counts for itself."""
-        return int(self.now)
-
     def _open_phase(self, index: int) -> Phase:
-        """Make a stage the running one: its name is the phase that the method sees, its plan the images of the steps to come."""
+        """Make a phase the running one: the method sees its name, and its images are those of the steps to come."""
         self.phase_index = index
-        self.network_started_at = max([s.start for s in self.phases[:index + 1] if s.fresh], default=0)       # when the present network began
+        self.network_started_at = max([p.start for p in self.phases[:index + 1] if p.fresh], default=0)
         self.method.phase = self.phase
         self.data.open(self.method.step_images())
         return self.phases[index]
 
-    def _progress(self, t: Time) -> Tensor:
-        """Progress of the rate schedule: of the run, or of the stage if that restarts it."""
-        phase = self.phases[self.phase_index]
-        if not phase.restart_rate:
-            return t.step.double() / self.total
-        after = [s.start for s in self.phases[self.phase_index + 1:]] + [self.total]
-        return (t.step - phase.start).double() / (after[0] - phase.start)
+    def learning_rate(self, now: Time) -> Tensor:
+        """The rate of this step, float64, 0-dim. Its schedule runs over the run, or over a phase that restarts it."""
+        start, end = 0, self.total
+        if self.phases[self.phase_index].restart_rate:
+            start, end = ([p.start for p in self.phases] + [self.total])[self.phase_index:self.phase_index + 2]
+        return rate(self.run, (now.step - start).double() / (end - start))
+
+    # ---- one step: tensors only ------------------------------------------------------------------------------------------------
 
     def compute_step(self) -> None:
-        """One training step, tensors only; the step counter is on the device, so a captured graph of it can be replayed. Its three
-        parts are compiled where the run asks for it; backward and optimisers lie between them."""
-        t = Time(self.now, self.total, self.dtype, self.phase)
-        batch, images = self.draw(t)
-        seen, p, terms = self.learn(batch, images, t)
-        self.update()
-        self.parts["finish"](self.last_losses, seen, p, terms, batch, t)
+        """One training step. The step counter is on the device, so a captured graph of this function can be replayed.
 
-    def draw(self, t: Time) -> tuple[Batch, dict[str, Tensor]]:
-        """The step's batch and its normalised views. The choice of images is not compiled: that code would hold for sets of one size, and
-        sets change during a run (CReST's generations, CPG's windows)."""
-        batch, raw = self.data.pick(t)
-        return batch, self.parts["views"](raw, t)
-
-    def views(self, raw: dict[str, Tensor], t: Time) -> dict[str, Tensor]:
-        """The step's normalised views of each stream's raw images."""
-        return {name: self.data.normalise(x, self.dtype) for name, x in self.data.views(raw, t.step).items()}
-
-    def learn(self, batch: Batch, images: dict[str, Tensor], t: Time) -> tuple[Views, Pseudo | None, dict[str, Term]]:
-        """Losses and their gradients; what `finish` needs of the step is returned."""
-        losses, seen, p, terms = self.parts["objective"](batch, images, t)
+        The choice of images is not compiled: that code would hold for sets of one size, and sets change during a run (CReST's
+        generations, CPG's windows). Backward and optimisers are PyTorch's own."""
+        now = Time(self.now, self.total, self.dtype, self.phase)
+        batch, raw = self.data.pick(now)
+        images = self.parts["views"](raw, now)
+        losses, terms, views, pseudo = self.parts["losses_of_step"](batch, images, now)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
-        self.last_losses = {name: loss.detach() for name, loss in losses.items()}
-        self.monitor.expect(losses, self.method.must_act)
-        return seen, p, terms
-
-    def update(self) -> None:
+        self.lr.copy_(self.learning_rate(now))
         for optimiser in self.optimisers:
             optimiser.step()
+        self.last_losses = {name: loss.detach() for name, loss in losses.items()}
+        self.monitor.expect(losses, self.method.must_act)
+        self.reported.update(self.parts["after_step"](self.last_losses, terms, views, pseudo, batch, now))
 
-    def objective(self, batch: Batch, images: dict[str, Tensor],
-                  t: Time) -> tuple[dict[str, Tensor], Views, Pseudo | None, dict[str, Term]]:
-        """Network, pseudo-labels and loss terms; also sets the step's learning rate. All but the losses without gradient."""
-        v = self.method.forward(self.net, images, batch, t, self.average.net)
-        seen = v.detach()
+    def views(self, raw: dict[str, Tensor], now: Time) -> dict[str, Tensor]:
+        """The step's normalised views, name -> float [n, 3, H, W], of each stream's raw images, uint8 [n, 3, H, W]."""
+        return {name: self.data.normalise(x, self.dtype) for name, x in self.data.views(raw, now.step).items()}
+
+    def losses_of_step(self, batch: Batch, images: dict[str, Tensor],
+                       now: Time) -> tuple[dict[str, Tensor], dict[str, Term], Views, Pseudo | None]:
+        """The losses, 0-dim and with a gradient; and what `after_step` needs, without one: terms, views and pseudo-labels."""
+        views = self.method.forward(self.net, images, batch, now, self.average.net)
+        seen = views.detach()
         with torch.no_grad():
-            p = self.method.pseudo(seen, batch, t)
-        terms = self.method.terms(v, batch, p, t)
-        self.lr.copy_(rate(self.run, self._progress(t)))
-        losses = {name: reduce(term) for name, term in terms.items()}
-        return losses, seen, p, {name: term.detach() for name, term in terms.items()}
+            pseudo = self.method.pseudo(seen, batch, now)
+        terms = self.method.terms(views, batch, pseudo, now)
+        losses = {name: reduce(term, name) for name, term in terms.items()}
+        return losses, {name: term.detach() for name, term in terms.items()}, seen, pseudo
 
     @torch.no_grad()
-    def finish(self, losses: dict[str, Tensor], seen: Views, p: Pseudo | None, terms: dict[str, Term], batch: Batch, t: Time) -> None:
-        """What follows the optimisers: average, the method's state, measurements, time."""
-        self.average.update(t.step - self.network_started_at, self.lr)
-        self.method.end_step(seen, batch, p, t)
-        active = self.method.acted(seen, batch, p, t, terms)   # a component that an option switched off is not waited for
-        self.monitor.add(losses, t.step, {name: flag for name, flag in active.items() if name in self.method.must_act})
-        if p is not None:
-            self.monitor.add_pseudo(p.label, p.mask, self.data.truth[batch.index_u])
+    def after_step(self, losses: dict[str, Tensor], terms: dict[str, Term], views: Views, pseudo: Pseudo | None, batch: Batch,
+                   now: Time) -> tuple[str, ...]:
+        """What follows the optimisers: average, the method's state, measurements, time. Nothing here has a gradient. Returns the
+        components that the method has spoken of. Raises MethodError for one that is not in `must_act`."""
+        self.average.update(now.step - self.network_started_at, self.lr)
+        self.method.end_step(views, batch, pseudo, now)
+        acted = self.method.acted(views, batch, pseudo, now, terms)
+        for name in acted:
+            if name not in self.method.must_act:
+                raise MethodError(f"{type(self.method).__name__}.acted: {name!r} is not in must_act, which has "
+                                  f"{', '.join(map(repr, self.method.must_act)) or 'nothing'}; leave out what an option switches off")
+        self.monitor.add(losses, now.step, acted)
+        if pseudo is not None:
+            self.monitor.add_pseudo(pseudo.label, pseudo.mask, self.data.truth[batch.index_u])
         self.now.add_(1)
+        return tuple(acted)
 
-    def advance(self, step: int) -> None:
-        """Make step number `step` (0-based), with the host's work before and after it."""
-        while self.phase_index + 1 < len(self.phases) and self.phases[self.phase_index + 1].start == step:
+    # ---- a step with the host's work before and after it ----------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Make the next step, number `step` (0-based): the host's work before it, its tensors, the host's work after it."""
+        while self.phase_index + 1 < len(self.phases) and self.phases[self.phase_index + 1].start == self.step:
             phase = self._open_phase(self.phase_index + 1)
             if phase.fresh:
                 self.restart()
-            self.method.enter(phase, self.context(step))
+            self.method.enter(phase, self.context(self.step))
             self.graphs.clear()
-        self.data.prepare(step)
+        self.data.prepare(self.step)
         if "graph" in self.capture and self.method.capturable:
             if self.phase not in self.graphs:
                 self.graphs[self.phase] = Captured(self.compute_step, self.device)
             self.graphs[self.phase]()
         else:
             self.compute_step()
+        self.step += 1
+        if not self.complete and self.phase_index == len(self.phases) - 1:
+            self._check_components()
         every = self.method.host_every()
-        if every and (step + 1) % every == 0:
+        if every and self.step % every == 0:
             dealt = self.data.version
-            self.method.host_work(self.context(step + 1))
+            self.method.host_work(self.context(self.step))
             if self.data.version != dealt:                    # a graph holds the addresses of the old streams
                 self.graphs.clear()
+
+    def _check_components(self) -> None:
+        """After the first step of the last phase: raises MethodError for a component that has not acted and that `acted` is silent of."""
+        silent = [name for name in self.method.must_act if name not in self.reported]
+        for name in self.monitor.never_active(silent):
+            raise MethodError(f"{type(self.method).__name__}.acted: it never says whether {name!r} of must_act acted, in no phase; "
+                              f"it speaks of {', '.join(sorted(map(repr, self.reported))) or 'nothing'}")
+        self.complete = True
+
+    def jump(self, step: int) -> None:
+        """Make `step` the next one, whatever was made before: for a checkpoint that is read, and for measurements."""
+        self.step = step
+        self.now.fill_(step)
 
     def restart(self) -> None:
         """A fresh network, average and optimisers, as at step 0 (a new generation); the method's state and the time stay."""
@@ -358,15 +371,14 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Tensor], folder: Path | None = None) -> None:
         state = join_large_rows(state, self.method, folder)
-        self.net.load_state_dict(checkpoint.unnest(state, "net"))
-        self.average.net.load_state_dict(checkpoint.unnest(state, "average"))
-        self.method.load_state_dict(checkpoint.unnest(state, "method"))
+        for prefix, module in (("net", self.net), ("average", self.average.net), ("method", self.method)):
+            checkpoint.load_module(module, state, prefix)
         self._open_phase(int(state["time/stage"]))
         self.data.load_state_dict(checkpoint.unnest(state, "data"))
         self.monitor.load(checkpoint.unnest(state, "monitor"))
         for i, optimiser in enumerate(self.optimisers):
             checkpoint.load_optimiser_state(optimiser, checkpoint.unnest(state, f"optimiser{i}"))
-        self.now.copy_(state["time/step"])
+        self.jump(int(state["time/step"]))
 
 
 class Captured:

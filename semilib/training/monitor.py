@@ -21,7 +21,7 @@ class Monitor:
                       {"used": classes * classes, "seen": classes, "predicted": classes, "shown": 1}.items()}
 
     def expect(self, terms: Iterable[str], components: Iterable[str]) -> None:
-        """Make room for what a step is about to add, on the host; terms may differ between stages."""
+        """Make room for what a step is about to add, on the host; terms may differ between phases."""
         s = self.state
         for name in terms:
             if f"loss/{name}" not in s:

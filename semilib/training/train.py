@@ -137,10 +137,12 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
     record.write_log(path, kept)
     accuracy = kept[-1]["balanced_accuracy"] if kept else None
     progress.begin(run, start)
+    patience = _patience(trainer)
+    warned = start >= patience
     began = last_save = time.perf_counter()
-    for step in range(start, run.steps):
-        trainer.advance(step)
-        done = step + 1
+    while trainer.step < run.steps:
+        trainer.advance()
+        done = trainer.step
         now = time.perf_counter()
         if done % run.eval_steps == 0 or done == run.steps:
             trainer.monitor.check_finite()
@@ -148,6 +150,9 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
             record.append_log(path, line)
             trainer.monitor.reset()
             accuracy, losses = line["balanced_accuracy"], line["losses"]
+            if patience <= done < run.steps and not warned:
+                warned = True
+                _warn(trainer, progress)
         elif progress.due(now):
             trainer.monitor.check_finite()
             losses = trainer.monitor.losses()
@@ -160,6 +165,24 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
                             {**trainer.state_dict(path), "seconds": torch.tensor(seconds + now - began, dtype=torch.float64)})
             last_save = now
     return seconds + time.perf_counter() - began
+
+
+def _patience(trainer: Trainer) -> int:
+    """The step after which a component should have acted: a quarter of what the method's longest duration leaves of the run."""
+    begun = max(trainer.method.durations().values(), default=0)
+    return begun + (trainer.total - begun) // 4
+
+
+def _warn(trainer: Trainer, progress: Progress) -> None:
+    """Say which components have not acted yet, of those that could have: an error only at the end of the run."""
+    idle = trainer.monitor.never_active(sorted(trainer.reported))
+    if idle:
+        progress.note(f"{trainer.run.name}: not active in the first {trainer.step} of {trainer.total} steps: "
+                      f"{_with_advice(trainer, idle)}")
+
+
+def _with_advice(trainer: Trainer, idle: list[str]) -> str:
+    return "; ".join(f"{name} ({trainer.method.must_act[name]})" for name in idle)
 
 
 def _evaluation(trainer: Trainer, step: int, seconds: float) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     # State with a row for each image belongs to training alone.
     method.load_state_dict({name: value for name, value in own.items() if name in shapes and value.shape == shapes[name]}, strict=False)
     net = Net(backbone, method.heads())
-    net.load_state_dict(checkpoint.unnest(state, "average"))
+    checkpoint.load_module(net, state, "average")
     net.to(where).eval()
     method.to(where).eval()
     offset = run.post_hoc * info.prior().log() if run.post_hoc else 0.0

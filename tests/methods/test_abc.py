@@ -123,7 +123,7 @@ def test_on_remixmatch_the_second_head_sees_the_unmixed_views():
     t.method.terms = lambda v, batch, p, time: terms.append((v, p, reduce(v, batch, p, time))) or terms[0][2]
     t.data.prepare(0)
     _, raw = t.data.batch(toy.time(0))
-    t.advance(0)
+    t.advance()
     for name, image in raw.items():
         plain = t.data.normalise(image, t.dtype)
         assert any(torch.equal(x, plain) for x in passes), f"{name} was not seen as it is"

@@ -26,7 +26,7 @@ def losses(method: str, source, steps: int = 5, acts: str = "", **changes) -> li
     t = engine.Trainer(smoke_run(method, **changes), source)
     out = []
     for step in range(steps):
-        t.advance(step)
+        t.advance()
         out.append({name: float(x) for name, x in t.last_losses.items()})
     assert not acts or (acts in t.method.must_act and acts not in t.monitor.never_active(t.method.must_act))
     return out

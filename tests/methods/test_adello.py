@@ -209,7 +209,7 @@ def test_semi_s_modules_act_on_it_and_soft_targets_keep_their_sum():
     assert t.monitor.never_active(["u", "d", "oheml", "plce", "align"]) == []
     terms, seen = t.method.terms, {}
     t.method.terms = lambda v, batch, p, time: seen.setdefault("out", (p, terms(v, batch, p, time)))[1]
-    t.advance(12)
+    t.advance()
     p, out = seen["out"]
     assert (p.prob.sum(-1) - 1).abs().max() > 1e-3, "SeMi does not normalise its blend"
     close(p.target_d.sum(-1).double(), torch.ones(8), 1e-5)

@@ -11,6 +11,7 @@ from test_acr import SB1, SB2, WB, XB
 from toy import A, close, f64
 
 from semilib.data import augment
+from semilib.data.step import Batch
 from semilib.networks.net import View, running_statistics_kept
 from semilib.training.config import Run
 
@@ -40,7 +41,7 @@ def ccl(steps: int = 250_000, mu: int = 2, energy: float = 4.0, **options):
 
 
 def step(m, v=None, at: int = 0, known=NONE, ends: bool = False):
-    batch, t, v = SimpleNamespace(y=A.y, known_u=known), toy.time(at, m.info.steps), v or toy_views()
+    batch, t, v = Batch(y=A.y, known_u=known), toy.time(at, m.info.steps), v or toy_views()
     p = m.pseudo(v, batch, t)
     terms = m.terms(v, batch, p, t)
     if ends:
@@ -53,10 +54,10 @@ def step(m, v=None, at: int = 0, known=NONE, ends: bool = False):
 
 def test_the_fused_pseudo_labels_on_toy_tensors():
     p, _, _, batch = step(ccl())
-    close(batch.fused - (A.W + WB) / 2, f64([-1.839962, -1.086190, -.040822]).expand(4, 3) / 2)
-    close(batch.fused, [[2.830019, -.543095, -.020411], [-.419981, 2.206905, .479589], [-.869981, -.443095, 4.729589],
+    close(batch.notes.fused - (A.W + WB) / 2, f64([-1.839962, -1.086190, -.040822]).expand(4, 3) / 2)
+    close(batch.notes.fused, [[2.830019, -.543095, -.020411], [-.419981, 2.206905, .479589], [-.869981, -.443095, 4.729589],
                         [1.330019, .956905, .029589]])
-    close(batch.fused.logsumexp(1), [2.918124, 2.430100, 4.738914, 2.003474])
+    close(batch.notes.fused.logsumexp(1), [2.918124, 2.430100, 4.738914, 2.003474])
     close(p.prob.amax(1), [.915665, .799959, .990718, .509944])
     assert p.label.tolist() == [0, 1, 2, 0] and p.mask.tolist() == [0, 0, 1, 0] and p.sure.tolist() == [0, 0, 1, 0]
     close(p.sharp, p.prob**4 / (p.prob**4).sum(1, keepdim=True))
@@ -141,7 +142,7 @@ def test_gradients_reach_all_projections_but_the_weak_view_and_are_finite(centre
             one[head] = x.clone().requires_grad_()
     v["s"] = View.cat([v.s1, v.s2])
     with torch.no_grad():
-        p = ccl().pseudo(v.detach(), SimpleNamespace(), None)
+        p = ccl().pseudo(v.detach(), Batch(), None)
     terms = ccl(centre_label=centre).terms(v, SimpleNamespace(y=A.y), p, None)
     (toy.values(terms)["spl"] + toy.values(terms)["rpl"]).backward()
     for name in ("c", "l1", "l2", "s1", "s2"):
@@ -163,7 +164,7 @@ def test_without_its_parts_and_with_equal_heads_it_is_fixmatch_twice():
     v = toy.views(**{name: one if name not in logits else view(one["g"], head=logits[name], balanced=logits[name])
                      for name, one in toy_views().items() if name != "s"})
     p, _, losses, batch = step(m, v)
-    close(batch.fused, A.W, 1e-10)
+    close(batch.notes.fused, A.W, 1e-10)
     base = toy.method("fixmatch")
     q = base.pseudo(v, None, None)
     want = toy.values(base.terms(v, SimpleNamespace(y=A.y), q, None))
@@ -200,11 +201,11 @@ def test_the_priors_over_several_periods_by_a_plain_twin():
         g = torch.Generator().manual_seed(s)
         weak = [3 * torch.randn(4, 3, generator=g, dtype=torch.float64) + f64([-2, 2, 0]) for _ in range(2)]
         known = torch.rand(4, generator=g) < .3
-        batch, t = SimpleNamespace(known_u=known), toy.time(s, 20)
+        batch, t = Batch(known_u=known), toy.time(s, 20)
         v = toy_views(weak=weak)
         p = m.pseudo(v, batch, t)
         z = (weak[0] - (.5 * f64([.7, .2, .1]) + .5 * f64(q_a)).log() + 2 * f64(q_u).log() + weak[1]) / 2
-        close(batch.fused, z, 1e-9)
+        close(batch.notes.fused, z, 1e-9)
         m.end_step(v, batch, p, t)
         for i, row in enumerate(z.softmax(1).tolist()):
             for k in range(3):

@@ -1,13 +1,12 @@
 """CDMAD: the blank image in training and at test, when debiasing starts, and the two bases."""
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import toy
 from toy import close, f64, view, views
 
+from semilib.data.step import Batch, Notes
 from semilib.errors import BadInput
 from semilib.training.config import Run
 
@@ -17,7 +16,7 @@ TOY = views(l=view(toy.A.X), w=view(toy.A.W), s1=view(toy.A.S1), s2=view(toy.A.S
 
 def step(at: int, blank=B, options=None, v=TOY, name="cdmad"):
     m = toy.method(name, options, steps=250_000)
-    batch, t = SimpleNamespace(y=toy.A.y, blank=blank), toy.time(at, 250_000)
+    batch, t = Batch(y=toy.A.y, notes=Notes(blank=blank)), toy.time(at, 250_000)
     p = m.pseudo(v, batch, t)
     return p, toy.values(m.terms(v, batch, p, t))
 
@@ -71,7 +70,7 @@ def looked(**options):
     t = toy.trainer("cdmad", options)
     toy.train(t, range(2))
     before = {name: b.clone() for name, b in t.net.named_buffers()}
-    batch, images = SimpleNamespace(), {"w": torch.zeros(8, 3, 16, 16)}
+    batch, images = Batch(), {"w": torch.zeros(8, 3, 16, 16)}
     with torch.no_grad():
         t.method.before_forward(t.net, images, batch, toy.time(2), t.average.net)
     return t, batch, before
@@ -84,8 +83,8 @@ def test_the_blank_image_is_shown_in_evaluation_mode_and_moves_nothing():
         assert torch.equal(b, before[name]), name
     with torch.no_grad():
         want = t.net.eval()(torch.ones(1, 3, 16, 16))["head"]
-    torch.testing.assert_close(batch.blank, want)
-    assert batch.blank.shape == (1, 4) and batch.blank.std() > 0
+    torch.testing.assert_close(batch.notes.blank, want)
+    assert batch.notes.blank.shape == (1, 4) and batch.notes.blank.std() > 0
 
 
 def test_as_released_it_is_a_training_batch_of_one_image_that_moves_the_statistics():
@@ -96,11 +95,11 @@ def test_as_released_it_is_a_training_batch_of_one_image_that_moves_the_statisti
     torch.testing.assert_close(norm.running_mean, want, rtol=1e-4, atol=1e-5)
     assert not torch.equal(norm.running_mean, before["backbone.blocks.0.bn1.running_mean"]) and t.net.training
     with torch.no_grad():
-        assert not torch.allclose(t.net.eval()(torch.ones(1, 3, 16, 16))["head"], batch.blank)
+        assert not torch.allclose(t.net.eval()(torch.ones(1, 3, 16, 16))["head"], batch.notes.blank)
 
 
 def test_the_level_of_the_blank_image():
-    levels = [looked(blank=level)[1].blank for level in (1.0, 0.0, 2.1)]
+    levels = [looked(blank=level)[1].notes.blank for level in (1.0, 0.0, 2.1)]
     assert not torch.allclose(levels[0], levels[1]) and not torch.allclose(levels[0], levels[2])
     with pytest.raises(BadInput, match="blank"):
         toy.method("cdmad", {"blank": 255.0})
@@ -152,11 +151,11 @@ def test_on_remixmatch_debiased_soft_labels_are_what_is_mixed():
         seen.update(v=v, batch=batch, p=p)
         return terms(v, batch, p, time)
     t.method.terms = watched
-    t.advance(2)
-    want = (seen["v"].w["head"] - seen["batch"].blank).softmax(-1)
+    t.advance()
+    want = (seen["v"].w["head"] - seen["batch"].notes.blank).softmax(-1)
     torch.testing.assert_close(seen["p"].target, want)
     assert not torch.allclose(want, seen["v"].w["head"].softmax(-1))
-    assert seen["batch"].mixed["s1"].shape == want.shape and not seen["batch"].blank.requires_grad
+    assert seen["batch"].notes.mixed["s1"].shape == want.shape and not seen["batch"].notes.blank.requires_grad
 
 
 def test_what_cannot_be_combined_is_refused():

@@ -180,9 +180,9 @@ def small(options: dict | None = None, **changes):
 def test_the_first_stage_asks_all_of_the_auxiliary_head_and_counts_no_vote():
     t = small(precision="fp64")
     for now in range(4):
-        t.advance(now)
+        t.advance()
     assert t.phase == "begin" and not t.method.votes.rows.any() and list(t.last_losses) == ["main", "aux_x", "aux_u"]
-    t.advance(4)
+    t.advance()
     assert t.phase == "grow" and t.data.streams["labelled"].targets.shape == (33, 4)
     close(t.data.streams["labelled"].targets[0], f64([.9, *[.1 / 3] * 3]), 1e-12)
     assert torch.equal(t.method.phi, t.data.counts) and t.method.times.tolist() == [10] * 4
@@ -222,7 +222,7 @@ def test_what_a_window_does():
         end_epoch(ctx)
     m.host_work = watched
     for now in range(16):
-        t.advance(now)
+        t.advance()
         if now not in (7, 11):
             continue
         before = kept.pop()

@@ -1,13 +1,12 @@
 """CReST and CReST+ against the values of methods-b 6.2 and 3.5, slow twins, and runs over their generations."""
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import toy
 from toy import B, close, f64
 
+from semilib.data.step import Batch
 from semilib.errors import BadInput
 from semilib.methods.crest import keep_rates, pick
 from semilib.options import momentum_of
@@ -81,7 +80,7 @@ def test_the_alignment_and_its_ring_have_the_reference_s_values():
     m = plus()
     assert m.ring.shape == (128, 3)
     close(m.ring, torch.full((128, 3), 1 / 3))
-    batch = SimpleNamespace(y=B.y)
+    batch = Batch(y=B.y)
     m.pseudo_prob(P, None, batch, toy.time(0))
     close(m.ring.mean(0), [1 / 3] * 3)
     m.end_step(None, batch, None, toy.time(0))
@@ -116,10 +115,10 @@ def test_on_remixmatch_it_takes_the_place_of_the_base_s_alignment(own):
     t = toy.trainer("crestplus", {"align": own}, base="remixmatch", precision="fp64")
     m, align, seen = t.method, t.method.align, []
     m.align = lambda prob: seen.append((prob, align(prob))) or seen[-1][1]
-    m.pseudo = lambda v, batch, time, pseudo=m.pseudo: seen.append(batch.q) or pseudo(v, batch, time)
+    m.pseudo = lambda v, batch, time, pseudo=m.pseudo: seen.append(batch.notes.q) or pseudo(v, batch, time)
     for step in range(3):
         seen.clear()
-        t.advance(step)
+        t.advance()
         (raw, aligned), q = seen
         close(q, aligned ** 2 / (aligned ** 2).sum(-1, keepdim=True), 1e-12)
         assert torch.equal(m.ring[step], raw.mean(0)) and (aligned - raw).abs().max() > .01
@@ -138,7 +137,7 @@ def test_the_labelled_set_grows_by_what_the_average_was_sure_of_and_is_chosen_an
     t = made()
     grown = []
     for step in range(12):
-        t.advance(step)
+        t.advance()
         if (step + 1) % 4:
             continue
         stream = t.data.streams["labelled"]

@@ -7,6 +7,7 @@ import torch
 import toy
 from toy import close, f64
 
+from semilib.data.step import Batch
 from semilib.errors import BadInput
 from semilib.methods import darp_solver as solver
 from semilib.training.config import Run
@@ -160,7 +161,7 @@ def test_the_estimate_of_the_totals():
 def test_mask_and_label_are_read_from_the_stored_rows_refined():
     m = toy.method("darp", dict(threshold=0.63, warmup=3))
     m.q.rows[:6] = Q
-    batch, v = toy.SimpleNamespace(index_u=torch.tensor([5, 2, 0, 3])), toy.views(w=toy.view(toy.A.W))
+    batch, v = Batch(index_u=torch.tensor([5, 2, 0, 3])), toy.views(w=toy.view(toy.A.W))
     weak = toy.A.W.softmax(-1)
     close(m.pseudo(v, batch, toy.time(3)).prob, weak, 1e-12)               # after the warm-up, but nothing is refined yet
     m.q.rows[:6] = Q
@@ -173,7 +174,7 @@ def test_mask_and_label_are_read_from_the_stored_rows_refined():
     assert p.label.tolist() == [2, 1, 0, 2] and p.mask.tolist() == [0, 0, 1, 0] and p.branches["u"] is p.prob
     close(p.prob, refined(Q, M)[batch.index_u])
     close(m.q.rows[batch.index_u], weak, 1e-12)                            # what the next visit of these images will find
-    assert bool(batch.moved)
+    assert bool(batch.notes.moved)
 
 
 def sure(base: str) -> dict:
@@ -230,7 +231,7 @@ def test_in_the_warm_up_it_is_its_base(base):
 
 def test_on_remixmatch_the_aligned_and_sharpened_rows_are_refined():
     m = toy.method("darp", base="remixmatch", batch=4)
-    batch, v = toy.SimpleNamespace(index_u=ROWS[:4]), toy.views(w=toy.view(toy.B.W))
+    batch, v = Batch(index_u=ROWS[:4]), toy.views(w=toy.view(toy.B.W))
     m.pseudo_prob(toy.B.W.softmax(-1), v, batch, toy.time(0))
     m.prior.copy_(toy.B.pi)
     m.pseudo_prob(toy.B.W.softmax(-1), v, batch, toy.time(1))

@@ -9,6 +9,7 @@ import torch
 import toy
 from toy import A, close, f64, view, views
 
+from semilib.data.step import Batch, Notes
 from semilib.errors import BadInput
 from semilib.methods import get
 from semilib.networks.net import View
@@ -28,7 +29,7 @@ def step_of_the_reference(**options):
     m.recent.copy_(torch.tensor([60, 30, 10]))
     v = views(l=view(A.X), w=View({"head": A.W}, f64([[.9, .1], [.1, .9], [.7, .7], [.2, 1]])),
               s1=View({"head": A.S1}, f64([[1, .3], [0, 1], [.5, .9], [.6, .6]])))
-    batch, t = SimpleNamespace(y=A.y), toy.time(100, 250_000)
+    batch, t = Batch(y=A.y), toy.time(100, 250_000)
     p = m.pseudo(v, batch, t)
     return m, batch, p, toy.values(m.terms(v, batch, p, t))
 
@@ -47,7 +48,7 @@ def test_the_queue_of_the_reference():
 
 def test_the_step_of_the_reference():
     m, batch, p, losses = step_of_the_reference()
-    close(batch.semantic, [[1, 0, 0], [0, 1, 0], [.813853, .186147, 0], [.000001, .999999, 0]], 1e-6)
+    close(batch.notes.semantic, [[1, 0, 0], [0, 1, 0], [.813853, .186147, 0], [.000001, .999999, 0]], 1e-6)
     close(m.strength(), [1, .629961, .302853])
     close(p.prob.max(-1).values, [1, .817378, .686866, .959696])
     assert p.label.tolist() == [0, 1, 2, 1] and p.mask.tolist() == [1, 0, 0, 1]
@@ -69,7 +70,7 @@ def test_a_blend_on_given_semantic_rows():
     m.recent.copy_(torch.tensor([60, 30, 10]))
     semantic = f64([[.2, .7, .1], [.1, .2, .7], [.1, .1, .8], [.1, .6, .3]])
     m.similarity = lambda f, prototypes: semantic.log()
-    blend = m.pseudo_prob(toy.B.W.softmax(-1), views(w=view(toy.B.W)), SimpleNamespace(), toy.time(9))
+    blend = m.pseudo_prob(toy.B.W.softmax(-1), views(w=view(toy.B.W)), Batch(), toy.time(9))
     close(blend, [[.2, .7, .1], [.104132, .429946, .465922], [.042555, .045271, .912174], [.1, .6, .3]])
 
 
@@ -79,7 +80,7 @@ def test_similarity_and_the_aligned_loss():
     prototypes = f64([[1, 0], [0, 1], [1, 1]])
     q = m.similarity(f64([[1, .2], [.1, 1]]), prototypes).softmax(-1)
     close(q, [[.951228, 0, .048772], [0, .988128, .011872]])
-    batch = SimpleNamespace(y=A.y, semantic=q, prototypes=prototypes)
+    batch = Batch(y=A.y, notes=Notes(semantic=q, prototypes=prototypes))
     v = views(l=view(A.X), s1=View({"head": A.S1[:2]}, f64([[1, .5], [.3, 1]])))
     p = SimpleNamespace(target=torch.tensor([0, 1]), mask=f64([1, 1]))
     close(toy.values(m.terms(v, batch, p, toy.time(9000, 250_000)))["semantic"], .767329)
@@ -182,7 +183,7 @@ def test_on_remixmatch_the_target_is_blended_and_the_unmixed_strong_view_aligned
         seen["p"], seen["v"], seen["out"] = p, v, terms(v, batch, p, time)
         return seen["out"]
     t.method.pseudo_prob, t.method.terms = adjusted, watched
-    t.advance(2)
+    t.advance()
     assert seen["p"].target is seen["blend"] and t.monitor.never_active(t.method.must_act) == []
     close(seen["blend"].sum(-1).double(), torch.ones(8), 1e-5)
     assert seen["v"].strong == ["s1"] and len(seen["out"]["semantic"].rows) == 8

@@ -1,14 +1,13 @@
 """DebiasPL: the debiased pseudo-label, the margin, q between them, CLD; on both bases."""
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 import toy
 from toy import close, drive, f64, view, views
 
+from semilib.data.step import Batch
 from semilib.errors import BadInput
 from semilib.methods.losses import reduce
 from semilib.training.config import Run
@@ -24,7 +23,7 @@ def debiaspl(momentum: float = .9, q=(.6, .3, .1), **options):
 
 
 def step(m, v=TOY):
-    batch = SimpleNamespace(y=toy.B.y)
+    batch = Batch(y=toy.B.y)
     p = m.pseudo(v, batch, toy.time(0))
     return p, m.terms(v, batch, p, toy.time(0)), batch
 
@@ -33,7 +32,7 @@ def test_the_debiased_pseudo_label_the_new_q_and_the_margin():
     m = debiaspl()
     p, terms, batch = step(m)
     close(p.prob, [[.856427, .056262, .087311], [.08339, .813042, .103568], [.00874, .014087, .977173], [.28961, .312872, .397518]])
-    assert p.label.tolist() == [0, 1, 2, 2] and p.mask.tolist() == [1, 1, 1, 0] and bool(batch.debiased)
+    assert p.label.tolist() == [0, 1, 2, 2] and p.mask.tolist() == [1, 1, 1, 0] and bool(batch.notes.debiased)
     close(m.q, [.575999, .300428, .123573])
     close(terms["u"].rows, [.219215, .658053, .573676, 1.576399])
     close(reduce(terms["u"]), .362736)
@@ -82,7 +81,7 @@ def test_q_averages_raw_predictions_of_all_rows_over_many_steps():
 
 def test_tau_zero_is_fixmatch_and_a_uniform_q_only_shifts_nothing():
     base = toy.method("fixmatch", {"strong_views": 1, "threshold": .8})
-    batch = SimpleNamespace(y=toy.B.y)
+    batch = Batch(y=toy.B.y)
     want = toy.values(base.terms(TOY, batch, base.pseudo(TOY, batch, toy.time(0)), toy.time(0)))
     m = debiaspl(tau=0.0)
     have = toy.values(step(m)[1])
@@ -124,12 +123,12 @@ def test_on_remixmatch_each_unlabelled_student_has_the_margin_and_nothing_else(m
 
     def rows(name, target, shift):
         return -(target * (v[name]["head"] + shift).log_softmax(-1)).sum(-1).detach()
-    close(out["x"].rows.detach(), rows("mixed_l", batch.mixed["l"], 0), 1e-12)
-    close(out["u"].rows.detach(), torch.cat([rows(f"mixed_{k}", batch.mixed[k], margin) for k in ("s1", "s2", "w")]), 1e-12)
+    close(out["x"].rows.detach(), rows("mixed_l", batch.notes.mixed["l"], 0), 1e-12)
+    close(out["u"].rows.detach(), torch.cat([rows(f"mixed_{k}", batch.notes.mixed[k], margin) for k in ("s1", "s2", "w")]), 1e-12)
     close(out["s1"].rows.detach(), rows("s1", seen["p"].prob, margin), 1e-12)
     aligned = (v.w["head"] - .4 * seen["old"].log()).softmax(-1) * (method.prior + 1e-6) / (method.mean + 1e-6)
     sharp = (aligned / aligned.sum(-1, keepdim=True)) ** 2
-    close(batch.q, sharp / sharp.sum(-1, keepdim=True), 1e-12)
+    close(batch.notes.q, sharp / sharp.sum(-1, keepdim=True), 1e-12)
 
 
 def test_on_remixmatch_it_takes_the_place_of_the_alignment():

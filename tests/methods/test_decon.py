@@ -173,7 +173,7 @@ def test_semi_s_modules_act_on_it_and_leave_the_balanced_term_alone():
     assert t.monitor.never_active(["u", "oheml", "plce", "align"]) == []
     terms, seen = t.method.terms, {}
     t.method.terms = lambda v, batch, p, time: seen.setdefault("out", (p, terms(v, batch, p, time)))[1]
-    t.advance(12)
+    t.advance()
     p, out = seen["out"]
     assert torch.equal(out["u_b"].weight, p.weight_b.repeat(2)) and not torch.equal(out["u"].weight, p.mask.repeat(2))
 

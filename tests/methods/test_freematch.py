@@ -145,5 +145,5 @@ def test_semi_s_modules_act_on_it_and_a_run_with_them_resumes(tmp_path):
     old = t.method.mean.clone()
     toy.train(t, range(8, 9))
     batch, p = seen[0]
-    assert not torch.equal(p.prob, batch.before_blend)
+    assert not torch.equal(p.prob, batch.notes.before_blend)
     close(t.method.mean, .2 * old + .8 * p.prob.mean(0), 1e-12)                 # the blended prediction moves P

@@ -288,6 +288,6 @@ def test_the_slow_cosine_spans_a_sixteenth_of_pi(t, value):
 def test_a_run_uses_the_rate_of_its_zero_based_step(kind, sixteenths):
     t = toy.trainer("supervised", lr=0.03, rate=kind)
     for step in range(3):
-        t.advance(step)
+        t.advance()
         close(float(t.lr), 0.03 * math.cos(sixteenths * math.pi * step / (16 * t.total)), 1e-8)
         assert all(group["lr"] is t.lr for group in t.optimisers[0].param_groups)

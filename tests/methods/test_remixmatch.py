@@ -12,6 +12,7 @@ from torch import nn
 from toy import close, f64, view, views
 
 from semilib.data import rng
+from semilib.data.step import Batch, Notes
 from semilib.errors import BadInput
 from semilib.methods import get, remixmatch
 from semilib.methods.losses import ce, reduce
@@ -66,7 +67,7 @@ def test_the_mean_of_the_predictions_over_many_steps():
 
 def test_pseudo_labels_are_soft_rows_that_all_count():
     q = f64(SHARP)
-    p = method().pseudo(weak(), SimpleNamespace(q=q), toy.time(0))
+    p = method().pseudo(weak(), Batch(notes=Notes(q=q)), toy.time(0))
     assert p.label.tolist() == [0, 1, 2, 0] and p.mask.tolist() == [1] * 4 and p.target is q and p.prob is q and p.branches == {}
 
 
@@ -84,7 +85,7 @@ def step_of(m, step: int):
     names = ("mixed_l", "mixed_s1", "mixed_s2", "mixed_w", "s1")
     rotation = View({"rotation": f64(np.eye(4))}, torch.zeros(4, 1))
     v = Views({**{name: view(toy.B.S) for name in names}, "rotated": rotation, "w": view(toy.B.W)}, ["s1"])
-    batch = SimpleNamespace(q=f64(SHARP), mixed=dict.fromkeys(("l", "s1", "s2", "w"), SOFT), turns=torch.arange(4))
+    batch = Batch(notes=Notes(q=f64(SHARP), mixed=dict.fromkeys(("l", "s1", "s2", "w"), SOFT), turns=torch.arange(4)))
     t = toy.time(step, m.info.steps)
     return m.terms(v, batch, m.pseudo(v, batch, t), t)
 
@@ -144,7 +145,7 @@ def table_step(**options):
     images = {name: torch.arange(8, dtype=torch.float64).reshape(2, 1, 2, 2) + 10 * i for i, name in enumerate(("l", "s1", "s2"))}
     logits = torch.cat([SOFT[:2].log(), torch.zeros(2, 1).double()], 1)
     images["w"] = logits.view(2, 1, 2, 2)
-    batch, net = SimpleNamespace(y=torch.tensor([0, 2])), Table()
+    batch, net = Batch(y=torch.tensor([0, 2])), Table()
     return m, images, batch, net, m.forward(net, images, batch, toy.time(0), None)
 
 
@@ -152,7 +153,7 @@ def table_step(**options):
 def test_mixing_of_targets_and_images(monkeypatch, drawn):
     draws(monkeypatch, drawn, PERMUTATION, [0, 0])                          # of l and 1 - l the larger
     m, images, batch, net, v = table_step()
-    close(torch.cat([batch.mixed[name] for name in ("l", "s1", "s2", "w")]), MIXED)
+    close(torch.cat([batch.notes.mixed[name] for name in ("l", "s1", "s2", "w")]), MIXED)
     rows = torch.cat([images[name] for name in ("l", "s1", "s2", "w")]).flatten(1)
     close(torch.cat([v[f"mixed_{name}"].f for name in ("l", "s1", "s2", "w")]), .7 * rows + .3 * rows[PERMUTATION], 1e-12)
     close(v.s1.f, images["s1"].flatten(1), 0)                               # unmixed
@@ -163,7 +164,7 @@ def test_mixing_of_targets_and_images(monkeypatch, drawn):
 def test_rotations_and_their_labels(monkeypatch):
     draws(monkeypatch, .7, PERMUTATION, [1, 3])
     _, images, batch, _, v = table_step()
-    assert batch.turns.tolist() == [1, 3]
+    assert batch.notes.turns.tolist() == [1, 3]
     want = np.stack([np.rot90(images["s1"][0].numpy(), 1, (1, 2)), np.rot90(images["s1"][1].numpy(), 3, (1, 2))])
     close(v.rotated.f, want.reshape(2, 4), 0)
     x = torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -203,17 +204,17 @@ def test_targets_are_distributions_and_each_step_draws_anew(monkeypatch):
     toy.train(t, range(6))
     shares, turns = [], []
     for step, s in enumerate(seen):
-        targets = torch.cat([s.batch.mixed[name] for name in ("l", "s1", "s2", "w")])
+        targets = torch.cat([s.batch.notes.mixed[name] for name in ("l", "s1", "s2", "w")])
         close(targets.sum(-1), torch.ones(len(targets)), 1e-12)
-        close(s.batch.q.sum(-1), torch.ones(8), 1e-12)
+        close(s.batch.notes.q.sum(-1), torch.ones(8), 1e-12)
         assert (targets >= 0).all() and not targets.requires_grad
         words = rng.words(t.run.seed, "mix", step, 32, 3)
         share = float(rng.beta(rng.uniform(words[0, 0]).double(), .75))
         share, order = max(share, 1 - share), words[:, 1].argsort()
-        own = torch.cat([torch.eye(4).double()[s.batch.y], *[s.batch.q] * 3])
+        own = torch.cat([torch.eye(4).double()[s.batch.y], *[s.batch.notes.q] * 3])
         close(targets, share * own + (1 - share) * own[order], 1e-12)
         shares.append(share)
-        turns += s.batch.turns.tolist()
+        turns += s.batch.notes.turns.tolist()
     assert len(set(shares)) == 6 and min(shares) >= .5 and set(turns) == {0, 1, 2, 3}
 
 

@@ -6,6 +6,7 @@ import torch
 import toy
 from toy import close, f64
 
+from semilib.data.step import Batch
 from semilib.methods.losses import ce
 from semilib.methods.saw import weights
 from semilib.training.config import Run
@@ -25,7 +26,7 @@ def test_the_reference_s_weights():
 
 
 def one_view(m):
-    batch = toy.SimpleNamespace(y=toy.B.y, index_u=torch.arange(4))
+    batch = Batch(y=toy.B.y, index_u=torch.arange(4))
     v = toy.views(l=toy.view(toy.B.X), w=toy.view(toy.B.W), s1=toy.view(toy.B.S))
     return v, batch, m.pseudo(v, batch, toy.time(0))
 
@@ -87,16 +88,16 @@ def test_mixed_targets_have_each_class_s_part_weighted():
         seen.append((v, batch, p, out))
         return out
     m.terms = watched
-    t.advance(4)
+    t.advance()
     v, batch, p, out = seen[0]
     with torch.no_grad():
         def by_hand(logits, target, w):
             return sum(w[k] * target[:, k] * ce(logits, torch.full((8,), k)) for k in range(4))
-        close(out["x"].rows, by_hand(v.mixed_l["head"], batch.mixed["l"], m.w_x), 1e-9)
-        close(out["u"].rows, torch.cat([by_hand(v[f"mixed_{n}"]["head"], batch.mixed[n], m.w_u) for n in ("s1", "s2", "w")]), 1e-9)
+        close(out["x"].rows, by_hand(v.mixed_l["head"], batch.notes.mixed["l"], m.w_x), 1e-9)
+        close(out["u"].rows, torch.cat([by_hand(v[f"mixed_{n}"]["head"], batch.notes.mixed[n], m.w_u) for n in ("s1", "s2", "w")]), 1e-9)
         close(out["s1"].rows, by_hand(v.s1["head"], p.prob, m.w_u), 1e-9)
-    assert p.label.tolist() == p.prob.argmax(1).tolist() and (batch.mixed["l"] > 0).sum(1).max() > 1, "soft rows"
-    close(batch.mixed["l"].sum(1), torch.ones(8), 1e-9)
+    assert p.label.tolist() == p.prob.argmax(1).tolist() and (batch.notes.mixed["l"] > 0).sum(1).max() > 1, "soft rows"
+    close(batch.notes.mixed["l"].sum(1), torch.ones(8), 1e-9)
 
 
 def test_it_resumes_inside_an_epoch(tmp_path):

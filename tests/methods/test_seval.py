@@ -215,7 +215,7 @@ def test_two_stages_resume_to_the_last_bit(tmp_path):
 def test_half_of_each_class_is_held_out_and_comes_back():
     t = small()
     start = {k: v.clone() for k, v in t.net.named_parameters()}
-    t.advance(0)
+    t.advance()
     m, stream, y = t.method, t.data.streams["labelled"], t.data.y
     assert torch.bincount(y[m.held]).tolist() == [7, 4, 3, 2]                # of 14, 9, 6, 4
     for k in range(4):
@@ -225,14 +225,14 @@ def test_half_of_each_class_is_held_out_and_comes_back():
     trained = {k: v.clone() for k, v in t.net.named_parameters()}
     restart, fresh = t.restart, {}
     t.restart = lambda: (restart(), fresh.update({k: v.clone() for k, v in t.net.named_parameters()}))
-    t.advance(6)
+    t.advance()
     assert torch.equal(t.data.streams["labelled"].members, t.data.labelled) and torch.equal(t.data.streams["labelled"].targets, y)
     assert all(torch.equal(fresh[k], start[k]) for k in start) and any(not torch.equal(trained[k], start[k]) for k in start)
 
 
 def test_a_class_with_one_image_keeps_it():
     t = toy.trainer("seval", OPTIONS, steps=13, n1=3, gamma_l=3.0)
-    t.advance(0)
+    t.advance()
     assert t.data.counts.tolist()[-1] == 1 and torch.bincount(t.data.streams["labelled"].targets, minlength=4).min() == 1
 
 
@@ -240,7 +240,7 @@ def test_the_second_stage_reads_the_trajectory_of_the_first():
     t = small()
     m = t.method
     for step in range(13):
-        t.advance(step)
+        t.advance()
         if step < 6:
             entry = (step + 1) // 2 - 1
             if (step + 1) % 2 == 0:
@@ -277,7 +277,7 @@ def test_the_rate_runs_over_each_stage():
     t = small()
     rates = []
     for step in range(13):
-        t.advance(step)
+        t.advance()
         rates.append(float(t.lr))
     assert rates[0] == rates[6] == max(rates) and rates[:6] == sorted(rates[:6], reverse=True) and rates[5] < rates[7]
 

@@ -104,7 +104,7 @@ def test_the_labelled_images_are_seen_weak_and_strong():
     assert t.method.step_images().strong == ["s1", "s2"]
     terms, seen = t.method.terms, {}
     t.method.terms = lambda *given: seen.setdefault("out", terms(*given))
-    t.advance(0)
+    t.advance()
     assert len(seen["out"]["x"].rows) == 16 and len(seen["out"]["u"].rows) == 16
     assert seen["out"]["x"].scale == pytest.approx(1 / t.method.rho)
 
@@ -135,7 +135,7 @@ def test_semi_s_modules_act_and_soft_targets_keep_their_sum(tmp_path):
     assert t.monitor.never_active(["u", "prior", "oheml", "plce", "align"]) == []
     terms, seen = t.method.terms, {}
     t.method.terms = lambda v, batch, p, time: seen.setdefault("out", (p, terms(v, batch, p, time)))[1]
-    t.advance(12)
+    t.advance()
     p = seen["out"][0]
     assert (p.prob.sum(-1) - 1).abs().max() > 1e-3, "SeMi does not normalise its blend"
     close(p.target.sum(-1).double(), torch.ones(8), 1e-5)

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from conftest import smoke_run
-from test_engine import SEQUENTIAL, VARIANTS, last_stage, losses_of, same_state
+from test_engine import SEQUENTIAL, VARIANTS, last_phase, losses_of, same_state
 
 from semilib.data.step import Time
 from semilib.speed.stacked import StackedNet
@@ -27,8 +27,11 @@ def test_the_views_of_a_step_are_those_of_the_cpu(source):
         gpu, cpu = trainer("semi", source, capture=capture, precision="fp32"), trainer("semi", source, device="cpu")
         for t in (gpu, cpu):
             t.data.prepare(5)
-            t.now.fill_(5)
-        drawn = [t.draw(Time(t.now, t.total, t.dtype))[1] for t in (gpu, cpu)]
+            t.jump(5)
+        drawn = []
+        for t in (gpu, cpu):
+            now = Time(t.now, t.total, t.dtype)
+            drawn.append(t.parts["views"](t.data.pick(now)[1], now))
         for name, x in drawn[1].items():
             assert torch.equal(drawn[0][name].cpu(), x), (capture, name)
 
@@ -42,10 +45,10 @@ def test_steps_in_float64_are_those_of_the_cpu(variant, source):
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in SEQUENTIAL])
 def test_a_captured_step_is_the_eager_one(variant, source):
-    """In float64, over the start of the last stage and enough steps to replay a graph in it."""
+    """In float64, over the start of the last phase and enough steps to replay a graph in it."""
     eager = trainer(variant, source, capture="off", precision="fp64")
     captured = trainer(variant, source, capture="graph", precision="fp64")
-    steps = range(min(last_stage(eager) + 8, eager.total))
+    steps = range(min(last_phase(eager) + 8, eager.total))
     for have, want in zip(losses_of(captured, steps), losses_of(eager, steps), strict=True):
         assert have == pytest.approx(want, rel=1e-7, abs=1e-10)
     assert not captured.method.capturable or captured.graphs[captured.phase].graph is not None

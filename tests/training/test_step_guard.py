@@ -1,8 +1,8 @@
 """What keeps a step fast, held without a clock: no operation of it waits for the device, each of its parts is traced as one graph, and once
-a stage has made its first step nothing is compiled again. And compiled parts compute what uncompiled ones do.
+a phase has made its first step nothing is compiled again. And compiled parts compute what uncompiled ones do.
 
 Tracing is PyTorch's own, but no code is generated (backend "eager") except for the compiled values, which take most of a minute until
-PyTorch's cache has their code. Losses, state and the network's passes are traced for every method in each of its stages, on a small
+PyTorch's cache has their code. Losses, state and the network's passes are traced for every method in each of its phases, on a small
 backbone but where the backbone itself is used in another way. Views depend on a method through its plan alone and take the longest
 to trace, so each plan's are traced once. Every pair of methods is held to the first rule; pairs are one class that inherits from both,
 and of the second rule only a few are asked, each with code that no other case runs.
@@ -33,7 +33,7 @@ SINCE_2_14 = compiling.can_compile(CPU)
 
 
 def running(t: engine.Trainer):
-    """Makes the first step of each stage in turn and gives its name. Of stages that start together only the last makes a step."""
+    """Makes the first step of each phase in turn and gives its name. Of phases that start together only the last makes a step."""
     for index in range(len(t.phases)):
         if index == 0 or index > t.phase_index:
             costs.enter(t, index)
@@ -41,16 +41,16 @@ def running(t: engine.Trainer):
 
 
 def one_more(t: engine.Trainer) -> dict[str, float]:
-    t.data.prepare(t.step)
+    t.data.prepare(int(t.now))
     t.compute_step()
     return {name: float(loss) for name, loss in t.last_losses.items()}
 
 
 def end_period(t: engine.Trainer) -> None:
-    """What the host does at the end of the running stage's next period, if the method has one."""
+    """What the host does at the end of the running phase's next period, if the method has one."""
     every = t.method.host_every()
     if every:
-        t.now.fill_(-(-t.step // every) * every)
+        t.jump(-(-int(t.now) // every) * every)
         t.method.host_work(t.context(t.step))
 
 
@@ -59,12 +59,12 @@ def end_period(t: engine.Trainer) -> None:
 
 @pytest.mark.parametrize("variant", CAPTURED)
 def test_no_step_waits_for_the_device(variant, source):
-    """In every stage, within a period and after the end of one. A stage's first step fills small tables and is not watched."""
+    """In every phase, within a period and after the end of one. A phase's first step fills small tables and is not watched."""
     t, seen = trainer(variant, source), []
     for phase in running(t):
         for between in (lambda t: None, end_period):
             between(t)
-            t.data.prepare(t.step)
+            t.data.prepare(int(t.now))
             with toy.Captured():
                 t.compute_step()
         seen.append(phase)
@@ -94,7 +94,7 @@ def test_the_trap_for_waiting_lets_all_else_pass():
     assert x.grad.tolist() == [4, 2, 2]
 
 
-# ---- one graph a part, compiled once a stage ---------------------------------------------------------------------------------------
+# ---- one graph a part, compiled once a phase ---------------------------------------------------------------------------------------
 
 
 class Tracer:
@@ -173,9 +173,9 @@ def plans(source):
 
 
 @pytest.mark.parametrize("variant", TRACED)
-def test_every_stage_is_compiled_once_and_whole(variant, source, tracer, plans, request):
+def test_every_phase_is_compiled_once_and_whole(variant, source, tracer, plans, request):
     """And gives what it gives uncompiled, to the last bit; before 2.14 PyTorch's tracing takes the average's weighted mean apart, which
-    then rounds twice, so there in float64 and within its rounding. A graph break raises in a stage's first step."""
+    then rounds twice, so there in float64 and within its rounding. A graph break raises in a phase's first step."""
     if variant not in REAL:
         request.getfixturevalue("small")
     changes = {"precision": "auto" if SINCE_2_14 else "fp64", **TRACED[variant]}
@@ -208,7 +208,7 @@ def test_views_are_compiled_once_and_whole(name, source, tracer):
     t._open_phase(len(t.phases) - 1)
     for step in range(3):
         t.data.prepare(step)
-        t.now.fill_(step)
+        t.jump(step)
         now = Time(t.now, t.total, t.dtype, t.phase)
         raw = t.data.pick(now)[1]
         with nothing_compiles():                   # a first compilation passes
@@ -220,7 +220,7 @@ def test_views_are_compiled_once_and_whole(name, source, tracer):
 
 def test_what_cannot_be_captured_is_not_compiled(source, tracer):
     t = trainer("semi-readme", source, capture="compile")
-    assert not t.method.capturable and t.parts["objective"] == t.objective
+    assert not t.method.capturable and t.parts["losses_of_step"] == t.losses_of_step
     one_more(t)
     assert tracer.made == 0
 

@@ -137,7 +137,7 @@ def test_the_pipeline_s_names_are_those_of_the_library():
     from semilib.training.engine import Trainer
     t = Trainer(run)
     assert {name.split(": ")[1] for name in frame["name"] if name.startswith("heads: ")} == set(t.net.heads)
-    t.advance(0)
+    t.advance()
     drawn = {term for part in frame["part"] if part.startswith("term") for term in part.split(" ", 1)[1].split(", ")}
     assert drawn == set(t.last_losses) and get("semi").__name__ == "SeMi"
 
