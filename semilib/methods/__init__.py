@@ -39,7 +39,7 @@ METHODS: dict[str, str | type] = {
     "ccl": "semilib.methods.ccl:CCL",
     "metaexpert": "semilib.methods.metaexpert:MetaExpert",
     "cpg": "semilib.methods.cpg:CPG",
-    "semi": "semilib.methods.semi:SeMi",
+    "semi": "semilib.methods.semi_released:SeMi",      # semi.py, and its release's defects as options
 }
 
 # SeMi's modules on other methods, outermost first.

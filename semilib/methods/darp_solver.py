@@ -10,8 +10,9 @@ computed, for rows that nobody asks for.
                                                        sum_n Z_nk X_n exp(-h_n nu_k) = M_k
 
 Each equation is solved for the logarithm of its left side. As h_n > 0, that falls from infinity to minus infinity and
-is convex in nu_k, so it has one root. Newton's step from the right of the root lands left of it. From the left it climbs
-and never passes the root, so no bracket is needed. Once a class is solved, its steps are of the size of a rounding.
+is convex in nu_k, so it has one root. Newton's step from the right of the root lands left of it. From the left it
+climbs and never passes the root, so no bracket is needed. Once a class is solved, its steps are of the size of a
+rounding.
 All is computed in float64 and in logarithms, over all classes and rows at once: nu may be 1e5 where a class must lose
 rows that are certain.
 """
