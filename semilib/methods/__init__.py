@@ -43,7 +43,7 @@ METHODS: dict[str, Entry] = {
     "ccl": ("CCL", "semilib.methods.ccl:CCL"),
     "metaexpert": ("Meta-Expert", "semilib.methods.metaexpert:MetaExpert"),
     "cpg": ("CPG", "semilib.methods.cpg:CPG"),
-    "semi": ("SeMi", "semilib.methods.semi:SeMi"),
+    "semi": ("SeMi", "semilib.methods.semi_released:SeMi"),      # semi.py, and its release's defects as options
 }
 
 # SeMi's modules on other methods, outermost first.

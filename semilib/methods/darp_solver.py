@@ -1,15 +1,20 @@
-"""DARP's refinement as pure functions: pseudo-labels of a whole set, moved to given class totals, certain rows least.
+"""DARP's refinement as pure functions: the pseudo-labels of a whole set, moved to class totals, certain rows least.
 
-N rows, C classes. `refine` looks at all rows once and returns class-wise values alone, because a refined row is a function of its own
-unrefined row and of these (`refined`). So nothing of the size of the set has to be kept, or computed, for rows that nobody asks for.
+N rows, C classes. `refine` looks at all rows once and returns class-wise values alone, because a refined row is a
+function of its own unrefined row and of these (`refined`). So nothing of the size of the set has to be kept, or
+computed, for rows that nobody asks for.
 
-    D_nk = 1 for the int(alpha M_k) largest of column k (of equal ones those with the higher index),  v_k = M_k / sum_n D_nk Q_nk
-    Z = rownorm(Q D v + 1e-6),   h_n = -sum_k Z_nk log(Z_nk + 1e-6)
+    D_nk = 1 for the int(alpha M_k) largest of column k (of equal ones those with the higher index)
+    v_k = M_k / sum_n D_nk Q_nk,   Z = rownorm(Q D v + 1e-6),   h_n = max(-sum_k Z_nk log(Z_nk + 1e-6), 1e-6)
     R = rownorm(Z exp(-h_n nu_k)),   nu: T rounds of: the row factors X for the nu at hand, then for every k
                                                        sum_n Z_nk X_n exp(-h_n nu_k) = M_k
-Every equation is solved for the logarithm of its left side, which is decreasing and convex in nu_k: Newton's step from anywhere lands
-left of the root and climbs from there. The step is safeguarded by the bracket that the signs seen so far give. All in float64, in
-logarithms (nu may be 1e5 where a class must lose rows that are certain), over all classes and rows at once.
+
+Each equation is solved for the logarithm of its left side. As h_n > 0, that falls from infinity to minus infinity and
+is convex in nu_k, so it has one root. Newton's step from the right of the root lands left of it. From the left it
+climbs and never passes the root, so no bracket is needed. Once a class is solved, its steps are of the size of a
+rounding.
+All is computed in float64 and in logarithms, over all classes and rows at once: nu may be 1e5 where a class must lose
+rows that are certain.
 """
 from __future__ import annotations
 
@@ -18,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+FLOOR = 1e-6                # what the release adds to an entry, a total and a logarithm
 TOLERANCE = 1e-8            # of a class total, relative
 STEPS = 60                  # of Newton, at most; a handful is usual
 CHUNKS = {"cpu": 2**16, "cuda": 2**24}     # numbers of a temporary array: what a cache holds, what fills a GPU
@@ -60,12 +66,12 @@ def removal(q: Tensor, totals: Tensor, alpha: float) -> tuple[Tensor, Tensor, Te
         keep = min(int(alpha * total), n)
         column = column.contiguous()
         least = column.kthvalue(n - keep + 1).values if keep else torch.full_like(column[0], torch.inf)
-        equal = (column == least).flip(0).cumsum(0)                                       # of those equal to it the last ones
+        equal = (column == least).flip(0).cumsum(0)                                 # of those equal to it the last ones
         ends.append((least, n - 1 - (equal == keep - (column > least).sum()).byte().argmax()))
     floor, first = (torch.stack(x) for x in zip(*ends, strict=True))
     r = Refinement(floor, first, torch.ones_like(totals), totals)
     kept = sum((x.double() * kept_entries(x, i, r)).sum(0) for x, i in chunks(q))
-    return floor, first, (totals + 1e-6) / (kept + 1e-6)
+    return floor, first, (totals + FLOOR) / (kept + FLOOR)
 
 
 def kept_entries(q: Tensor, index: Tensor, r: Refinement) -> Tensor:
@@ -75,18 +81,18 @@ def kept_entries(q: Tensor, index: Tensor, r: Refinement) -> Tensor:
 
 def cleaned(q: Tensor, index: Tensor, r: Refinement) -> Tensor:
     """Z: rows q [n, C] without their noisy entries, float64."""
-    z = q.double() * kept_entries(q, index, r) * r.v + 1e-6
+    z = q.double() * kept_entries(q, index, r) * r.v + FLOOR
     return z / z.sum(1, keepdim=True)
 
 
 def entropy(z: Tensor) -> Tensor:
-    """h [n], positive: the 1e-6 of Z sees to that."""
-    return -(z * (z + 1e-6).log()).sum(1)
+    """h [n] of rows z [n, C]. The sum itself is -1e-6 where all other entries of a row are far below 1e-6."""
+    return (-(z * (z + FLOOR).log()).sum(1)).clamp(min=FLOOR)
 
 
 def project(parts: list[tuple[Tensor, Tensor]], totals: Tensor, rounds: int) -> Tensor:
     """nu [C] after some rounds. parts: (log Z [n, C], h [n]) of the rows, in chunks."""
-    wanted, nu = totals.clamp(min=1e-6).log(), torch.ones_like(totals)
+    wanted, nu = totals.clamp(min=FLOOR).log(), torch.ones_like(totals)
     for _ in range(rounds):
         weighted = [(z - (z - h.unsqueeze(1) * nu).logsumexp(1, keepdim=True), h) for z, h in parts]
         nu = solve(weighted, wanted, nu)
@@ -94,16 +100,15 @@ def project(parts: list[tuple[Tensor, Tensor]], totals: Tensor, rounds: int) -> 
 
 
 def solve(parts: list[tuple[Tensor, Tensor]], wanted: Tensor, nu: Tensor) -> Tensor:
-    """For every class k the nu_k with log sum_n exp(w_nk - h_n nu_k) = wanted_k, from nu [C] on. parts: (w [n, C], h [n])."""
-    low, high = torch.full_like(nu, -torch.inf), torch.full_like(nu, torch.inf)
+    """For every class k the nu_k with log sum_n exp(w_nk - h_n nu_k) = wanted_k, from nu [C] on.
+
+    parts: (w [n, C], h [n]) of the rows, in chunks."""
     for _ in range(STEPS):
         value, slope = columns(parts, nu)
         gap = value - wanted
         if bool((gap.abs() < TOLERANCE).all()):
             break
-        low, high = torch.where(gap > 0, nu, low), torch.where(gap < 0, nu, high)
-        newton = nu + gap / slope
-        nu = torch.where((newton > low) & (newton < high), newton, torch.where(gap == 0, nu, (low + high) / 2))
+        nu = nu + gap / slope
     return nu
 
 
@@ -122,8 +127,10 @@ def columns(parts: list[tuple[Tensor, Tensor]], nu: Tensor) -> tuple[Tensor, Ten
 
 
 def estimate(confusion: Tensor, predicted: Tensor, condition: float = 100.0) -> Tensor | None:
-    """Class totals M = C^-1 r. confusion [i, j]: mean probability of class i for images of class j; predicted: r [C], the sum of the
-    probabilities over the set. None where the estimate cannot be trusted: C is close to singular, or an entry is negative."""
+    """Class totals M = C^-1 r [C]. None where they cannot be trusted: C is close to singular, or an entry is negative.
+
+    confusion: C [i, j], mean probability of class i for images of class j. predicted: r [C], the sum of the
+    probabilities over the set. condition: C is close to singular from this condition number on."""
     if not bool(confusion.isfinite().all()) or not float(torch.linalg.cond(confusion)) < condition:
         return None
     totals = torch.linalg.solve(confusion, predicted)

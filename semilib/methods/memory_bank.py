@@ -1,7 +1,7 @@
-"""SeMi's Balanced Confidence Decay Memory Bank (BCDMB): the features of the most confident strong views, class by class.
+"""SeMi's Balanced Confidence Decay Memory Bank (BCDMB): features of the most confident strong views, class by class.
 
 K cells of L slots, D features, C classes, n offers a step. Nothing here loops over offers or reads a value back.
-Source: semi.md 7; the released push (its defects 2 and 3) is `ReleasedBank`.
+Source: (6) of semi.py; the bank of the public release is semi_released.ReleasedBank.
 """
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from torch import Tensor, nn
 
 
 class MemoryBank(nn.Module):
-    """One cell a class (balanced), each with room for L (feature, confidence) pairs; a slot is filled if its confidence is > 0.
+    """One cell a class (balanced), each with room for L pairs of feature and confidence. A slot is filled if its
+    confidence is above 0.
 
     balanced=False: a single pool of C * L slots that all classes compete for, ranked by confidence alone.
-    A cell after a push is the L most confident of (its slots, then the offers to it in batch order), ties to the earlier one: what
-    offering one by one gives. `push` sorts the cells that it is offered something for, stably, so equal ones stand by age.
+    A cell after a push is the L most confident of its slots and then the offers to it in batch order, ties to the
+    earlier one: what offering one by one gives. `push` sorts the cells that it is offered something for. The sort is
+    stable, so equal ones stand by age.
     """
 
-    def __init__(self, classes: int, slots: int, features: int, balanced: bool = True, dtype: torch.dtype = torch.float32):
+    def __init__(self, classes: int, slots: int, features: int, balanced: bool = True,
+                 dtype: torch.dtype = torch.float32):
         super().__init__()
         cells, room = (classes, slots) if balanced else (1, classes * slots)
         self.classes, self.balanced = classes, balanced
@@ -27,11 +30,13 @@ class MemoryBank(nn.Module):
         self.register_buffer("fresh", torch.zeros(cells, room, dtype=torch.bool))        # pushed since the last decay
 
     def push(self, features: Tensor, confidence: Tensor, label: Tensor, mask: Tensor) -> None:
-        """Offer rows to the cells of their labels. features [n, D], confidence [n] in (0, 1], label [n], mask [n] (0 = no offer)."""
+        """Offer rows to the cells of their labels: features [n, D], confidence [n] in (0, 1], label [n]. mask [n]: 0 is
+        no offer."""
         cells, room = self.confidence.shape
         to = label if self.balanced else torch.zeros_like(label)
-        to = torch.where(mask > 0, to, cells)                                                                       # no offer: no cell
-        # At most as many cells as offers can change. Of 1000 cells of 128 slots, 128 features and 128 offers: 18 ms, not 277, on a CPU.
+        to = torch.where(mask > 0, to, cells)                                                       # no offer: no cell
+        # At most as many cells as offers can change. With 1000 cells of 128 slots of 128 features, and 128 offers, a
+        # push takes 18 ms on a CPU, not 277.
         if cells > len(label):
             offered = torch.zeros(cells + 1, dtype=torch.bool, device=label.device).index_fill_(0, to, True)[:cells]
             chosen = torch.argsort(offered.int(), descending=True, stable=True)[:len(label)]
@@ -46,23 +51,26 @@ class MemoryBank(nn.Module):
             mine.copy_(x)
 
     @staticmethod
-    def _pushed(slots: Tensor, labels: Tensor, fresh: Tensor, ranks: Tensor, cell: Tensor, features: Tensor, confidence: Tensor,
-                label: Tensor, to: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Cells after a push: their slots' features [k, L, D], labels, freshness and confidences [k, L], given those before it, the
-        cells' numbers [k], and the offers with the cell that each goes to, `to` [n]."""
+    def _pushed(slots: Tensor, labels: Tensor, fresh: Tensor, ranks: Tensor, cell: Tensor, features: Tensor,
+                confidence: Tensor, label: Tensor, to: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Cells after a push: their slots' features [k, L, D], labels, freshness and confidences [k, L].
+
+        From those before it, the cells' numbers [k], and the offers with the cell that each goes to, `to` [n]."""
         room = ranks.shape[1]
-        offers = torch.where(to == cell.unsqueeze(1), confidence, torch.full_like(confidence, -1))                  # [k, n]
+        offers = torch.where(to == cell.unsqueeze(1), confidence, torch.full_like(confidence, -1))              # [k, n]
         ranked, index = torch.sort(torch.cat([ranks, offers], 1), dim=1, descending=True, stable=True)
         index = index[:, :room]
         old = index < room
         slot, row = index.clamp(max=room - 1), (index - room).clamp(min=0)
         moved = slots.gather(1, slot.unsqueeze(-1).expand_as(slots))
-        return (torch.where(old.unsqueeze(-1), moved, features[row]), torch.where(old, labels.gather(1, slot), label[row]),
+        return (torch.where(old.unsqueeze(-1), moved, features[row]),
+                torch.where(old, labels.gather(1, slot), label[row]),
                 torch.where(old, fresh.gather(1, slot), True), ranked[:, :room])
 
     def decay(self, now: Tensor, beta: float) -> None:
-        """Where `now` (0-dim bool) is true: multiply the confidence of every slot not pushed since the last decay by beta. The cell
-        is put in order again by the next push (a stable sort of the slots, then of slots and offers, is one stable sort of both)."""
+        """Where `now` (bool, 0-dim) is true: multiply the confidence of every slot not pushed since the last decay by
+        beta. The next push puts the cell in order again: a stable sort of the slots, then of slots and offers, is one
+        stable sort of both."""
         self.confidence.copy_(torch.where(now & ~self.fresh, self.confidence * beta, self.confidence))
         self.fresh.logical_and_(~now)
 
@@ -72,50 +80,7 @@ class MemoryBank(nn.Module):
         if self.balanced:
             total, number = torch.bmm(filled.unsqueeze(1), self.features).squeeze(1), filled.sum(1)
         else:
-            member = (self.label[0] == torch.arange(self.classes, device=self.label.device).unsqueeze(1)) * filled[0]   # [C, C L]
+            classes = torch.arange(self.classes, device=self.label.device).unsqueeze(1)
+            member = (self.label[0] == classes) * filled[0]                                                 # [C, C L]
             total, number = member @ self.features[0], member.sum(1)
         return total / number.clamp(min=1).unsqueeze(-1), number > 0
-
-
-class ReleasedBank(MemoryBank):
-    """The bank as the public release computes it, for pricing its defects; sequential by nature, and not for speed.
-
-    shifted: a push drops the cell's FIRST feature (the most confident one) and appends the new one, while the new confidence is
-    written over the lowest, so features and confidences drift apart. empty_as_zero: prototypes average all L slots, empty ones as
-    zeros, and every class has one.
-    """
-
-    def __init__(self, *size, shifted: bool, empty_as_zero: bool, **kind):
-        super().__init__(*size, **kind)
-        self.shifted, self.empty_as_zero = shifted, empty_as_zero
-
-    def push(self, features, confidence, label, mask) -> None:
-        if not self.shifted:
-            return super().push(features, confidence, label, mask)
-        for i in range(len(label)):
-            cell = label[i] if self.balanced else torch.zeros_like(label[i])
-            f, c = self.features[cell], self.confidence[cell]
-            enters = (mask[i] > 0) & (confidence[i] > c[-1])
-            new_c, order = torch.sort(torch.cat([c[:-1], confidence[i:i + 1]]), descending=True, stable=True)
-            new_f = torch.cat([f[1:], features[i:i + 1]])[order]
-            new_fresh = torch.cat([self.fresh[cell][:-1], torch.ones_like(self.fresh[cell][-1:])])[order]
-            new_label = torch.cat([self.label[cell][1:], label[i:i + 1]])[order]
-            self.features[cell] = torch.where(enters, new_f, f)
-            self.confidence[cell] = torch.where(enters, new_c, c)
-            self.fresh[cell] = torch.where(enters, new_fresh, self.fresh[cell])
-            self.label[cell] = torch.where(enters, new_label, self.label[cell])
-
-    def decay(self, now, beta) -> None:
-        super().decay(now, beta)
-        if self.shifted:                                   # its push compares with the last slot, so the order must hold here
-            self.confidence, order = torch.sort(self.confidence, dim=1, descending=True, stable=True)
-            self.features = self.features.gather(1, order.unsqueeze(-1).expand_as(self.features))
-            self.label, self.fresh = self.label.gather(1, order), self.fresh.gather(1, order)
-
-    def prototypes(self) -> tuple[Tensor, Tensor]:
-        if not self.empty_as_zero:
-            return super().prototypes()
-        if self.balanced:
-            return self.features.mean(1), torch.ones(self.classes, dtype=torch.bool, device=self.features.device)
-        means, filled = super().prototypes()
-        return means, torch.ones_like(filled)

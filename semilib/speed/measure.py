@@ -331,12 +331,11 @@ def separate(trainer: Trainer) -> dict[str, Callable[[], Any]]:
     pieces = {"views": view, "network, losses, backward": learn, "optimiser": update,
               "average, state, measurements": lambda: trainer.parts["after_step"](trainer.last_losses, terms, seen, p, batch, t)}
     method = trainer.method
-    if hasattr(method, "bank"):
+    if hasattr(method, "blend"):
         @torch.no_grad()
         def bank() -> None:
-            method.bank.push(seen.s.f, method.per_view(p.confidence), method.per_view(p.label), method.per_view(p.mask))
-            method.bank.decay(t.ends(method.decay_every), method.beta)
-            method.bank.prototypes()
+            method.blend.offer(seen.s.f, *(method.per_view(x) for x in (p.confidence, p.label, p.mask)), t)
+            method.blend.bank.prototypes()
         pieces["of these: memory bank"] = compiling.compiled(bank) if trainer.run.capture == "compile" else bank
     pieces["whole step"] = trainer.compute_step
     return pieces

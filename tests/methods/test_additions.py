@@ -1,5 +1,5 @@
-"""SeMi's modules on other methods: switched off they change nothing, on each host each of them changes the loss, on FixMatch they are
-SeMi, and hosts that they cannot help refuse them."""
+"""SeMi's modules on other methods: switched off they change nothing, on each host each of them changes the loss, on
+FixMatch they are SeMi, and hosts that they cannot help refuse them."""
 import pytest
 import torch
 import toy
@@ -13,7 +13,8 @@ from semilib.training import engine
 HOSTS = ("fixmatch", "freematch", "daso", "acr", "cpe", "abc", "darp")
 OFF = {"oheml": {"oheml_scale": 0.0}, "plce": {"plce_alpha": 0.0}, "align": {"align_lambda": 0.0}}
 EARLY = {"semi_warmup": 1}
-QUICK = {"oheml": {}, "plce": {"plce_epoch": 1, "plce_decay_every": 2, "plce_slots": 8, "plce_alpha": 1.0, "plce_u": "max"}, "align": {}}
+QUICK = {"oheml": {}, "align": {},
+         "plce": {"plce_epoch": 1, "plce_decay_every": 2, "plce_slots": 8, "plce_alpha": 1.0, "plce_u": "max"}}
 
 
 def threshold(host: str, value: float) -> dict:
@@ -45,8 +46,10 @@ def test_modules_that_are_switched_off_leave_the_host_to_the_last_bit(host, sour
 def test_every_module_acts_on_every_host(host, source):
     for module, tau in (("oheml", 0.12), ("plce", 0.2), ("align", 0.3)):
         plain = losses(host, source, options=threshold(host, tau))
-        with_it = losses(host, source, acts=module, add=module, options={**threshold(host, tau), **EARLY, **QUICK[module]})
-        assert with_it[0] == {**plain[0], **({"e": 0.0} if module == "align" else {})}, "nothing acts during the warm-up"
+        options = {**threshold(host, tau), **EARLY, **QUICK[module]}
+        with_it = losses(host, source, acts=module, add=module, options=options)
+        no_e = {"e": 0.0} if module == "align" else {}
+        assert with_it[0] == {**plain[0], **no_e}, "nothing acts during the warm-up"
         assert any({k: x for k, x in a.items() if k != "e"} != b for a, b in zip(with_it, plain, strict=True)), module
 
 
@@ -62,18 +65,18 @@ def test_on_fixmatch_they_are_semi_without_its_balanced_head(source):
 def test_the_blend_is_semis():
     """The same bank, share and step give SeMi's blended distribution."""
     steps = 40
-    host = toy.method("fixmatch", {"threshold": 0.5, "semi_warmup": 1, "plce_epoch": 2, "plce_slots": 4}, steps=steps, add="plce")
-    semi = toy.method("semi", {"threshold": 0.5, "warmup": 1, "epoch": 2, "slots": 4, "balanced_head": False, "embedding_align": False,
-                               "decay_every": 1}, steps=steps)
+    options = {"threshold": 0.5, "semi_warmup": 1, "plce_epoch": 2, "plce_slots": 4}
+    host = toy.method("fixmatch", options, steps=steps, add="plce")
+    semi = toy.method("semi", {"threshold": 0.5, "warmup": 1, "epoch": 2, "slots": 4, "balanced_head": False,
+                               "embedding_align": False, "decay_every": 1}, steps=steps)
     for step in range(6):
         v, batch = toy.drawn(step)
         t = toy.time(step, steps)
         p = host.pseudo(v, batch, t)
-        semi.bank.load_state_dict(host.plce_bank.state_dict())
-        semi.u.copy_(host.plce_share)
-        toy.close(p.prob, semi.enhance(v.w["head"].softmax(-1), v.s1.f, t), 1e-12)
+        semi.blend.load_state_dict(host.plce_blend.state_dict())
+        toy.close(p.prob, semi.blend(v.w["head"].softmax(-1), v.s1.f, t), 1e-12)
         host.end_step(v, batch, p, t)
-    assert host.plce_bank.prototypes()[1].any() and (p.prob - v.w["head"].softmax(-1)).abs().max() > 1e-3
+    assert host.plce_blend.bank.prototypes()[1].any() and (p.prob - v.w["head"].softmax(-1)).abs().max() > 1e-3
 
 
 def test_entropy_weights_act_within_the_host_s_mask_and_divisor():
@@ -90,7 +93,8 @@ def test_entropy_weights_act_within_the_host_s_mask_and_divisor():
 
 
 def test_hosts_that_cannot_profit_refuse_with_the_reason():
-    for host, reason in (("supervised", "no unlabelled images"), ("remixmatch", "mixed into the images"), ("semi", "all three")):
+    reasons = {"supervised": "no unlabelled images", "remixmatch": "mixed into the images", "semi": "all three"}
+    for host, reason in reasons.items():
         with pytest.raises(BadInput, match=f"add='oheml'.*{reason}"):
             smoke_run(host, add="oheml")
     with pytest.raises(BadInput, match="mixed into the images"):

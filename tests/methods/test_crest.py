@@ -224,9 +224,9 @@ def test_the_last_generation_takes_the_remainder():
 def test_semi_s_bank_starts_anew_with_its_network():
     t = made(add="plce+oheml", options={"semi_warmup": 0, "plce_epoch": 1})
     toy.train(t, range(4))
-    assert t.method.plce_bank.prototypes()[1].any()
+    assert t.method.plce_blend.bank.prototypes()[1].any()
     t.method.enter(t.phases[1], t.context(4))
-    assert not t.method.plce_bank.prototypes()[1].any()
+    assert not t.method.plce_blend.bank.prototypes()[1].any()
     toy.train(t, range(4, 6))
 
 

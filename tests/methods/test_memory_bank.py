@@ -1,4 +1,4 @@
-"""The memory bank against slow twins made of Python lists, which offer one by one; its released form; and its switches."""
+"""The memory bank against slow twins of Python lists, which offer one by one; its released form; and its switches."""
 from __future__ import annotations
 
 import pytest
@@ -6,13 +6,14 @@ import torch
 import toy
 from toy import f64
 
-from semilib.methods.memory_bank import MemoryBank, ReleasedBank
+from semilib.methods.memory_bank import MemoryBank
+from semilib.methods.semi_released import ReleasedBank
 
 ON, OFF = torch.tensor(True), torch.tensor(False)
 
 
 class SlowBank:
-    """The bank as described: lists of [confidence, feature, label, pushed since the last decay], offered to one by one."""
+    """The bank as described: lists of [confidence, feature, label, pushed since the last decay], filled one by one."""
 
     def __init__(self, classes: int, slots: int, balanced: bool = True):
         self.classes, self.balanced = classes, balanced
@@ -51,14 +52,14 @@ class SlowBank:
 def contents(bank: MemoryBank) -> list[list[list]]:
     """The filled slots of each cell by confidence, equal ones in the order of their slots: what a push would find."""
     out = []
-    for c, f, label, fresh in zip(bank.confidence.tolist(), bank.features.tolist(), bank.label.tolist(), bank.fresh.tolist()):
-        slots = [[*slot] for slot in zip(c, f, label, fresh) if slot[0] > 0]
+    for cell in zip(*(x.tolist() for x in (bank.confidence, bank.features, bank.label, bank.fresh)), strict=True):
+        slots = [[*slot] for slot in zip(*cell, strict=True) if slot[0] > 0]
         out.append(sorted(slots, key=lambda slot: -slot[0]))
     return out
 
 
 def offers(g: torch.Generator, rows: int, classes: int, features: int, levels: int | None, share: float):
-    """A random batch; confidences from {1, 1/2, 1/4, ...} where `levels` is given, so that decays by 1/2 bring ties as well."""
+    """A random batch; confidences from {1, 1/2, 1/4, ...} where `levels` is given, so that decays by 1/2 bring ties."""
     if levels:
         confidence = 0.5 ** torch.randint(0, levels, (rows,), generator=g).double()
     else:
@@ -76,7 +77,7 @@ def same_contents(bank: MemoryBank, slow: SlowBank) -> None:
     torch.testing.assert_close(means, f64(want_means), rtol=1e-12, atol=1e-12)
 
 
-# ---- the bank against its slow twin ------------------------------------------------------------------------------------------
+# ---- the bank against its slow twin ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("balanced", [True, False])
@@ -147,11 +148,12 @@ def test_the_bank_holds_no_gradient_and_keeps_its_precision():
     bank = MemoryBank(2, 3, 2)
     assert bank.features.dtype == bank.confidence.dtype == torch.float32 and not list(bank.parameters())
     with torch.no_grad():
-        bank.push(torch.randn(4, 2, requires_grad=True), torch.full((4,), .5), torch.tensor([0, 1, 1, 0]), torch.ones(4))
+        f = torch.randn(4, 2, requires_grad=True)
+        bank.push(f, torch.full((4,), .5), torch.tensor([0, 1, 1, 0]), torch.ones(4))
     assert not any(b.requires_grad for b in bank.buffers())
 
 
-# ---- decay and prototypes ----------------------------------------------------------------------------------------------------
+# ---- decay and prototypes -------------------------------------------------------------------------------------------
 
 
 def test_a_decay_multiplies_the_slots_not_pushed_since_the_last_one():
@@ -213,7 +215,7 @@ def test_the_single_pool_lets_one_class_take_all_and_the_cells_do_not():
     assert cells.prototypes()[1].tolist() == [True, True] and [len(cell) for cell in contents(cells)] == [2, 1]
 
 
-# ---- switches that are off ---------------------------------------------------------------------------------------------------
+# ---- switches that are off ------------------------------------------------------------------------------------------
 
 
 def run_both(a: MemoryBank, b: MemoryBank, classes: int, seed: int = 3, steps: int = 15, share: float = 0.7):
@@ -229,10 +231,10 @@ def run_both(a: MemoryBank, b: MemoryBank, classes: int, seed: int = 3, steps: i
 @pytest.mark.parametrize("balanced", [True, False])
 def test_the_released_bank_with_its_defects_off_is_the_bank(balanced):
     bank = MemoryBank(3, 4, 2, balanced, torch.float64)
-    released = ReleasedBank(3, 4, 2, shifted=False, empty_as_zero=False, balanced=balanced, dtype=torch.float64)
-    for _ in run_both(bank, released, 3):
-        toy.same_state(bank.state_dict(), released.state_dict())
-        assert all(torch.equal(x, y) for x, y in zip(bank.prototypes(), released.prototypes(), strict=True))
+    other = released(3, 4, 2, balanced, shifted=False)
+    for _ in run_both(bank, other, 3):
+        toy.same_state(bank.state_dict(), other.state_dict())
+        assert all(torch.equal(x, y) for x, y in zip(bank.prototypes(), other.prototypes(), strict=True))
 
 
 def test_with_one_class_a_pool_is_a_cell():
@@ -250,12 +252,12 @@ def test_while_nothing_overflows_pool_and_cells_have_the_same_prototypes():
             torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
 
 
-# ---- the bank as released ----------------------------------------------------------------------------------------------------
+# ---- the bank as released -------------------------------------------------------------------------------------------
 
 
 class SlowShifted:
-    """The released push: the features shift left by one and the new one stands last, the new confidence is written over the
-    lowest, and both are sorted by the confidences. Full lists from the start, filled with zeros."""
+    """The released push: the features shift left by one and the new one stands last, the new confidence is written over
+    the lowest, and both are sorted by the confidences. Full lists from the start, filled with zeros."""
 
     def __init__(self, cells: int, slots: int, features: int):
         self.confidence = [[0.0] * slots for _ in range(cells)]
@@ -281,8 +283,9 @@ class SlowShifted:
             self.sort(k)
 
 
-def released(*size: int, shifted: bool = True, empty_as_zero: bool = False, **kind) -> ReleasedBank:
-    return ReleasedBank(*size, shifted=shifted, empty_as_zero=empty_as_zero, dtype=torch.float64, **kind)
+def released(cells: int, slots: int, features: int, balanced: bool = True, shifted: bool = True,
+             empty_as_zero: bool = False) -> ReleasedBank:
+    return ReleasedBank(cells, slots, features, balanced, torch.float64, shifted=shifted, empty_as_zero=empty_as_zero)
 
 
 @pytest.mark.parametrize("levels", [3, None])
@@ -371,10 +374,11 @@ def test_released_prototypes_of_a_full_bank_are_those_of_the_bank():
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
 
 
-# ---- fit for a captured step -------------------------------------------------------------------------------------------------
+# ---- fit for a captured step ----------------------------------------------------------------------------------------
 
-BANKS = {"cells": lambda: MemoryBank(3, 4, 2, dtype=torch.float64), "pool": lambda: MemoryBank(3, 4, 2, False, torch.float64),
-         "zeros": lambda: released(3, 4, 2, shifted=False, empty_as_zero=True)}        # the shifted one is sequential by nature
+BANKS = {"cells": lambda: MemoryBank(3, 4, 2, dtype=torch.float64),           # the shifted one is sequential by nature
+         "pool": lambda: MemoryBank(3, 4, 2, False, torch.float64),
+         "zeros": lambda: released(3, 4, 2, shifted=False, empty_as_zero=True)}
 
 
 @pytest.mark.parametrize("kind", BANKS)

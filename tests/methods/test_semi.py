@@ -1,7 +1,8 @@
-"""SeMi: its equations on toy tensors, a whole second implementation in plain numpy, its switches, its presets, and each defect
-of the public release alone."""
+"""SeMi: its equations on toy tensors, a whole second implementation in plain numpy, its switches, its presets, and each
+defect of the public release alone."""
 from __future__ import annotations
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -9,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 import toy
+from conftest import ROOT
 from toy import close, drive, f64, view, views
 
 from semilib.errors import BadInput
+from semilib.methods import METHODS
+from semilib.methods import semi as paper
 from semilib.methods.memory_bank import MemoryBank
-from semilib.methods.semi import DEFECTS
+from semilib.methods.semi_released import DEFECTS, SeMi
+from semilib.training.config import Run
 
 SHORT = dict(warmup=6, epoch=5, decay_every=3, threshold=0.6, slots=5)      # every part acts within 40 toy steps
 PI = [0.7, 0.2, 0.1]                                                         # of the counts 7, 2, 1
@@ -42,14 +47,15 @@ def cross_entropy(z, target):
     return -log_p[np.arange(len(z)), target] if target.ndim == 1 else -(target * log_p).sum(-1)
 
 
-# ---- a second implementation -------------------------------------------------------------------------------------------------
+# ---- a second implementation ----------------------------------------------------------------------------------------
 
 
 class Slow:
-    """SeMi as described, one image at a time, with a bank of lists. `run_step` returns the losses and moves the state."""
+    """SeMi as described, image by image, with a bank of lists. `run_step` returns the losses and moves the state."""
 
-    def __init__(self, total: int, tau=0.6, alpha=0.4, tau_2=2.0, tau_12=2.0, scale=0.75, lambda_e=0.15, t_e=0.1, t_proto=0.1,
-                 beta=0.99, warmup=6, epoch=5, decay_every=3, slots=5, balanced=True, u_max=False, two_heads=True):
+    def __init__(self, total: int, tau=0.6, alpha=0.4, tau_2=2.0, tau_12=2.0, scale=0.75, lambda_e=0.15, t_e=0.1,
+                 t_proto=0.1, beta=0.99, warmup=6, epoch=5, decay_every=3, slots=5, balanced=True, u_max=False,
+                 two_heads=True):
         self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
         self.bank = [[] for _ in range(3)]                     # [confidence, feature, pushed]
         self.pool = []                                         # [confidence, feature, pushed, class]
@@ -126,20 +132,20 @@ class Slow:
 VARIANTS = {
     "paper": ({}, {}),
     "max": ({"u_norm": "max"}, {"u_max": True}),
-    "strong-blend": ({"alpha": 1.0, "u_norm": "max", "t_proto": 2.0, "slots": 2}, {"alpha": 1.0, "u_max": True, "t_proto": 2.0,
-                                                                                     "slots": 2}),
+    "strong-blend": ({"alpha": 1.0, "u_norm": "max", "t_proto": 2.0, "slots": 2},
+                     {"alpha": 1.0, "u_max": True, "t_proto": 2.0, "slots": 2}),
     "one-head": ({"balanced_head": False}, {"two_heads": False}),
     "no-alignment": ({"logit_align": False}, {"tau_2": 0, "tau_12": 0}),
     "no-oheml": ({"oheml": False}, {"scale": 0}),
     "no-plce": ({"plce": False}, {"alpha": 0}),
-    "pool": ({"bank_balance": False, "u_norm": "max", "slots": 3, "beta": 0.9}, {"balanced": False, "u_max": True, "slots": 3,
-                                                                                   "beta": 0.9}),
+    "pool": ({"bank_balance": False, "u_norm": "max", "slots": 3, "beta": 0.9},
+             {"balanced": False, "u_max": True, "slots": 3, "beta": 0.9}),
     "no-decay": ({"bank_decay": False, "u_norm": "max"}, {"beta": 1.0, "u_max": True}),
     "no-e": ({"embedding_align": False}, {"lambda_e": 0}),
     "values": ({"threshold": 0.8, "t_e": 0.5, "lambda_e": 0.7, "scale": 0.3, "tau_2": 1.0, "tau_12": 0.5, "beta": 0.7,
                 "u_norm": "max", "warmup": 3, "epoch": 4, "decay_every": 2},
-               {"tau": 0.8, "t_e": 0.5, "lambda_e": 0.7, "scale": 0.3, "tau_2": 1.0, "tau_12": 0.5, "beta": 0.7, "u_max": True,
-                "warmup": 3, "epoch": 4, "decay_every": 2}),
+               {"tau": 0.8, "t_e": 0.5, "lambda_e": 0.7, "scale": 0.3, "tau_2": 1.0, "tau_12": 0.5, "beta": 0.7,
+                "u_max": True, "warmup": 3, "epoch": 4, "decay_every": 2}),
 }
 
 
@@ -153,40 +159,40 @@ def test_forty_steps_equal_a_second_implementation(variant):
         assert s.losses.keys() == want.keys()
         for name, value in want.items():
             close(s.losses[name], value, 2e-6)
-        close(s.state["u"], slow.u, 1e-6)
-        close(s.state["qbar"], slow.qbar, 1e-9)
-        assert s.state["used"].tolist() == slow.used.tolist()
-        have = sorted(s.state["bank.confidence"][s.state["bank.confidence"] > 0].tolist())
+        close(s.state["blend.u"], slow.u, 1e-6)
+        close(s.state["align.qbar"], slow.qbar, 1e-9)
+        assert s.state["blend.used"].tolist() == slow.used.tolist()
+        have = sorted(s.state["blend.bank.confidence"][s.state["blend.bank.confidence"] > 0].tolist())
         close(have, sorted(slot[0] for cell in (*slow.bank, slow.pool) for slot in cell), 1e-6)
         blended += bool((s.p.prob != s.p.linear).any())
     assert blended > 20 or variant == "no-plce"
 
 
-# ---- each equation on values worked out by hand ------------------------------------------------------------------------------
+# ---- each equation on values worked out by hand ---------------------------------------------------------------------
 
 
 def test_the_blend_of_linear_and_semantic_pseudo_label():
     m = semi(t_proto=5.0)
-    fill(m.bank, {0: [0, 0, 0, 0], 1: [3, 4, 0, 0]})                        # class 2 has no feature
-    m.u.copy_(f64([0.5, 0.25, 0.25]))
-    p = m.enhance(f64([[.6, .3, .1]]), f64([[0, 0, 0, 0]]), toy.time(20))   # epoch 4 of 8: r = 0.5
+    fill(m.blend.bank, {0: [0, 0, 0, 0], 1: [3, 4, 0, 0]})                        # class 2 has no feature
+    m.blend.u.copy_(f64([0.5, 0.25, 0.25]))
+    p = m.blend(f64([[.6, .3, .1]]), f64([[0, 0, 0, 0]]), toy.time(20))   # epoch 4 of 8: r = 0.5
     s0 = 1 / (1 + math.exp(-1))                                             # distances 0 and 5 over T = 5
     a0, a1 = 0.4 * 0.5 * 0.5, 0.4 * 0.5 * 0.25
     close(p, [[(1 - a0) * .6 + a0 * s0, (1 - a1) * .3 + a1 * (1 - s0), .1]], 1e-9)
     close(p, [[.613106, .298447, .1]])
     assert float(p.sum()) != 1, "the blend is not renormalised"
     big = semi(t_proto=5.0, u_norm="max")
-    fill(big.bank, {0: [0, 0, 0, 0], 1: [3, 4, 0, 0]})
-    big.u.copy_(f64([0.5, 0.25, 0.25]))
-    p = big.enhance(f64([[.6, .3, .1]]), f64([[0, 0, 0, 0]]), toy.time(20))
+    fill(big.blend.bank, {0: [0, 0, 0, 0], 1: [3, 4, 0, 0]})
+    big.blend.u.copy_(f64([0.5, 0.25, 0.25]))
+    p = big.blend(f64([[.6, .3, .1]]), f64([[0, 0, 0, 0]]), toy.time(20))
     close(p, [[.8 * .6 + .2 * s0, .9 * .3 + .1 * (1 - s0), .1]])
 
 
 def strength(m, step: int) -> float:
     """a of class 0 at a step, read off a blend in which the linear part is another class's."""
-    if not m.bank.prototypes()[1].any():
-        fill(m.bank, {0: [0, 0, 0, 0]})
-    return float(m.enhance(f64([[0, 1, 0]]), f64([[1, 1, 1, 1]]), toy.time(step, m.info.steps))[0, 0])
+    if not m.blend.bank.prototypes()[1].any():
+        fill(m.blend.bank, {0: [0, 0, 0, 0]})
+    return float(m.blend(f64([[0, 1, 0]]), f64([[1, 1, 1, 1]]), toy.time(step, m.info.steps))[0, 0])
 
 
 def test_the_strength_follows_the_epochs_done_of_all():
@@ -204,11 +210,11 @@ def test_a_single_filled_class_takes_the_whole_semantic_part_and_an_empty_bank_n
     m = semi(alpha=1.0)
     linear, f = f64([[.2, .5, .3], [1, 0, 0]]), f64([[1, -1, 0, 2], [0, 3, 1, 1]])
     for step in (0, 10, 39):
-        p = m.enhance(linear, f, toy.time(step))
+        p = m.blend(linear, f, toy.time(step))
         assert torch.equal(p, linear) and torch.isfinite(p).all()
-    fill(m.bank, {1: [1, 2, 3, 4]})
+    fill(m.blend.bank, {1: [1, 2, 3, 4]})
     r = 7 / 8
-    close(m.enhance(linear, f, toy.time(39)), [[.2, (1 - r) * .5 + r, .3], [1, r, 0]], 1e-9)
+    close(m.blend(linear, f, toy.time(39)), [[.2, (1 - r) * .5 + r, .3], [1, r, 0]], 1e-9)
 
 
 def masks(m, weak, balanced=None, linear_shift=None):
@@ -219,7 +225,7 @@ def masks(m, weak, balanced=None, linear_shift=None):
 def test_a_row_counts_if_the_blended_or_the_linear_pseudo_label_is_sure():
     m = semi(alpha=0.8, u_norm="max", threshold=0.7, t_proto=1e-3)
     logs = f64([[.72, .18, .10], [.55, .35, .10], [.40, .35, .25], [.05, .90, .05]]).log()
-    fill(m.bank, {0: [0, 0, 0, 0]})
+    fill(m.blend.bank, {0: [0, 0, 0, 0]})
     # only class 0 is filled: p_0 = (1 - a) p_0 + a, a = 0.8 * 7/8 = 0.7; the other classes stay
     p = masks(m, logs)
     close(p.prob[:, 0], [.3 * .72 + .7, .3 * .55 + .7, .3 * .40 + .7, .3 * .05 + .7])
@@ -227,7 +233,7 @@ def test_a_row_counts_if_the_blended_or_the_linear_pseudo_label_is_sure():
     assert p.mask.tolist() == [1, 1, 1, 1]                                   # rows 1 and 2 by the blend alone
     assert p.label.tolist() == [0, 0, 0, 1]
     m = semi(alpha=0.8, u_norm="max", threshold=0.7, t_proto=1e-3)
-    fill(m.bank, {0: [0, 0, 0, 0], 1: [9, 9, 9, 9]})
+    fill(m.blend.bank, {0: [0, 0, 0, 0], 1: [9, 9, 9, 9]})
     # now s = (1, 0, .): class 1 is pulled down by 0.7, so row 3 keeps its mask by the linear pseudo-label alone
     p = masks(m, logs)
     assert float(p.prob[3].max()) == pytest.approx(.3 * .05 + .7)
@@ -237,8 +243,8 @@ def test_a_row_counts_if_the_blended_or_the_linear_pseudo_label_is_sure():
 
 def test_a_row_stays_by_the_linear_pseudo_label_when_the_blend_is_unsure():
     m = semi(alpha=1.0, u_norm="max", threshold=0.7, t_proto=1e-3)
-    fill(m.bank, {0: [0, 0, 0, 0], 1: [9, 9, 9, 9], 2: [8, 8, 8, 8]})
-    m.u.copy_(f64([0.25, 1, 1]))
+    fill(m.blend.bank, {0: [0, 0, 0, 0], 1: [9, 9, 9, 9], 2: [8, 8, 8, 8]})
+    m.blend.u.copy_(f64([0.25, 1, 1]))
     p = masks(m, f64([[.05, .90, .05], [.3, .35, .35]]).log())
     close(p.prob[0], [.05 * (1 - 7 / 32) + 7 / 32, .90 / 8, .05 / 8])
     assert p.prob.max() < .7 and p.mask.tolist() == [1, 0] and p.label.tolist() == [0, 0]
@@ -260,7 +266,8 @@ def test_the_adjusted_pseudo_label_and_the_mask_of_the_balanced_head():
 
 def test_the_supervised_terms():
     m = semi()
-    v = views(l=view(toy.A.X, toy.A.X), w=view(toy.A.W, toy.A.W), s1=view(toy.A.S1, toy.A.S1), s2=view(toy.A.S2, toy.A.S2))
+    v = views(l=view(toy.A.X, toy.A.X), w=view(toy.A.W, toy.A.W), s1=view(toy.A.S1, toy.A.S1),
+              s2=view(toy.A.S2, toy.A.S2))
     batch = SimpleNamespace(y=toy.A.y)
     losses = toy.values(m.terms(v, batch, m.pseudo(v, batch, toy.time(0)), toy.time(0)))
     close(losses["x"], 0.896378)
@@ -268,15 +275,16 @@ def test_the_supervised_terms():
 
 
 def test_the_entropy_weights():
-    m = semi()
     half = 1.5 * math.log(2) / math.log(3)                     # H / log C of (1/2, 1/4, 1/4)
-    close(m.entropy_weight(f64([[1 / 3] * 3, [1, 0, 0], [.5, .25, .25]])), [1, .25, .75 * half + .25], 1e-6)
-    close(semi(scale=0.3).entropy_weight(f64([[1, 0, 0]])), [.7], 1e-6)
+    close(paper.entropy_weight(f64([[1 / 3] * 3, [1, 0, 0], [.5, .25, .25]]), .75), [1, .25, .75 * half + .25], 1e-6)
+    close(paper.entropy_weight(f64([[1, 0, 0]]), .3), [.7], 1e-6)
+    assert paper.entropy_weight(f64([[1, 0, 0]]), .3, torch.zeros(())).tolist() == [1]
 
 
 def test_the_unsupervised_terms_on_toy_tensors():
-    """FixMatch's toy with two views: mask [1, 0, 1, 0] at 0.95; CE of both views with argmax W; weights after the warm-up."""
-    v = views(l=view(toy.A.X, toy.A.X), w=view(toy.A.W, toy.A.W), s1=view(toy.A.S1, toy.A.S2), s2=view(toy.A.S2, toy.A.S1))
+    """FixMatch's toy with two views: mask [1, 0, 1, 0] at 0.95; CE of both with argmax W; weights after the warm-up."""
+    v = views(l=view(toy.A.X, toy.A.X), w=view(toy.A.W, toy.A.W), s1=view(toy.A.S1, toy.A.S2),
+              s2=view(toy.A.S2, toy.A.S1))
     batch = SimpleNamespace(y=toy.A.y)
     m = semi(threshold=0.95, plce=False)
     weak = softmax(toy.A.W.numpy())
@@ -310,15 +318,15 @@ def test_embedding_alignment_and_its_centre():
         rows = np.stack([cross_entropy(f[s].numpy() / 0.5, q) for s in ("s1", "s2")])
         close(loss, 0.2 * (rows * np.array([0, 1, 0, 1])).sum() / 8 if step >= 6 else 0.0, 1e-9)
         assert (float(loss) > 0) == (step >= 6)
-        close(m.qbar, qbar, 1e-9)                              # before its update, which comes after its use
+        close(m.align.qbar, qbar, 1e-9)                              # before its update, which comes after its use
         m.end_step(v, batch, p, t)
         if step >= 6:
             qbar = 0.9 * qbar + 0.1 * q.mean(0)
-        close(m.qbar, qbar, 1e-9)
+        close(m.align.qbar, qbar, 1e-9)
     assert abs(qbar.sum() - (1 - .9 ** 3)) < 1e-9
 
 
-# ---- the state ---------------------------------------------------------------------------------------------------------------
+# ---- the state ------------------------------------------------------------------------------------------------------
 
 
 def count_only(m, weak, steps: range) -> None:
@@ -332,26 +340,26 @@ def test_u_is_the_share_of_each_class_among_the_confident_pseudo_labels_so_far()
     m = semi(threshold=0.7)
     sure = f64([[.8, .1, .1], [.9, .05, .05], [.1, .8, .1], [.6, .2, .2]]).log()      # the last row is not counted
     count_only(m, sure, range(4))
-    assert m.u.tolist() == [1, 1, 1] and m.used.tolist() == [8, 4, 0]
+    assert m.blend.u.tolist() == [1, 1, 1] and m.blend.used.tolist() == [8, 4, 0]
     count_only(m, sure, range(4, 5))                                                  # the epoch ends here
-    close(m.u, [2 / 3, 1 / 3, 0], 1e-7)
+    close(m.blend.u, [2 / 3, 1 / 3, 0], 1e-7)
     count_only(m, sure[[2, 2, 2, 2]], range(5, 9))
-    close(m.u, [2 / 3, 1 / 3, 0], 1e-7)
+    close(m.blend.u, [2 / 3, 1 / 3, 0], 1e-7)
     count_only(m, sure[[2, 2, 2, 2]], range(9, 10))
-    assert m.used.tolist() == [10, 25, 0]                                             # since training began
-    close(m.u, [10 / 35, 25 / 35, 0], 1e-7)
+    assert m.blend.used.tolist() == [10, 25, 0]                                             # since training began
+    close(m.blend.u, [10 / 35, 25 / 35, 0], 1e-7)
 
 
 def test_u_keeps_its_value_while_nothing_has_been_counted():
     for m in (semi(threshold=1.0), semi(threshold=1.0, u_from_blend=True)):
         count_only(m, torch.zeros(4, 3, dtype=torch.float64), range(10))
-        assert m.u.tolist() == [1, 1, 1] and m.used.tolist() == [0, 0, 0]
+        assert m.blend.u.tolist() == [1, 1, 1] and m.blend.used.tolist() == [0, 0, 0]
 
 
 def test_u_in_float64_has_the_precision_of_float64():
     m = semi(threshold=0.7)
     count_only(m, f64([[.8, .1, .1], [.9, .05, .05], [.1, .8, .1], [.6, .2, .2]]).log(), range(5))
-    close(m.u, [2 / 3, 1 / 3, 0], 1e-15)
+    close(m.blend.u, [2 / 3, 1 / 3, 0], 1e-15)
 
 
 def test_the_bank_is_offered_the_rows_that_count_view_by_view():
@@ -360,16 +368,16 @@ def test_the_bank_is_offered_the_rows_that_count_view_by_view():
     f1, f2 = torch.arange(16).view(4, 4).double(), 100 + torch.arange(16).view(4, 4).double()
     v = views(l=view(z, z), w=view(z, z), s1=view(z, z, f1), s2=view(z, z, f2))
     m.end_step(v, None, m.pseudo(v, None, toy.time(0)), toy.time(0))
-    assert (m.bank.confidence > 0).sum(1).tolist() == [2, 2, 2]
+    assert (m.blend.bank.confidence > 0).sum(1).tolist() == [2, 2, 2]
     for k, row in ((0, 0), (1, 1), (2, 3)):
-        assert torch.equal(m.bank.features[k, :2], torch.stack([f1[row], f2[row]]))
-        close(m.bank.confidence[k, :2], [z[row].exp().max()] * 2, 1e-9)
+        assert torch.equal(m.blend.bank.features[k, :2], torch.stack([f1[row], f2[row]]))
+        close(m.blend.bank.confidence[k, :2], [z[row].exp().max()] * 2, 1e-9)
 
 
 def test_the_bank_is_filled_from_the_first_step_and_read_before_it_is_pushed():
     m = semi(warmup=1, alpha=1.0, u_norm="max", epoch=1, threshold=0.4)
     steps = drive(m, 3)
-    assert (steps[0].state["bank.confidence"] > 0).any()
+    assert (steps[0].state["blend.bank.confidence"] > 0).any()
     fresh = semi(warmup=1, alpha=1.0, u_norm="max", epoch=1, threshold=0.4)
     fresh.load_state_dict(steps[0].state)
     p = fresh.pseudo(steps[1].v, None, toy.time(1))
@@ -384,7 +392,7 @@ def test_nothing_but_fixmatch_and_the_second_head_acts_in_the_warm_up():
         rows = torch.cat([s.v[k]["head"] for k in ("s1", "s2")])
         want = cross_entropy(rows.numpy(), s.p.label.repeat(2).numpy()) * s.p.mask.repeat(2).numpy()
         close(s.losses["u"], want.mean(), 1e-9)
-        assert not s.state["qbar"].any()
+        assert not s.state["align.qbar"].any()
     m = semi(warmup=20)
     [s] = drive(m, 1)
     acted = m.acted(s.v, None, s.p, toy.time(19), {})
@@ -398,12 +406,12 @@ def test_an_empty_bank_never_divides_by_zero():
         m = semi(**{"threshold": 1.0, **options})
         for s in drive(m, 40, spread=0.1):
             assert all(torch.isfinite(x).all() for x in (s.p.prob, *s.losses.values(), *s.state.values()))
-            assert not s.state["bank.confidence"].any()
+            assert not s.state["blend.bank.confidence"].any()
             if "preset" not in options and not options.get("empty_as_zero"):
                 assert torch.equal(s.p.prob, s.p.linear)
 
 
-# ---- gradients ---------------------------------------------------------------------------------------------------------------
+# ---- gradients ------------------------------------------------------------------------------------------------------
 
 
 def gradient_rows(m, rows: int = 8):
@@ -424,7 +432,7 @@ def gradient_rows(m, rows: int = 8):
 
 def test_no_gradient_reaches_pseudo_labels_bank_or_weak_views():
     m = toy.method("semi", {**SHORT, "threshold": 0.45}, batch=8)
-    fill(m.bank, {0: [0, 0, 0, 0], 1: [1, 1, 1, 1], 2: [2, 0, 2, 0]})
+    fill(m.blend.bank, {0: [0, 0, 0, 0], 1: [1, 1, 1, 1], 2: [2, 0, 2, 0]})
     p, reached = gradient_rows(m)
     sure, unsure = int(p.mask.sum()), int((1 - p.mask).sum())
     assert 0 < sure < 8
@@ -443,7 +451,7 @@ def test_with_misaligned_features_alignment_reaches_labelled_and_weak_images():
     assert {k: n for (k, what), n in reached.items() if what == "f"} == {"l": 32, "w": 32, "s1": 32, "s2": 32}
 
 
-# ---- switches ----------------------------------------------------------------------------------------------------------------
+# ---- switches -------------------------------------------------------------------------------------------------------
 
 OFF = {  # a switch and the value that it stands for
     "plce": {"alpha": 0.0}, "oheml": {"scale": 0.0}, "logit_align": {"tau_2": 0.0, "tau_12": 0.0},
@@ -475,13 +483,13 @@ def losses_that_differ(a, b) -> set[str]:
 
 
 @pytest.mark.parametrize("switch, losses, state", [
-    ("plce", {"u", "e"}, ("bank.",)),             # the pseudo-label, so also what is masked, weighted and offered
+    ("plce", {"u", "e"}, ("blend.bank.",)),             # the pseudo-label, so also what is masked, weighted and offered
     ("oheml", {"u"}, ()),
     ("logit_align", {"x_b", "u_b"}, ("adjust",)),
     ("embedding_align", {"e"}, ()),
     ("balanced_head", {"x_b", "u_b"}, ()),
-    ("bank_decay", {"u", "e"}, ("bank.",)),
-    ("bank_balance", {"u", "e"}, ("bank.",))])
+    ("bank_decay", {"u", "e"}, ("blend.bank.",)),
+    ("bank_balance", {"u", "e"}, ("blend.bank.",))])
 def test_a_switch_changes_what_it_should_and_nothing_else(switch, losses, state):
     options = {**ACTIVE, "slots": 2, "t_proto": 1.0}
     on, off = drive(semi(**options), 40), drive(semi(**{**options, switch: False}), 40)
@@ -534,7 +542,7 @@ def test_with_one_head_semi_is_fixmatch_until_the_warm_up_ends():
     assert equal == [True, True, True, False, False]
 
 
-# ---- presets -----------------------------------------------------------------------------------------------------------------
+# ---- presets --------------------------------------------------------------------------------------------------------
 
 CELLS = {
     "cifar10 1500/3000": dict(dataset="cifar10", n1=1500, m1=3000, gamma_l=100.0),
@@ -576,6 +584,27 @@ def test_there_are_seven_defects_to_switch_and_paper_is_the_default():
     assert toy.method("semi", steps=250_000).cfg == toy.method("semi", {"preset": "paper"}, steps=250_000).cfg
 
 
+@pytest.mark.parametrize("options", [{}, ACTIVE, {**ACTIVE, "bank_balance": False}])
+def test_with_its_defects_off_the_registered_method_is_the_paper_s(options, monkeypatch):
+    registered = semi(**options)
+    monkeypatch.setitem(METHODS, "semi", paper.SeMi)
+    plain = semi(**options)
+    assert type(registered) is SeMi and type(plain) is paper.SeMi
+    assert same_steps(drive(registered, 40), drive(plain, 40))
+    assert vars(registered.cfg) == {**vars(plain.cfg), **dict.fromkeys(DEFECTS, False)}
+    with pytest.raises(BadInput, match="option of semi='shifted_bank': unknown"):
+        semi(shifted_bank=True)
+
+
+def test_committed_runs_with_semi_s_options_keep_their_keys():
+    records = [json.loads(file.read_text()) for file in (ROOT / "results" / "study-small").glob("*/run.json")]
+    kept = [r for r in records if r["config"]["method"] == "semi" or r["config"]["add"]]
+    assert {name for r in kept for name in DEFECTS if r["config"]["options"].get(name)} == set(DEFECTS)
+    for r in kept:
+        run = Run(**r["config"])
+        assert run.key == r["key"] and run.identity().items() <= r["config"].items()
+
+
 def test_presets_scale_their_durations_with_the_run_and_give_way_to_what_is_given():
     m = preset("paper", "cifar10 1500/3000", steps=25_000)
     assert (m.warmup, m.epoch, m.decay_every) == (300, 50, 10)
@@ -585,7 +614,7 @@ def test_presets_scale_their_durations_with_the_run_and_give_way_to_what_is_give
         toy.method("semi", {"preset": "papre"})
 
 
-# ---- the defects of the release ----------------------------------------------------------------------------------------------
+# ---- the defects of the release -------------------------------------------------------------------------------------
 
 RELEASED = dict(preset="released", warmup=2, epoch=5, decay_every=3, threshold=0.6, slots=4)
 
@@ -615,11 +644,11 @@ def test_in_the_released_preset_only_defects_1_and_5_change_a_loss(defect, relea
 def test_the_bank_of_the_released_preset_is_in_use_all_the_same():
     t = toy.trainer("semi", RELEASED)
     toy.train(t, range(6))
-    assert (t.method.bank.confidence > 0).any() and t.method.used.sum() > 0 and t.method.alpha == 0
+    assert (t.method.blend.bank.confidence > 0).any() and t.method.blend.used.sum() > 0 and t.method.alpha == 0
 
 
-README = {**dict.fromkeys(DEFECTS, False), "preset": "readme", "warmup": 2, "epoch": 5, "decay_every": 3, "threshold": 0.6,
-          "slots": 60, "u_norm": "max", "beta": 0.7}
+README = {**dict.fromkeys(DEFECTS, False), "preset": "readme", "warmup": 2, "epoch": 5, "decay_every": 3,
+          "threshold": 0.6, "slots": 60, "u_norm": "max", "beta": 0.7}
 
 
 def drive_readme(**change):
@@ -629,13 +658,13 @@ def drive_readme(**change):
 
 
 @pytest.mark.parametrize("defect, states, losses", [
-    ("misaligned_features", {"bank.features", "qbar"}, {"e", "u"}),
-    ("shifted_bank", {"bank.features"}, {"u"}),
+    ("misaligned_features", {"blend.bank.features", "align.qbar"}, {"e", "u"}),
+    ("shifted_bank", {"blend.bank.features"}, {"u"}),
     ("empty_as_zero", set(), {"u"}),
     ("droplast_prior", {"adjust_x", "adjust_u"}, {"x_b", "u_b"}),
-    ("u_from_blend", {"used", "u"}, {"u"}),
-    ("r_by_epoch_length", {"bank.confidence"}, {"u"}),
-    ("decay_restarts", {"bank.confidence"}, {"u"})])
+    ("u_from_blend", {"blend.used", "blend.u"}, {"u"}),
+    ("r_by_epoch_length", {"blend.bank.confidence"}, {"u"}),
+    ("decay_restarts", {"blend.bank.confidence"}, {"u"})])
 def test_each_defect_alone_moves_what_it_should_in_the_readme_preset(defect, states, losses):
     right, wrong = drive_readme(), drive_readme(**{defect: True})
     differ = losses_that_differ(right, wrong)
@@ -645,28 +674,27 @@ def test_each_defect_alone_moves_what_it_should_in_the_readme_preset(defect, sta
              if not torch.equal(s.state[name], other.state[name])}
     assert states <= moved
     assert defect == "droplast_prior" or not moved & {"adjust_x", "adjust_u"}
-    assert defect == "u_from_blend" or not moved & {"used", "u"}
+    assert defect == "u_from_blend" or not moved & {"blend.used", "blend.u"}
 
 
 def test_misaligned_features_are_those_of_row_4_j_plus_g():
-    """Row j of group g of the joined batch (labelled, weak, strong 1, strong 2), as slicing an interleaved batch gives it."""
+    """Row j of group g of the joined batch (labelled, weak, strong 1, strong 2), as slices of an interleaved batch."""
     rows = 64
     joined = np.arange(4 * rows)
-    interleaved = joined.reshape(rows, 4).T.reshape(-1)                        # of four equal parts, as the release does it
+    interleaved = joined.reshape(rows, 4).T.reshape(-1)                    # of four equal parts, as the release does it
     m = toy.method("semi", {**SHORT, "misaligned_features": True}, batch=rows)
     numbers = torch.from_numpy(joined).double().view(4, rows, 1)
     v = views(**{name: view(torch.zeros(rows, 3), None, numbers[g]) for g, name in enumerate(("l", "w", "s1", "s2"))})
-    f = {name: x.flatten().long().numpy() for name, x in m.features(v).items()}
+    f = {name: x.f.flatten().long().numpy() for name, x in m.features(v).items()}
     for g, name in enumerate(("l", "w", "s1", "s2")):
         assert (f[name] == 4 * np.arange(rows) + g).all() and (f[name] == interleaved[g * rows:(g + 1) * rows]).all()
     assert (f["s"] == np.concatenate([f["s1"], f["s2"]])).all()
-    part, image = np.divmod(f["s"], rows)                                      # where the rows of the strong views come from
-    own = (part > 0) & (image == np.tile(np.arange(rows), 2))                  # a view of the image that they stand for
+    part, image = np.divmod(f["s"], rows)                                 # where the rows of the strong views come from
+    own = (part > 0) & (image == np.tile(np.arange(rows), 2))              # a view of the image that they stand for
     assert own[:rows].sum() == 1 and own.sum() == 2 and (part == 0).mean() == 0.25
     weak = np.tile(f["w"], 2)
-    assert not ((weak // rows > 0) & (part > 0) & (weak % rows == image)).any()    # alignment pairs no image with itself
-    right = toy.method("semi", SHORT, batch=rows).features(v)
-    assert all(torch.equal(right[name], v[name].f) for name in ("l", "w", "s1", "s2"))
+    assert not ((weak // rows > 0) & (part > 0) & (weak % rows == image)).any()   # alignment pairs no image with itself
+    assert toy.method("semi", SHORT, batch=rows).features(v) is v
 
 
 def test_misaligned_features_ask_for_four_equal_parts():
@@ -691,7 +719,7 @@ def test_the_droplast_prior_leaves_out_what_a_full_pass_left_over():
 def decay_steps(m, steps: int) -> list[int]:
     """The steps, counted from 1, after which the bank decays."""
     seen = []
-    m.bank.decay = lambda now, beta: seen.append(bool(now))
+    m.blend.bank.decay = lambda now, beta: seen.append(bool(now))
     v, batch = toy.drawn(0, rows=1)
     p = m.pseudo(v, batch, toy.time(0))
     for step in range(steps):
@@ -704,7 +732,7 @@ def test_the_decay_counter_restarts_with_each_epoch_in_the_release():
     right, wrong = (toy.method("semi", {**given, "decay_restarts": on}, steps=250_000) for on in (False, True))
     assert decay_steps(right, 1500) == [200, 400, 600, 800, 1000, 1200, 1400]
     assert decay_steps(wrong, 1500) == [200, 400, 700, 900, 1200, 1400]
-    for every in (50, 100):                                    # the other published periods divide the epoch: no difference
+    for every in (50, 100):                                # the other published periods divide the epoch: no difference
         a, b = (toy.method("semi", {**given, "decay_every": every, "decay_restarts": on}, steps=250_000)
                 for on in (False, True))
         assert decay_steps(a, 1100) == decay_steps(b, 1100) == list(range(every, 1101, every))
@@ -713,7 +741,8 @@ def test_the_decay_counter_restarts_with_each_epoch_in_the_release():
 def test_r_by_epoch_length_is_progress_only_when_epochs_are_as_many_as_steps_in_one():
     def pair(total):
         given = {**SHORT, "warmup": 1, "alpha": 1.0}
-        return [toy.method("semi", {**given, "epoch": 500, "r_by_epoch_length": on}, steps=total) for on in (True, False)]
+        given["epoch"] = 500
+        return [toy.method("semi", {**given, "r_by_epoch_length": on}, steps=total) for on in (True, False)]
 
     wrong, right = pair(250_000)
     for step in (499, 500, 125_000, 249_999):
@@ -725,26 +754,27 @@ def test_r_by_epoch_length_is_progress_only_when_epochs_are_as_many_as_steps_in_
 def test_u_from_blend_counts_the_blended_pseudo_labels():
     for on in (False, True):
         m = semi(alpha=1.0, u_norm="max", threshold=0.7, t_proto=1e-3, u_from_blend=on)
-        fill(m.bank, {0: [0, 0, 0, 0]})
+        fill(m.blend.bank, {0: [0, 0, 0, 0]})
         weak = f64([[.55, .35, .10], [.20, .75, .05], [.75, .20, .05]]).log()
         v = views(l=view(weak, weak), w=view(weak, weak), s1=view(weak, weak), s2=view(weak, weak))
         m.end_step(v, None, m.pseudo(v, None, toy.time(39)), toy.time(39))
-        assert m.used.tolist() == ([3, 0, 0] if on else [1, 1, 0])
+        assert m.blend.used.tolist() == ([3, 0, 0] if on else [1, 1, 0])
 
 
-# ---- real training -----------------------------------------------------------------------------------------------------------
+# ---- real training --------------------------------------------------------------------------------------------------
 
 
 def test_on_images_every_component_acts_and_a_resumed_run_ends_alike(tmp_path):
     options = {**SHORT, "warmup": 3, "threshold": 0.5, "u_norm": "max"}
     t = toy.check_resume(lambda: toy.trainer("semi", options), 12, [2, 7], tmp_path)
     assert t.monitor.never_active(t.method.must_act) == []
-    assert set(t.last_losses) == {"x", "u", "x_b", "u_b", "e"} and all(math.isfinite(float(x)) for x in t.last_losses.values())
+    assert set(t.last_losses) == {"x", "u", "x_b", "u_b", "e"}
+    assert all(math.isfinite(float(x)) for x in t.last_losses.values())
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"preset": "released"}, {"preset": "readme", "shifted_bank": False}, {"bank_balance": False}, {"empty_as_zero": True},
-    {"u_norm": "max", "bank_decay": False}])
+    {}, {"preset": "released"}, {"preset": "readme", "shifted_bank": False}, {"bank_balance": False},
+    {"empty_as_zero": True}, {"u_norm": "max", "bank_decay": False}])
 def test_a_step_that_reads_a_value_back_says_that_it_cannot_be_captured(options):
     t = toy.trainer("semi", {**SHORT, "threshold": 0.3, **options})
     toy.train(t, range(2))
@@ -758,4 +788,5 @@ def test_a_step_that_reads_a_value_back_says_that_it_cannot_be_captured(options)
 def test_parameters_do_not_see_the_bank():
     t = toy.trainer("semi", {**SHORT, "threshold": 0.3})
     assert not [name for name, _ in t.net.named_parameters() if "bank" in name]
-    assert not list(t.method.parameters()) and all(not isinstance(b, torch.nn.Parameter) for b in t.method.bank.buffers())
+    assert not list(t.method.parameters())
+    assert all(not isinstance(b, torch.nn.Parameter) for b in t.method.blend.bank.buffers())

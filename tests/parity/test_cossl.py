@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from .kit import F64, View, cossl, differences, load, method, optimisers, step
+from .kit import F64, Notes, View, cossl, differences, load, method, optimisers, step
 
 KEYS = dict(l="x", s1="s1_", s2="s2_")
 
@@ -42,7 +42,7 @@ def test_phase_2_s_labels_features_losses_gradients_and_teacher_head_trained_alo
                 return v
             recorded = {name: {"head": d[f"{key}{s}"]} for name, key in KEYS.items()}
             recorded["w"] = {"head": torch.zeros_like(d[f"x{s}"])}
-            batch = dict(y=d[f"y{s}"], targets={"balanced": yb}, taught=taught, enhanced=enhanced, use=use)
+            batch = dict(y=d[f"y{s}"], targets={"balanced": yb}, notes=Notes(taught=taught, enhanced=enhanced, use=use))
             out = step(m, recorded, batch, s, "cotrain", prepare, dict(teacher.named_parameters()))
             for name, parameter in teacher.named_parameters():
                 parameter.grad = out.grads[name]
