@@ -4,7 +4,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from .kit import F64, Notes, View, cossl, differences, load, method, optimisers, step
+from semilib.data.step import Notes
+
+from .kit import F64, View, cossl, differences, load, method, optimisers, step
 
 KEYS = dict(l="x", s1="s1_", s2="s2_")
 
