@@ -266,8 +266,7 @@ def quickstart(args) -> None:
 def smoke_notebooks(args) -> None:
     from semilib import files
     from semilib.study import notebooks
-    source = files.home() / "notebooks"
-    for path in [*notebooks.smoke_copies(args.folder, source), *notebooks.report_copies(Path(args.folder) / "reports", source)]:
+    for path in notebooks.smoke_copies(args.folder, files.home() / "notebooks"):
         print(files.shown(path))
 
 
@@ -416,8 +415,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--side", type=int, default=32, help="imagenet127: 32 or 64")
     sub.add_argument("--root", default="data", help="folder of the data sets (default: data)")
 
-    sub = verb(smoke_notebooks, "write copies of the notebooks for the tests: small enough for seconds, and, below reports/, with the "
-               "outputs that committed records must give again", "smoke-notebooks")
+    sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds and then show committed records again, for the tests",
+               "smoke-notebooks")
     sub.add_argument("folder")
     return top
 
