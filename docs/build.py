@@ -226,8 +226,11 @@ def api_page(module: str) -> str:
     loaded = importlib.import_module(module)
     own = [name for name, value in vars(loaded).items() if not name.startswith("_") and getattr(value, "__module__", "") == module]
     names = ", ".join(f":py:obj:`{name} <{module}.{name}>`" for name in own)
-    return "\n".join([*heading(module), *([names, ""] if names else []), f".. automodule:: {module}",
-                      *(["    :no-members:"] if module == "semilib" else []), ""])
+    # Told nothing, autodoc reads the source of every imported name too, before it leaves it out.
+    members = [*own, *(name for name, value in vars(loaded).items() if not name.startswith("_") and not hasattr(value, "__module__")
+                       and not inspect.ismodule(value))]
+    shown = "    :no-members:" if module == "semilib" or not members else f"    :members: {', '.join(members)}"
+    return "\n".join([*heading(module), *([names, ""] if names else []), f".. automodule:: {module}", shown, ""])
 
 
 def api_index() -> str:

@@ -36,8 +36,9 @@ toc_object_entries = False              # an API page begins with its names; in 
 add_module_names = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
-autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource", "show-inheritance": True}
+autodoc_default_options = {"undoc-members": True, "member-order": "bysource", "show-inheritance": True}
 autodoc_preserve_defaults = True        # as they are written, not as they are on the machine that builds the site
+autodoc_use_type_comments = False       # annotations hold all types
 autodoc_typehints_format = "short"
 suppress_warnings = ["ref.python"]      # `Config` in a signature may be any method's: such a name stays without a link
 

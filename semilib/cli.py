@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from semilib.errors import BadInput, TrainingError
+from semilib.errors import BadInput, RunBusy, TrainingError
 
 # A story, the unit of work and a lesson: no table, no figure; and a measurement of the machine itself.
 NOT_RENDERED = ("00_quickstart", "10_run", "30_add_your_method", "90_speed")
@@ -55,7 +55,7 @@ def given_run(words: list[str]):
 def run(args) -> None:
     tables, fields = words_of(args.what)
     if tables or args.on != "local":
-        return sweep(args, given_runs(tables, fields, args) if tables else [given_run(fields)])
+        return sweep(args, tables, fields)
     for name in ("slots", "per_gpu", "threads", "retries", "per_job", "bare", "no_wait", "slurm", "ray", "again"):
         if getattr(args, name):
             raise BadInput(name.replace("_", "-"), getattr(args, name), "not given for a single run; it is for tables, such as table1")
@@ -77,7 +77,7 @@ def single(args, fields: list[str]) -> None:
     print(f"record: {files.shown(path)} ({found['status']})")
 
 
-def sweep(args, runs: list) -> None:
+def sweep(args, tables: list[str], fields: list[str]) -> None:
     from semilib.study import launch
     if args.folder:
         raise BadInput("folder", args.folder, "not given with a sweep, whose runs each have their own")
@@ -91,6 +91,7 @@ def sweep(args, runs: list) -> None:
                 raise BadInput("on", args.on, f"{engine}, for what was given beside it ({name.replace('_', '-')})")
     if args.on == "ray" and {"slots", "per_gpu", "threads"} & how.keys():
         raise BadInput("on", "ray", "--ray num_cpus=N --ray num_gpus=SHARE in place of slots, per-gpu and threads")
+    runs = given_runs(tables, fields, args) if tables else [given_run(fields)]
     outcomes = launch.sweep(runs, args.runs, args.on, **how)
     print(launch.summary(outcomes))
     if any(outcome.code for outcome in outcomes):
@@ -265,8 +266,7 @@ def quickstart(args) -> None:
 def smoke_notebooks(args) -> None:
     from semilib import files
     from semilib.study import notebooks
-    source = files.home() / "notebooks"
-    for path in [*notebooks.smoke_copies(args.folder, source), *notebooks.report_copies(Path(args.folder) / "reports", source)]:
+    for path in notebooks.smoke_copies(args.folder, files.home() / "notebooks"):
         print(files.shown(path))
 
 
@@ -415,15 +415,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--side", type=int, default=32, help="imagenet127: 32 or 64")
     sub.add_argument("--root", default="data", help="folder of the data sets (default: data)")
 
-    sub = verb(smoke_notebooks, "write copies of the notebooks for the tests: small enough for seconds, and, below reports/, with the "
-               "outputs that committed records must give again", "smoke-notebooks")
+    sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds and then show committed records again, for the tests",
+               "smoke-notebooks")
     sub.add_argument("folder")
     return top
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
-    from semilib.training.record import RunBusy
     try:
         args.function(args)
     except (BadInput, RunBusy, TrainingError) as error:

@@ -20,6 +20,10 @@ class TrainingError(RuntimeError):
     """A run that cannot go on, or that did not do what its configuration says."""
 
 
+class RunBusy(RuntimeError):
+    """Another process is training this run."""
+
+
 def check_name(kind: str, name: str, valid) -> None:
     """Raise `BadInput` unless `name` is one of `valid`; the message offers the nearest valid name."""
     valid = list(valid)

@@ -1,12 +1,13 @@
 """Hosted CI: the workflow is valid by GitHub's published schema, does what the README says of it, and a broken one is noticed."""
 import copy
 import re
-import subprocess
-import sys
 
+import check_jsonschema
 import pytest
 import yaml
 from conftest import ROOT
+
+from semilib import cli
 
 PATH = ROOT / ".github" / "workflows" / "ci.yml"
 SCHEMAS = ("vendor.github-workflows", "github-workflows-require-timeout")      # both come inside check-jsonschema
@@ -17,15 +18,19 @@ def workflow():
     return yaml.load(PATH.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # BaseLoader: the key `on` stays a word
 
 
-def problems(path, schema=SCHEMAS[0]):
-    """What the schema has against a workflow file, "" if nothing. Offline."""
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return "" if done.returncode == 0 else done.stdout + done.stderr
+@pytest.fixture
+def problems(capsys):
+    """What a schema has against a workflow file, "" if nothing. Offline."""
+    def of(path, schema=SCHEMAS[0]):
+        with pytest.raises(SystemExit) as ended:
+            check_jsonschema.main(["--builtin-schema", schema, str(path)])
+        said = "".join(capsys.readouterr())
+        return "" if ended.value.code == 0 else said
+    return of
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_the_workflow_is_valid_by_the_published_schema(schema):
+def test_the_workflow_is_valid_by_the_published_schema(schema, problems):
     assert problems(PATH, schema) == ""
 
 
@@ -50,7 +55,7 @@ def _unknown_permission(w):
 
 
 @pytest.mark.parametrize("breakage", [_unknown_key, _no_machine, _unknown_event, _step_that_does_nothing, _unknown_permission])
-def test_a_broken_workflow_is_noticed(breakage, tmp_path):
+def test_a_broken_workflow_is_noticed(breakage, problems, tmp_path):
     broken = yaml.safe_load(PATH.read_text(encoding="utf-8"))
     broken["on"] = broken.pop(True)
     copied = tmp_path / "ci.yml"
@@ -76,7 +81,7 @@ def test_jobs_test_execute_the_tables_and_build_the_site(workflow):
 
 def test_make_targets_and_verbs_of_the_workflow_exist(workflow):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    shown = subprocess.run([sys.executable, "-m", "semilib", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+    shown = cli.parser().format_help()
     runs = [run for job in workflow["jobs"].values() for run in steps(job)[0]]
     made = {target for run in runs for target in re.findall(r"\bmake (?:[A-Z]+=\S+ )*(\S+)", run)}
     verbs = {verb for run in runs for verb in re.findall(r"\bsemilib ([a-z][\w-]*)", run)}

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from semilib.errors import BadInput, check_name
+from semilib.files import write_text
 from semilib.training import progress
+
+CHECKED = "nbval-check-output"                  # tag of a cell that shows numbers of committed records
 
 SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each notebook a matter of seconds
     "00_quickstart.ipynb": {"profile": "smoke"},
@@ -167,45 +170,38 @@ def clean(notebook: str | Path) -> None:
         for out in cell.get("outputs", []):
             if "metadata" in out:
                 out["metadata"] = {}
-    from semilib.files import write_text
     write_text(notebook, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def report_copies(folder: str | Path, notebooks: str | Path) -> list[Path]:
-    """Copies, outputs included, of the notebooks that show numbers of committed records (their cells are tagged `nbval-check-output`),
-    set to train nothing and to look at no run but those: nbval then compares what they show with what the records give today."""
-    folder, out = Path(folder), []
-    folder.mkdir(parents=True, exist_ok=True)
-    for notebook in sorted(Path(notebooks).glob("*.ipynb")):
-        content = json.loads(notebook.read_text(encoding="utf-8"))
-        if not any("nbval-check-output" in cell["metadata"].get("tags", []) for cell in content["cells"]):
-            continue
-        given = {"train": False, "measure": False, "runs": str((folder / "none").resolve())}
-        given = {name: value for name, value in given.items() if name == "runs" or name in parameters(notebook)}
-        check_given(notebook, given)
-        for cell in content["cells"]:
-            if "parameters" in cell["metadata"].get("tags", []):
-                cell["source"] = "".join(cell["source"]) + "".join(f"\n{name} = {value!r}" for name, value in given.items())
-        (folder / notebook.name).write_text(json.dumps(content), encoding="utf-8")
-        out.append(folder / notebook.name)
-    return out
-
-
 def smoke_copies(folder: str | Path, notebooks: str | Path) -> list[Path]:
-    """Copies of all notebooks with the parameters of `SMOKE` injected, not executed: what nbval runs in the tests."""
-    import papermill
-    folder = Path(folder)
+    """Copies of the notebooks' code, which nbval runs in the tests: with the parameters of `SMOKE`, in seconds.
+
+    A notebook that shows numbers of committed records has cells tagged CHECKED. Its copy goes on in the same kernel, emptied:
+    set to train nothing and to look at no other run. nbval compares what these cells then show with their committed outputs.
+    """
+    folder, out = Path(folder).resolve(), []
     folder.mkdir(parents=True, exist_ok=True)
-    out = []
     for notebook in sorted(Path(notebooks).glob("*.ipynb")):
-        given = {**SMOKE.get(notebook.name, {}), "runs": str((folder / "runs" / notebook.stem).resolve())}     # two may run at a time
+        content, known = json.loads(notebook.read_text(encoding="utf-8")), parameters(notebook)
+        code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+        given = {**SMOKE.get(notebook.name, {}), "runs": str(folder / "runs" / notebook.stem)}      # two may run at a time
         check_given(notebook, given)
-        copy = folder / notebook.name
-        papermill.execute_notebook(str(notebook), str(copy), parameters=given, prepare_only=True, progress_bar=False)
-        content = json.loads(copy.read_text(encoding="utf-8"))
-        for cell in content["cells"]:                             # what it shows at its own size is nothing to compare with
-            cell["metadata"]["tags"] = [t for t in cell["metadata"].get("tags", []) if t != "nbval-check-output"]
-            cell.update({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {})
-        copy.write_text(json.dumps(content), encoding="utf-8")
-        out.append(copy)
+        small = [{**cell, "outputs": [], "metadata": {"tags": sorted(_tags(cell) - {CHECKED})}} for cell in _with(code, given)]
+        if any(CHECKED in _tags(cell) for cell in code):
+            records = {"train": False, "measure": False, "runs": str(folder / "none")}
+            reset = {"cell_type": "code", "metadata": {}, "source": "%reset -f", "outputs": [], "execution_count": None}
+            small += [reset, *_with(code, {name: value for name, value in records.items() if name in known})]
+        content["cells"] = [{**cell, "id": f"code-{place}"} for place, cell in enumerate(small)]
+        out.append(folder / notebook.name)
+        write_text(out[-1], json.dumps(content))
     return out
+
+
+def _tags(cell: dict[str, Any]) -> set[str]:
+    return set(cell["metadata"].get("tags", []))
+
+
+def _with(code: list[dict[str, Any]], given: dict[str, Any]) -> list[dict[str, Any]]:
+    """Code cells with given parameters, which are set at the end of the cell tagged `parameters`."""
+    lines = "".join(f"\n{name} = {value!r}" for name, value in given.items())
+    return [{**cell, "source": "".join(cell["source"]) + ("parameters" in _tags(cell)) * lines} for cell in code]

@@ -10,10 +10,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semilib.files import write_text
-from semilib.training.config import Run
+
+if TYPE_CHECKING:
+    from semilib.training.config import Run
 
 FILE = "SEMILIB_PROGRESS"         # environment variable: where to leave the latest line for a launcher
 

@@ -26,17 +26,13 @@ import types
 from pathlib import Path
 from typing import Any
 
-from semilib.errors import BadInput
+from semilib.errors import BadInput, RunBusy
 from semilib.files import write_text
 from semilib.methods import METHODS, Entry, get
 from semilib.training.config import Run
 
 PACKAGE = Path(__file__).resolve().parent.parent
 VERSIONS = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "mlxtend")
-
-
-class RunBusy(RuntimeError):
-    """Another process is training this run."""
 
 
 # ---- which code ----------------------------------------------------------------------------------------------------------------------

@@ -92,23 +92,25 @@ def test_a_run_that_another_process_has_is_left_alone(tmp_path):
 
 
 @linux
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_worker_is_started_again_and_a_failed_run_stops_nothing(how, tmp_path):
-    grid = table()
-    run, bad = grid.runs[0], failing()
-    killer = concurrent.futures.ThreadPoolExecutor(1).submit(lambda: os.kill(in_mid_run([run], tmp_path)[1], how))
-    outcomes = launch.local([bad, run], tmp_path, slots=2, notebook=False, progress=Progress())
-    killer.result(10)
-    assert [o.state for o in outcomes] == ["failed", "done"] and "no pseudo-label reached the threshold" in outcomes[0].error
-    assert "1 done" in launch.summary(outcomes) and f"{bad.name} ({bad.key}): failed" in launch.summary(outcomes)
+def test_killed_workers_are_started_again_and_a_failed_run_stops_nothing(tmp_path):
+    grid = table(60)
+    alone = dataclasses.replace(grid, entries=grid.entries[:2])
+    first, second, bad = *alone.runs, failing()
+    pool = concurrent.futures.ThreadPoolExecutor(2)
+    killed = [pool.submit(lambda run=run, how=how: os.kill(in_mid_run([run], tmp_path)[1], how))
+              for run, how in ((first, signal.SIGKILL), (second, signal.SIGTERM))]
+    outcomes = launch.local([bad, first, second], tmp_path, slots=2, notebook=False, progress=Progress())
+    for one in killed:
+        one.result(10)
+    assert [o.state for o in outcomes] == ["failed", "done", "done"] and "no pseudo-label reached the threshold" in outcomes[0].error
+    assert "2 done" in launch.summary(outcomes) and f"{bad.name} ({bad.key}): failed" in launch.summary(outcomes)
     assert len(record.read(outcomes[0].folder)["sessions"]) == 1, "what failed by itself is not tried again"
-    alone = dataclasses.replace(grid, entries=grid.entries[:1])
-    check_done_once(alone, tmp_path, outcomes[1:], {run.key: 1}, notebook=False, others=1)
+    check_done_once(alone, tmp_path, outcomes[1:], {first.key: 1, second.key: 1}, notebook=False, others=1)
 
 
 @linux
 def test_ctrl_c_ends_the_workers_and_the_next_call_goes_on(tmp_path, monkeypatch):
-    run = table(100).runs[0]
+    run = table(60).runs[0]
     path = record.folder(run, tmp_path)
 
     def press(self, running, slots):
@@ -122,7 +124,7 @@ def test_ctrl_c_ends_the_workers_and_the_next_call_goes_on(tmp_path, monkeypatch
     monkeypatch.undo()
     (outcome,) = launch.local([run], tmp_path, notebook=False, progress=Progress())
     assert outcome.state == "done" and len(record.read(path)["sessions"]) == 2
-    assert [line["step"] for line in record.read_log(path)] == list(range(10, 101, 10))
+    assert [line["step"] for line in record.read_log(path)] == list(range(10, 61, 10))
 
 
 def test_slots_share_out_cores_and_cards(monkeypatch):
@@ -167,10 +169,19 @@ def test_a_plan_rests_on_finished_runs_and_says_unknown_otherwise(tmp_path):
     assert [state for _, state in launch.states(runs, tmp_path)] == ["done", "not started", "not started"]
 
 
-def test_ensure_does_runs_side_by_side(tmp_path):
-    runs = [smoke_run("fixmatch"), failing()]
-    paths = study.ensure(runs, tmp_path, Progress(), slots=2)
-    assert [record.read(path)["status"] for path in paths] == ["done", "failed"]
+def test_ensure_does_runs_side_by_side_by_the_local_slots(tmp_path, monkeypatch):
+    runs, states, asked = [smoke_run("fixmatch"), failing()], ["done", "failed"], []
+
+    def local(given, folder, slots, notebook, progress):
+        asked.append((given, folder, slots, notebook))
+        return [launch.Outcome(run, record.folder(run, folder), state) for run, state in zip(given, states, strict=True)]
+
+    monkeypatch.setattr(launch, "local", local)
+    assert study.ensure(runs, tmp_path, Progress(), slots=2) == [record.folder(run, tmp_path) for run in runs]
+    assert asked == [(runs, tmp_path, 2, False)]
+    states[1] = "busy"
+    with pytest.raises(record.RunBusy, match=f"{runs[1].label}.* another process"):
+        study.ensure(runs, tmp_path, Progress(), slots=2)
 
 
 def test_workers_find_this_package_and_their_verb_is_in_no_list():

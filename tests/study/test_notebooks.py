@@ -93,14 +93,16 @@ def test_execute_refuses_parameters_before_anything_starts(given, message, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_notebook_itself_refuses_them_under_papermill_alone(tmp_path):
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_each_notebook_refuses_unknown_and_mistyped_parameters_in_its_first_cell_after_them(path, tmp_path):
+    """As papermill injects them, without a kernel."""
     import papermill
-    for given, message in (({"sed": 1}, "parameter='sed': unknown; did you mean 'seed'"), ({"seed": "no"}, "seed='no': int")):
-        with pytest.raises(papermill.PapermillExecutionError, match=message):
-            papermill.execute_notebook(str(ROOT / "notebooks" / "10_run.ipynb"), str(tmp_path / "o.ipynb"), parameters=given,
-                                       progress_bar=False, cwd=str(ROOT))
-        done = [c["execution_count"] for c in cells(tmp_path / "o.ipynb") if c["execution_count"]]
-        assert len(done) <= 3, "only the parameters and the check have run"
+    for given, message in (({"prms": 1}, "parameter='prms': unknown"), ({"runs": 1}, "runs=1: str")):
+        papermill.execute_notebook(str(path), str(tmp_path / "o.ipynb"), parameters=given, prepare_only=True, progress_bar=False)
+        code = [source(c) for c in cells(tmp_path / "o.ipynb")]
+        assert repr(given.popitem()[1]) in code[1]
+        with pytest.raises(BadInput, match=message):
+            exec("\n".join(code[:3]), {})
 
 
 def test_parameters_are_checked_by_name_and_type_and_other_globals_ignored():
@@ -120,6 +122,16 @@ def small_notebook(path: Path, *lines: str) -> Path:
     path.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}},
                                 "nbformat": 4, "nbformat_minor": 5}))
     return path
+
+
+def test_the_check_in_a_notebook_ends_it_under_papermill_alone(tmp_path):
+    import papermill
+    made = small_notebook(tmp_path / "a.ipynb", "from semilib.study.notebooks import check_parameters\ncheck_parameters(globals(), n=int)",
+                          "print(n)")
+    with pytest.raises(papermill.PapermillExecutionError, match="parameter='m': unknown; did you mean 'n'"):
+        papermill.execute_notebook(str(made), str(tmp_path / "o.ipynb"), parameters={"m": 1}, progress_bar=False, cwd=str(ROOT))
+    done = [c["execution_count"] for c in cells(tmp_path / "o.ipynb") if c["execution_count"]]
+    assert len(done) <= 3, "only the parameters and the check have run"
 
 
 def test_an_executed_notebook_appears_whole_and_clean(tmp_path):
