@@ -38,7 +38,7 @@ import semilib  # noqa: E402
 from semilib.errors import BadInput  # noqa: E402
 from semilib.methods import METHODS, get  # noqa: E402
 from semilib.options import PAPER_STEPS, Duration  # noqa: E402
-from semilib.report.tables import NAMES  # noqa: E402
+from semilib.report.labels import METHOD_NAMES  # noqa: E402
 from semilib.training.config import Run  # noqa: E402
 
 Pages = dict[str, str | bytes]                      # path below the source folder -> content
@@ -75,7 +75,7 @@ def about(name: str) -> About:
     first = " ".join(" ".join(text[0]).split())
     found = CITATION.search(first) or PREPRINT.search(first)
     what = first[found.end():] if found else first.partition(":")[2]
-    return About(name, NAMES.get(name, name), module, cls, text, found["cite"] if found else "",
+    return About(name, METHOD_NAMES.get(name, name), module, cls, text, found["cite"] if found else "",
                  (found["venue"] or "arXiv") if found else "", f"20{found['year'][-2:]}" if found else "", what.lstrip(": ") or first)
 
 
@@ -124,7 +124,7 @@ def method_page(name: str) -> str:
     this = about(name)
     facts = [[inline("Published"), inline(f"{this.venue} {this.year}" if this.year else DASH)],
              ["Run it", code(f"semilib run method={name}")],
-             ["Runs on", ", ".join(f":doc:`{NAMES[b]} <{b}>`" for b in this.cls.bases) or "itself, a whole method"],
+             ["Runs on", ", ".join(f":doc:`{METHOD_NAMES[b]} <{b}>`" for b in this.cls.bases) or "itself, a whole method"],
              *([f"Not with ``{what}``", inline(why)] for what, why in this.cls.refuses.items()),
              ["Code", f":mod:`{this.module}`"]]
     out = [*heading(this.title), inline(" ".join(this.text[0])), "",
@@ -159,7 +159,7 @@ def options_section(this: About) -> list[str]:
         share = hints[f.name] == Duration and isinstance(default, float) and 0 < default < 1
         steps = f" ({round(default * PAPER_STEPS):,} of {PAPER_STEPS:,} steps)" if share else ""
         rows.append([code(f.name), code(float(f"{default:.6g}") if share else default) + steps, inline(valid), inline(f.metadata["doc"])])
-    base = f", with those of {NAMES[this.cls.bases[0]]}, its first base" if this.cls.bases else ""
+    base = f", with those of {METHOD_NAMES[this.cls.bases[0]]}, its first base" if this.cls.bases else ""
     given = f"Each is given as ``{this.name}.NAME=VALUE`` on the command line or in ``options`` of a run{base}."
     body = [given, "", *table(["option", "default", "valid", "what it is"], rows)] if rows else ["It has none.", ""]
     return [*heading("Options", "-"), *body]
@@ -183,7 +183,7 @@ def methods_index() -> str:
     """The overview of all methods, newest first."""
     found = sorted(map(about, METHODS), key=lambda a: (-int(a.year or 0), a.title.lower()))
     rows = [[f":doc:`{a.title} <{a.name}>`", a.year or DASH, inline(a.venue) or DASH,
-             ", ".join(NAMES[b] for b in a.cls.bases) or DASH, inline(capital(a.what))] for a in found]
+             ", ".join(METHOD_NAMES[b] for b in a.cls.bases) or DASH, inline(capital(a.what))] for a in found]
     return "\n".join([
         *heading("Methods"),
         f"The {len(METHODS)} methods, each one file. Every page is made of that file's docstring and of the code: "

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from semilib.methods import METHODS
-from semilib.report.tables import NAMES
+from semilib.report.labels import METHOD_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,12 @@ class Page(html.parser.HTMLParser):
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_has_a_page_that_names_its_paper(site, build, name):
     about, text = build.about(name), Page(site / "methods" / f"{name}.html").text
-    assert NAMES[name] in text and "Options" in text and f"semilib run method={name}" in text
+    assert METHOD_NAMES[name] in text and "Options" in text and f"semilib run method={name}" in text
     if name != "supervised":
         assert re.fullmatch(r"20\d\d", about.year) and about.venue and about.cite in text
         assert "Follows" in text and "What it computes" in text
     row = Page(site / "methods" / "index.html").text
-    assert NAMES[name] in row and about.year in row
+    assert METHOD_NAMES[name] in row and about.year in row
 
 
 def test_a_page_has_each_option_with_its_sentence_and_range(site):
