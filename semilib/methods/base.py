@@ -192,6 +192,11 @@ class Method(nn.Module):
         gives the advice that stands there."""
         return {}
 
+    def timed_parts(self, v: Views, p: Pseudo | None, t: Time) -> dict[str, Callable[[], None]]:
+        """Parts of a step that `semilib speed` times alone, by name; each is a call that can be repeated on the step's detached
+        views and pseudo-labels."""
+        return {}
+
     # ---- host side -------------------------------------------------------------------------------------------------------------
 
     def host_every(self) -> int:

@@ -228,6 +228,16 @@ class SeMi(Method):
             out["e"] = warm & ((1 - p.mask).sum() > 0)
         return out
 
+    def timed_parts(self, v, p, t):
+        f = self.features(v)["s"]
+
+        @torch.no_grad()
+        def memory_bank() -> None:
+            self.bank.push(f, self.per_view(p.confidence), self.per_view(p.label), self.per_view(p.mask))
+            self.bank.decay(t.ends(self.decay_every), self.beta)
+            self.bank.prototypes()
+        return {"memory bank": memory_bank}
+
     def predict(self, net, x: Tensor) -> Tensor:
         return net(x)["balanced" if self.cfg.balanced_head else "head"]
 
