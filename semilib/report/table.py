@@ -11,11 +11,12 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from semilib.files import write_atomically, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DASH = "–"
 LINE = 96                       # characters of a footnote's line in the plain text
@@ -47,13 +48,14 @@ def is_missing(value: Any) -> bool:
 class Table:
     """A table and the numbers behind it; unpacks as (frame, text).
 
-    frame: a row a line, with the values as they were computed. columns: how they are shown. notes: the footnotes.
-    runs: the numbers that the lines summarise, a row a run; `write` keeps them, or the frame if there are none.
+    frame: a row a line, with the values as they were computed; as a list of rows it needs no pandas. columns: how they are
+    shown. notes: the footnotes. runs: the numbers that the lines summarise, a row a run; `write` keeps them, or the frame if
+    there are none.
     """
 
     title: str
     columns: list[Column]
-    frame: pd.DataFrame
+    frame: pd.DataFrame | list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     runs: pd.DataFrame | None = None
     subtitle: str = ""
@@ -68,7 +70,7 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """The table as strings, headings first."""
-        rows = self.frame.to_dict("records")
+        rows = self.frame if isinstance(self.frame, list) else self.frame.to_dict("records")
         return [[column.head for column in self.columns], *([column.write(row) for column in self.columns] for row in rows)]
 
     @property
@@ -105,6 +107,7 @@ class Table:
 
 def write_all(tables: Iterable[Table], path: str | Path) -> tuple[Path, Path]:
     """Write several tables as one NAME.csv, whose column `table` names them, and one NAME.md; returns both paths."""
+    import pandas as pd
     long, short = paths(path, ".csv", ".md")
     tables = list(tables)
     write_csv(pd.concat([t.runs.assign(table=t.name) for t in tables], ignore_index=True), long)
@@ -119,7 +122,8 @@ def paths(path: str | Path, *endings: str) -> list[Path]:
     return [base.with_name(base.name + ending) for ending in endings]
 
 
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
+def write_csv(frame: pd.DataFrame | list[dict[str, Any]], path: Path) -> None:
     """A frame as CSV in full precision, so that it reads back equal; nothing stands for a missing value."""
-    content = frame.to_csv(index=False, lineterminator="\n").encode("utf-8")
+    import pandas as pd
+    content = pd.DataFrame(frame).to_csv(index=False, lineterminator="\n").encode("utf-8")
     write_atomically(path, lambda file: file.write(content))
