@@ -9,7 +9,8 @@ python3 .ci/gpu.py OUT --peers BUNDLE --only tests,speed       # in parts; what 
 BUNDLE is what the peers' harness makes: its bench.py, the patched peers, and `pack`, the part of CIFAR-10 that the cell
 uses (`benchmarks/cifar_part.py`). Each part is a process of its own with a limit, so one that fails or hangs loses
 nothing else. OUT gets at most eight files: summary.json, the log and the result of each part. Needs torch, torchvision,
-numpy, Pillow, pytest, and what the peers need; no network. """
+numpy, Pillow, pytest, and what the peers need; no network.
+"""
 from __future__ import annotations
 
 import argparse

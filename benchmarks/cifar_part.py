@@ -1,7 +1,8 @@
 """The part of CIFAR-10 that the benchmark's cell uses, read from pictures and JSON: nothing here is unpickled.
 
 A pack is a folder with `train.webp` and `test.webp`, lossless pictures of 32 x 32 tiles in rows, and `pack.json`, which
-has the labels in the same order (`train_labels`, `test_labels`) and the names of the classes (`names`). """
+has the labels in the same order (`train_labels`, `test_labels`) and the names of the classes (`names`).
+"""
 from __future__ import annotations
 
 import hashlib

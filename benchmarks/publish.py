@@ -8,7 +8,8 @@ out.
 
 A row: config, of (ours, authors, usb, bare), method, precision, variant ("" for what is compared), shipped (with the
 number of workers that its authors set), workers, images_*, and seconds: median_s, min_s, mean_s (the window over its
-steps), data_wait_s, cpu_*_s, step_s (every step); or error. """
+steps), data_wait_s, cpu_*_s, step_s (every step); or error.
+"""
 from __future__ import annotations
 
 import json

@@ -6,7 +6,8 @@ groups.
 Each network computes what it computes alone: norms work by channel, groups keep channels apart, heads are a batched
 product. One kernel does the work of n, which pays where a kernel of one network leaves the device idle. The command
 measures whether it does: it adds the bare networks of several seeds, stacked, to a record of `semilib speed` of this
-machine. """
+machine.
+"""
 from __future__ import annotations
 
 import copy
@@ -108,7 +109,7 @@ def stacked(settings: Settings) -> Iterator[dict[str, Any]]:
     run = settings.run()
     for n in (n for n in (1, 2, 4, 8) if n <= settings.most_runs):
         free()
-        seconds = settings.timed(stacked_step(run, n), 1)
+        seconds = settings.timed(stacked_step(run, n))
         yield {"how": "bare networks stacked into one", "runs": n, **seconds, "steps_a_second": n / seconds["median_s"]}
 
 

@@ -27,15 +27,14 @@ from semilib.training.config import Run
 from semilib.training.engine import Trainer
 
 NOTE = ("Median over the steps of each stage, FixMatch measured beside each method step by step. Images pass the "
-        "network with gradient (forward and backward: about three forwards) or without; \"explained\" is the ratio that "
-        "these passes alone would give, \"beyond that\" the measured ratio over it. Host work: one call between steps, "
-        "over the steps between two calls.")
+        "network with gradient (forward and backward: about three forwards) or without; \"explained\" is the ratio "
+        "that these passes alone would give, \"beyond that\" the measured ratio over it. Host work: one call between "
+        "steps, over the steps between two calls.")
 
 
 def measure(runs: Iterable[Run], steps: int = 20, warm: int = 3) -> list[dict[str, Any]]:
-    """A row a run and stage: milliseconds a step (median of `steps`), the images that it passes, and the host's work
-    between steps. FixMatch is measured again beside each run, step by step in turn, so that a busy machine slows
-    both."""
+    """A row a run and stage: milliseconds a step (median of `steps`), the images that it passes, the host's work
+    between steps. FixMatch is measured again beside each run, step by step in turn, so a busy machine slows both."""
     return [row for run in runs for row in stages(run, steps, warm)]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from semilib.report import paint
 from semilib.report.paint import PALETTE, Picture
@@ -45,8 +45,8 @@ def panels(frame: pd.DataFrame, inches: Callable[[pd.DataFrame], float], columns
     picture = paint.figure(sum(heights) + 0.4 * len(heights) + 0.5)
     grid = picture.subplots(len(groups), columns, squeeze=False, height_ratios=heights, **shared)
     for row, group in zip(grid, groups, strict=True):
-        row[0].set_title(" ", fontsize=8)                        # keeps a place for the title, which may be too wide
-        row[0].set_title(group["panel"].iloc[0], loc="left", fontsize=8).set_in_layout(False)
+        row[0].set_title(" ")                                    # a place for the title, which may be too wide for it
+        row[0].annotate(group["panel"].iloc[0], (0, 1), (0, 5), "axes fraction", "offset points", in_layout=False)
     return picture, list(zip(grid, groups, strict=True))
 
 
@@ -63,8 +63,8 @@ def parts(records: dict[str, Record]) -> Figure:
             rows.append(bar | {key: r.get(key) for key in ("part", "median_s", "operators", "kernels")})
             if r["part"] == WHOLE:
                 rows += [bar | {"part": BARE, "median_s": seconds} for seconds in bare_of(record, r["capture"])]
-    return show("parts", rows, "A step of SeMi by part, each part repeated alone: median. Lines: the whole step (black) "
-                "and the network alone (grey)")
+    return show("parts", rows, "A step of SeMi by part, each repeated alone: median. Lines: the whole step (black) and "
+                "the network alone (grey)")
 
 
 def bare_of(record: Record, capture: str) -> list[float]:
@@ -106,8 +106,8 @@ def growth(records: dict[str, Record]) -> Figure:
     rows = [{"record": name, **{key: r.get(key) for key in keys},
              "panel": f"{where(record)}; {r['network']}, profile {record['settings']['growth_profile']}"}
             for name, record in records.items() for r in rows_of(record, "growth")]
-    return show("growth", rows, "How a step grows: the fastest of the timed steps of SeMi (views: of Supervised, FixMatch "
-                "and SeMi) on random images of 32 x 32. Dashed: images memory-mapped; orange: the memory bank's part")
+    return show("growth", rows, "How a step grows: the fastest of the timed steps of SeMi (views: of Supervised, "
+                "FixMatch, SeMi) on random images of 32 x 32. Dashed: images memory-mapped; orange: the memory bank")
 
 
 @paint.draws("growth")
@@ -122,7 +122,8 @@ def draw_growth(frame: pd.DataFrame) -> Picture:
                 if not mapped:
                     axes.plot(points["value"], points["bank_s"], "D-", color=BANK_COLOUR, markersize=3)
             axes.set(xlabel=label, xscale="linear" if curve == "views" else "log")
-            axes.set_xticks(rows["value"].unique(), [f"{value:,}" for value in rows["value"].unique()])
+            axes.set_xticks(rows["value"].unique())
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.minorticks_off()
             axes.margins(x=0.25)
         line[0].set(ylim=(0, 1.12 * group["min_s"].max()), ylabel="ms a step")

@@ -3,8 +3,8 @@
     record = measure(Settings(device="cpu"), Path("results/speed/cpu.json"))
 
 A record is one JSON file: the machine, the settings, and a section for each question. A section is written as soon as
-it is measured, so a killed measurement goes on where it was. Seconds are wall-clock and per step unless they say
-otherwise. """
+it is measured, so a killed measurement goes on where it was. Seconds are wall-clock, a step's unless a name says more.
+"""
 from __future__ import annotations
 
 import dataclasses
@@ -81,13 +81,10 @@ class Settings(Options):
         free()
         return Trainer(self.run(method, **changes), workloads.like_cifar10())
 
-    def timed(self, step: Step, warm: int, warm_cuda: int = 5) -> dict[str, float]:
-        """Seconds of a step. warm, warm_cuda: calls before they are taken, on a CPU and on a GPU."""
-        return timed(step, self.on, self.steps, self.window, warm_cuda if self.cuda else warm)
-
-    def timed_part(self, part: Step, warm: int = 1) -> dict[str, float]:
-        """Seconds of a part of a step, on a GPU as a CUDA graph of its own."""
-        return self.timed(Captured(part, self.on) if self.cuda else part, warm)
+    def timed(self, step: Step, graph: bool = False) -> dict[str, float]:
+        """Seconds of a step once it is warm. graph: on a GPU as a CUDA graph of its own."""
+        call = Captured(step, self.on) if graph and self.cuda else step
+        return timed(call, self.on, self.steps, self.window, max(5, self.window) if self.cuda else 1)
 
 
 # ---- the record ------------------------------------------------------------------------------------------------------
@@ -110,7 +107,7 @@ def measure(settings: Settings, path: Path, show: Callable[[str], None] = print)
             began = time.perf_counter()
             with kernels(settings.run(), settings.on):
                 rows = list(SECTIONS[name](settings))
-            kept[name] = {"rows": rows, "seconds": round(time.perf_counter() - began, 1), "code": code()}
+            kept[name] = {"rows": rows, "seconds": round(time.perf_counter() - began, 1), "code": code(settings.run())}
             write_text(path, json.dumps(kept, indent=1) + "\n")
     return kept
 
@@ -132,12 +129,11 @@ def ensure(settings: Settings, name: str, runs: Path, results: Path,
     return {"this machine": measure(settings, runs / "speed" / f"{records.slug(facts)}-{key}.json", show)}
 
 
-def code() -> str:
+def code(run: Run) -> str:
     """The commit, with a mark if a step's code was changed since; outside a repository the fingerprint of that code."""
-    origin = record.provenance(Run.of())
-    if not origin["commit"]:
-        return f"files {record.code_of(Run.of().identity())}"
-    return origin["commit"] + " changed" * bool(origin["dirty"])
+    origin = record.provenance(run)
+    changed = " changed" * bool(origin["dirty"])
+    return origin["commit"] + changed if origin["commit"] else f"files {record.code_of(run.identity())}"
 
 
 def machine(settings: Settings) -> dict[str, Any]:
@@ -177,8 +173,7 @@ def imports(settings: Settings) -> Rows:
 
 
 def limits(settings: Settings) -> Rows:
-    """What the machine copies and multiplies a second, and what a SeMi step's network asks of both: its time on
-    paper."""
+    """What the machine copies and multiplies a second; the time on paper of a SeMi step's network at these rates."""
     device, cuda = settings.on, settings.cuda
     n = 2**28 if cuda else 2**25
     a, b = torch.ones(n, device=device), torch.empty(n, device=device)
@@ -204,8 +199,7 @@ def limits(settings: Settings) -> Rows:
 
 
 def steps(settings: Settings) -> Rows:
-    """A step of each method, and of the bare network on a ready batch: forward, backward, optimiser and nothing
-    else."""
+    """A step of each method, and of the bare network on a ready batch."""
     units = "bf16+fp32" if settings.cuda or "amx_bf16" in machine(settings)["cpu_units"] else "fp32"
     for precision in (settings.precisions or units).split("+"):
         for capture in (settings.captures or ("off+auto" if settings.cuda else "off")).split("+"):
@@ -214,7 +208,7 @@ def steps(settings: Settings) -> Rows:
                 trainer = settings.trainer("supervised" if alone else method, precision=precision, capture=capture)
                 step, images = workloads.bare(trainer) if alone else (steps_of(trainer), images_of(trainer))
                 yield {"method": method, "precision": precision, "capture": capture, "images": images,
-                       "network": trainer.run.network, **settings.timed(step, 1, max(4, settings.window))}
+                       "network": trainer.run.network, **settings.timed(step)}
 
 
 def parts(settings: Settings) -> Rows:
@@ -228,12 +222,11 @@ def parts(settings: Settings) -> Rows:
         for name, part in parts_of(trainer).items():
             counted = ({"kernels": compiling.kernel_count(part)} if capture == "compile"
                        else {"operators": count_operators(part)})
-            yield {"part": name, "capture": capture, **settings.timed_part(part), **counted}
+            yield {"part": name, "capture": capture, **settings.timed(part, graph=True), **counted}
 
 
 def whole(settings: Settings) -> Rows:
-    """A SeMi run's costs besides its steps, and what 250,000 steps with 500 evaluations come to: worked out, not waited
-    for."""
+    """A SeMi run's costs besides its steps; what 250,000 steps with 500 evaluations come to is worked out from them."""
     device, cuda = settings.on, settings.cuda
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
@@ -265,8 +258,8 @@ def growth(settings: Settings) -> Rows:
                      steps=250_000, eval_every=500, capture="graph" if settings.cuda else "auto", **changes)
         free()
         trainer = Trainer(run, source)
-        seconds, bank = settings.timed(steps_of(trainer), 2), parts_of(trainer).get("of these: memory bank")
-        more = {"bank_s": settings.timed_part(bank, 2)["median_s"]} if bank else {}
+        seconds, bank = settings.timed(steps_of(trainer)), parts_of(trainer).get("of these: memory bank")
+        more = {"bank_s": settings.timed(bank, graph=True)["median_s"]} if bank else {}
         return {"curve": curve, "value": value, "method": method, "images": images_of(trainer), "network": run.network,
                 **seconds, **more}
 
@@ -288,7 +281,7 @@ def sharing(settings: Settings) -> Rows:
     counts = [n for n in (1, 2, 4, 8) if n <= settings.most_runs]
     trainers = [settings.trainer(seed=seed) for seed in range(counts[-1])]
     for n in counts:
-        seconds = settings.timed(workloads.side_by_side(trainers[:n]), 1)
+        seconds = settings.timed(workloads.side_by_side(trainers[:n]))
         yield {"how": "runs in one process", "runs": n, **seconds, "steps_a_second": n / seconds["median_s"]}
 
 

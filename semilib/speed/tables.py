@@ -69,8 +69,8 @@ def steps(record: Record) -> Table:
     return Table(f"A step of each method{network(rows)}; {where(record)}",
                  [words("name"), words("how", "how"), column("images", "images", count), MEDIAN, LEAST, RATE,
                   OVER_BARE], rows,
-                 [f"{versions(record)}; profile {record['settings']['profile']}. Median over single steps or windows of "
-                  "them, the device waited for after each.",
+                 [f"{versions(record)}; profile {record['settings']['profile']}. Median over single steps or windows "
+                  "of them, the device waited for after each.",
                   "Over bare: the time over that of the network alone in the same precision and mode: forward, "
                   "cross-entropy, backward and optimiser on one ready batch of SeMi's size."])
 

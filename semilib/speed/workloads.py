@@ -54,8 +54,8 @@ def free() -> None:
 
 
 def random_source(n: int, classes: int, test: int = 1000, file: Path | None = None) -> Source:
-    """n images to train on and some for the test, all random, 32 x 32, in classes of equal size. file: where they are kept to
-    be read from a memory map."""
+    """n images to train on and some for the test, random, 32 x 32, in classes of equal size. file: where they are kept,
+    to be read through a memory map."""
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n + test, 3, 32, 32), dtype=torch.uint8, generator=draw)
     if file is not None:
