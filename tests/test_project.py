@@ -133,9 +133,10 @@ def imported_modules(path):
     return found
 
 
-@pytest.mark.parametrize("folder, extras", [("semilib", ["export", "slurm", "ray"]), ("notebooks", []), ("tests", ["test"])])
+@pytest.mark.parametrize("folder, extras", [("semilib", ["export", "slurm", "ray"]), ("benchmarks", []), ("notebooks", []),
+                                            ("tests", ["test"])])
 def test_what_is_imported_is_a_declared_dependency(folder, extras):
-    own = {"semilib", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own = {"semilib", "benchmarks", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
     declared = {canonicalize_name(r.name) for r in requirements(*extras)}
     providers = metadata.packages_distributions()
     paths = [path for path in (ROOT / folder).rglob("*")
@@ -248,7 +249,7 @@ def test_readme_names_verbs_that_exist(readme):
 
 
 SUFFIXES = (".py", ".ipynb", ".md", ".yml", ".yaml", ".toml", ".txt", ".json", ".jsonl", ".csv", ".png", ".svg", ".pdf", ".cff")
-FOLDERS = ("notebooks", "semilib", "figures", "results", "tests", ".ci")
+FOLDERS = ("notebooks", "semilib", "benchmarks", "figures", "results", "tests", ".ci")
 
 
 def named_paths(text):
@@ -301,7 +302,7 @@ def test_licence_is_the_declared_one():
     assert project()["authors"][0]["name"] in read("LICENSE")
 
 
-@pytest.mark.parametrize("name", ["notebooks", "semilib", "figures", "results", "tests", "environment.yml", "pyproject.toml",
+@pytest.mark.parametrize("name", ["notebooks", "semilib", "benchmarks", "figures", "results", "tests", "environment.yml", "pyproject.toml",
                                   "constraints.txt", "Makefile", "LICENSE", "CITATION.cff"])
 def test_top_level_has(name):
     path = ROOT / name

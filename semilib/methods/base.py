@@ -207,6 +207,11 @@ class Method(nn.Module):
         """Which of `must_act` acted in this step, as 0-dim bools; called after `end_step`. The record names those that never did."""
         return {}
 
+    def timed_parts(self, views: Views, pseudo: Pseudo | None, now: Time) -> dict[str, Callable[[], None]]:
+        """Parts of a step that `semilib speed` times alone, by name; each is a call that can be repeated on the step's detached
+        views and pseudo-labels."""
+        return {}
+
     # ---- host side -------------------------------------------------------------------------------------------------------------
 
     def host_every(self) -> int:

@@ -261,6 +261,13 @@ class SeMi(Method):
             out["e"] = warm & ((1 - p.mask).sum() > 0)
         return out
 
+    def timed_parts(self, v, p, t):
+        @torch.no_grad()
+        def memory_bank() -> None:
+            self.blend.offer(v.s.f, *map(self.per_view, (p.confidence, p.label, p.mask)), t)
+            self.blend.bank.prototypes()
+        return {"memory bank": memory_bank}
+
     def predict(self, net, x: Tensor) -> Tensor:
         return net(x)["balanced" if self.cfg.balanced_head else "head"]
 

@@ -370,7 +370,7 @@ def test_large_images_train_on_a_cpu():
     trainer = Trainer(run, source)
     weights = [p for p in trainer.net.backbone.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
     assert weights and all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
-    for step in range(6):
+    for _ in range(6):
         trainer.advance()
     assert trainer.step == 6
 

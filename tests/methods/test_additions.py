@@ -26,7 +26,7 @@ def losses(method: str, source, steps: int = 5, acts: str = "", **changes) -> li
     """The losses of the first steps; the module `acts` has acted in them."""
     t = engine.Trainer(smoke_run(method, **changes), source)
     out = []
-    for step in range(steps):
+    for _ in range(steps):
         t.advance()
         out.append({name: float(x) for name, x in t.last_losses.items()})
     assert not acts or (acts in t.method.must_act and acts not in t.monitor.never_active(t.method.must_act))

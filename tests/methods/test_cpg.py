@@ -179,7 +179,7 @@ def small(options: dict | None = None, **changes):
 
 def test_the_first_stage_asks_all_of_the_auxiliary_head_and_counts_no_vote():
     t = small(precision="fp64")
-    for now in range(4):
+    for _ in range(4):
         t.advance()
     assert t.phase == "begin" and not t.method.votes.rows.any() and list(t.last_losses) == ["main", "aux_x", "aux_u"]
     t.advance()

@@ -229,6 +229,6 @@ PAIRS = [(name, base) for name in WITH_RECIPE for base in ("", *get(name).bases[
 def test_an_original_recipe_trains(name, base, source):
     """Its views, policy, average, optimiser and pool work together, for every method on every base."""
     t = Trainer(smoke_run(name, base=base, recipe="original"), source)
-    for step in range(3):
+    for _ in range(3):
         t.advance()
     assert t.last_losses and all(torch.isfinite(x) for x in t.last_losses.values())

@@ -276,7 +276,7 @@ def test_without_calibration_and_hold_out_the_first_stage_is_fixmatch_loss_for_l
 def test_the_rate_runs_over_each_stage():
     t = small()
     rates = []
-    for step in range(13):
+    for _ in range(13):
         t.advance()
         rates.append(float(t.lr))
     assert rates[0] == rates[6] == max(rates) and rates[:6] == sorted(rates[:6], reverse=True) and rates[5] < rates[7]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +15,10 @@ from torch import nn
 from semilib.errors import BadInput
 from semilib.networks.backbones import make_backbone
 from semilib.speed import measure as speed
-from semilib.speed.counting import Operators, network_cost
-from semilib.speed.measure import Settings, measure, timed
+from semilib.speed import workloads
+from semilib.speed.counting import count_operators, network_cost
+from semilib.speed.measure import Settings, measure
+from semilib.speed.workloads import timed
 from semilib.training.config import Run
 
 CPU = torch.device("cpu")
@@ -42,7 +45,7 @@ def relu_twice(x):
     (lambda x: torch.optim.SGD([x], 0.1, fused=True).step(), 0),                                # no gradient yet: a mark for profilers
     (lambda x: (x * 2).sum().backward(), 4)])                         # product, sum; a one; its product (spreading it is a view)
 def test_operators_are_counted(program, count):
-    assert Operators.of(lambda: program(torch.ones(4, 4).requires_grad_())) == {"operators": count + 1}          # 1: the ones
+    assert count_operators(lambda: program(torch.ones(4, 4).requires_grad_())) == count + 1                      # 1: the ones
 
 
 def test_the_cost_of_two_convolutions_is_the_one_worked_out_by_hand():
@@ -71,7 +74,7 @@ def test_seconds_are_those_of_windows(monkeypatch):
     """Two steps to warm up, then three windows of two."""
     lengths = iter([100, 100, 1, 3, 2, 2, 5, 1])
     now = {"s": 0.0}
-    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: now["s"]))
+    monkeypatch.setattr(workloads, "time", SimpleNamespace(perf_counter=lambda: now["s"]))
 
     def step():
         now["s"] += next(lengths)
@@ -83,10 +86,10 @@ def test_seconds_are_those_of_windows(monkeypatch):
 
 def test_each_call_is_the_next_step():
     one, other = toy.trainer("fixmatch"), toy.trainer("fixmatch")
-    step = speed.steps_of(one)
+    step = workloads.steps_of(one)
     for _ in range(3):
         step()
-    step = speed.steps_of(one)                                       # from where the trainer is
+    step = workloads.steps_of(one)                                   # from where the trainer is
     step()
     toy.train(other, range(4))
     toy.same_state(one.state_dict(), other.state_dict())
@@ -107,7 +110,7 @@ def sections(monkeypatch) -> list[str]:
             yield {"what": name}
         return measured
     for name in speed.SECTIONS:
-        monkeypatch.setitem(speed._SECTIONS, name, section(name))
+        monkeypatch.setitem(speed.SECTIONS, name, section(name))
     return asked
 
 
@@ -173,8 +176,8 @@ def tiny(monkeypatch) -> Settings:
     cell = dict(n1=30, m1=60, gamma_l=10.0, gamma_u=10.0)
     monkeypatch.setattr(Settings, "run", lambda self, method="semi", **changes: Run.of(
         "cifar10", method, **{"profile": self.profile, "device": self.device, **cell, **changes}))
-    source = speed.random_source(1000, 10)
-    monkeypatch.setattr(speed, "like_cifar10", lambda: source)
+    source = workloads.random_source(1000, 10, test=10)
+    monkeypatch.setattr(workloads, "like_cifar10", lambda: source)
     return Settings(**TINY)
 
 
@@ -204,7 +207,7 @@ def test_imports_are_those_of_fresh_interpreters(monkeypatch):
 
 
 def test_limits_are_rates_and_the_step_on_paper(tiny, monkeypatch):
-    monkeypatch.setattr(speed, "timed", lambda step, device, steps, **kind: {"median_s": 2.0, "min_s": 0.5})
+    monkeypatch.setattr(speed, "timed", lambda step, device, steps: {"median_s": 2.0, "min_s": 0.5})
     copy, fp32, bf16, paper32, paper16 = speed.limits(tiny)
     assert copy["GB_s"] == 2 * 4 * 2**25 / 0.5 / 1e9
     assert fp32["TFLOP_s"] == 2 * 2048**3 / 0.5 / 1e12 and bf16["TFLOP_s"] == 2 * 512**3 / 0.5 / 1e12
@@ -225,9 +228,8 @@ def test_steps_are_timed_for_each_method_and_the_network_alone(tiny):
 
 @pytest.mark.parametrize("mu", [1, 2])
 def test_the_network_alone_sees_as_many_images_as_a_step(mu, tiny):
-    run = tiny.run(mu=mu)
-    step, images = speed.bare(run, speed.like_cifar10())
-    assert images == speed.views(speed.trainer_of(tiny, mu=mu)) == run.batch * (1 + 3 * mu)
+    step, images = workloads.bare(tiny.trainer("supervised", mu=mu))
+    assert images == workloads.images_of(tiny.trainer(mu=mu)) == tiny.run().batch * (1 + 3 * mu)
     step()
     step()
 
@@ -243,9 +245,9 @@ def test_parts_have_seconds_and_operators(tiny):
 
 @pytest.mark.parametrize("method", ["semi", "fixmatch", "supervised"])
 def test_the_parts_together_are_the_step(method):
-    pieces = speed.separate(toy.trainer(method))
+    pieces = workloads.parts_of(toy.trainer(method))
     assert ("of these: memory bank" in pieces) == (method == "semi")
-    count = {name: Operators.of(piece)["operators"] for name, piece in pieces.items() if not name.startswith("of these")}
+    count = {name: count_operators(piece) for name, piece in pieces.items() if not name.startswith("of these")}
     whole = count.pop("whole step")
     assert len(count) == 4 and sum(count.values()) == whole
 
@@ -255,7 +257,7 @@ def test_the_parts_one_after_the_other_make_the_same_step():
     started = [value.clone() for value in one.net.buffers()]
     toy.train(other, range(1))
     one.data.prepare(0)
-    pieces = speed.separate(one)
+    pieces = workloads.parts_of(one)
     for value, before in zip(one.net.buffers(), started, strict=True):              # it has passed the images already
         value.copy_(before)
     for name in ("network, losses, backward", "optimiser", "average, state, measurements"):
@@ -273,9 +275,8 @@ def test_a_whole_run_is_worked_out_from_its_pieces(tiny):
 
 
 def test_growth_has_its_curves(monkeypatch):
-    drawn = speed.random_source
-    monkeypatch.setattr(speed, "random_source", lambda n, classes, images=None: drawn(
-        n if images is not None else min(n, max(10 * classes, 400)), classes, images))
+    drawn = workloads.random_source
+    monkeypatch.setattr(speed, "random_source", lambda n, classes: drawn(min(n, max(10 * classes, 400)), classes))
     rows = list(speed.growth(Settings(**TINY)))
     curves = {}
     for row in rows:
@@ -286,26 +287,26 @@ def test_growth_has_its_curves(monkeypatch):
     assert [(r["method"], r["images"]) for r in rows[-3:]] == [("supervised", 16), ("fixmatch", 48), ("semi", 64)]
 
 
-def test_a_mapped_source_leaves_nothing_behind():
-    drawn = speed.mapped(300)
-    folder = Path(drawn.folder.name)
-    with drawn as source:
-        assert (folder / "images.npy").stat().st_size >= 300 * 3 * 32 * 32 and source.images.shape == (300, 3, 32, 32)
+def test_a_mapped_source_leaves_nothing_behind(monkeypatch):
+    made, temporary = [], tempfile.TemporaryDirectory
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda: made.append(temporary()) or made[0])
+    with workloads.mapped_source(300) as source:
+        file = Path(made[0].name) / "images.npy"
+        assert file.stat().st_size >= 300 * 3 * 32 * 32 and source.images.shape == (300, 3, 32, 32)
         assert source.images.float().std() > 50 and torch.bincount(source.labels).tolist() == [30] * 10
-    assert not folder.exists()
+    assert not file.parent.exists()
 
 
 def test_sharing_counts_the_steps_of_all(tiny):
     rows = list(speed.sharing(tiny))
-    assert [(r["how"], r["runs"]) for r in rows] == [(how, n) for how in ("runs in one process", "bare networks stacked into one")
-                                                     for n in (1, 2)]
+    assert [(r["how"], r["runs"]) for r in rows] == [("runs in one process", n) for n in (1, 2)]
     for r in rows:
         assert is_timed(r) and r["steps_a_second"] == r["runs"] / r["median_s"]
 
 
 def test_runs_that_share_a_process_go_on_side_by_side():
     seeds = [toy.trainer("semi", seed=seed) for seed in range(2)]
-    step = speed.join_large_rows(seeds)
+    step = workloads.side_by_side(seeds)
     step()
     step()
     for seed, trainer in enumerate(seeds):
@@ -315,5 +316,6 @@ def test_runs_that_share_a_process_go_on_side_by_side():
 
 
 def test_random_images_are_the_same_each_time():
-    a, b = speed.random_source(40, 4), speed.random_source(40, 4)
-    assert torch.equal(a.images, b.images) and torch.bincount(a.labels).tolist() == [10] * 4 and a.test_labels.tolist() == [0, 1, 2, 3]
+    a, b = workloads.random_source(40, 4, test=4), workloads.random_source(40, 4, test=4)
+    assert torch.equal(a.images, b.images) and torch.bincount(a.labels).tolist() == [10] * 4
+    assert a.test_labels.tolist() == [0, 1, 2, 3] and len(a.test_images) == 4

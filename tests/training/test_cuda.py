@@ -2,15 +2,12 @@
 graph, checkpoints that change devices, host data, a whole run. Skipped without a device; `.ci/gpu.py` runs it where there is one."""
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from conftest import smoke_run
 from test_engine import SEQUENTIAL, VARIANTS, last_phase, losses_of, same_state
 
 from semilib.data.step import Time
-from semilib.speed.stacked import StackedNet
 from semilib.training import checkpoint, engine, record
 from semilib.training.train import kernels, train
 
@@ -99,22 +96,6 @@ def test_images_may_stay_on_the_host(source):
     assert here.data.resident and not there.data.resident
     for have, want in zip(losses_of(there, range(8)), losses_of(here, range(8)), strict=True):
         assert have == pytest.approx(want, rel=1e-9, abs=1e-12)
-
-
-def test_stacked_networks_are_each_their_own():
-    from semilib.networks.backbones import initialise, make_backbone
-    from semilib.networks.net import Net, linear
-    nets = []
-    for seed in range(3):
-        backbone = make_backbone("wrn-10-0.25")
-        nets.append(Net(backbone, {"head": linear(backbone.features, 10)}))
-        initialise(nets[-1], seed)
-        nets[-1].double().cuda().train()
-    joined = StackedNet(copy.deepcopy(nets)).double().cuda().train()
-    x = torch.randn(4, 9, 32, 32, dtype=torch.float64, device="cuda")
-    out = joined(x)
-    for i, net in enumerate(nets):
-        assert torch.allclose(out[i], net(x[:, 3 * i:3 * i + 3])["head"], rtol=1e-8, atol=1e-10)
 
 
 def test_a_whole_run_leaves_its_record(source, tmp_path):

@@ -1,14 +1,19 @@
 """Networks stacked into one compute what each computes alone: logits, gradients, running statistics."""
 import copy
+import json
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks import stacked
+from benchmarks.stacked import StackedNet
+from semilib.errors import BadInput
 from semilib.networks.backbones import Shortcut, initialise, make_backbone
 from semilib.networks.net import Net, linear
-from semilib.speed.stacked import StackedNet
+from semilib.speed import measure, workloads
+from semilib.training.config import Run
 
 N, B, CLASSES = 3, 4, 5
 
@@ -96,3 +101,43 @@ def test_the_networks_keep_their_values_and_the_stack_has_its_own(both):
             for p in net.parameters():
                 p.zero_()
     same(joined(images()), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_logits_are_each_networks_own():
+    nets = [network(seed, "V1").cuda() for seed in range(N)]
+    x = images().cuda()
+    out = StackedNet(copy.deepcopy(nets)).train()(x)
+    for i, net in enumerate(nets):
+        torch.testing.assert_close(out[i], net(own(x, i))["head"], rtol=1e-8, atol=1e-10)
+
+
+# ---- the section of a record -----------------------------------------------------------------------------------------
+
+
+def test_the_command_adds_its_section_to_a_record(tmp_path, monkeypatch, capsys):
+    cell = dict(n1=30, m1=60, gamma_l=10.0, gamma_u=10.0)
+    monkeypatch.setattr(measure.Settings, "run", lambda self, method="semi", **changes: Run.of(
+        "cifar10", method, profile="smoke", device="cpu", **cell, **changes))
+    source = workloads.random_source(1000, 10, test=10)
+    monkeypatch.setattr(stacked, "like_cifar10", lambda: source)
+    monkeypatch.setattr(measure, "SECTIONS", dict(measure.SECTIONS))
+    monkeypatch.setattr(stacked, "SECTIONS", measure.SECTIONS)
+    monkeypatch.setitem(measure.SECTIONS, "sharing", lambda settings: iter(
+        [{"how": "runs in one process", "runs": 1, "median_s": 0.5, "min_s": 0.5, "steps_a_second": 2.0}]))
+    settings = measure.Settings(device="cpu", profile="smoke", steps=2, most_runs=2, sections="sharing")
+    before = measure.measure(settings, tmp_path / "x.json", lambda text: None)
+    stacked.main([str(tmp_path / "x.json")])
+    record = json.loads((tmp_path / "x.json").read_text())
+    assert {key: record[key] for key in before} == before
+    assert [(r["how"], r["runs"]) for r in record["stacked"]["rows"]] == [("bare networks stacked into one", n) for n in (1, 2)]
+    assert all(r["steps_a_second"] == r["runs"] / r["median_s"] for r in record["stacked"]["rows"])
+    printed = capsys.readouterr().out
+    assert "runs in one process" in printed and "Stacked: the bare network" in printed
+
+
+@pytest.mark.parametrize("arguments", [[], ["nowhere.json"], ["a.json", "b.json"]])
+def test_the_command_wants_a_record(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="a record that `semilib speed` has written"):
+        stacked.main(arguments)
