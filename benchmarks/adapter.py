@@ -26,7 +26,7 @@ from semilib.cli import assignments
 from semilib.errors import BadInput
 from semilib.speed.counting import count_passes
 from semilib.speed.measure import Settings, machine
-from semilib.speed.workloads import steps_of, wait
+from semilib.speed.workloads import wait
 from semilib.training.config import Run
 from semilib.training.engine import Captured, Trainer
 from semilib.training.train import kernels
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measure(trainer: Trainer, args: argparse.Namespace, began: float, images: dict[str, int]) -> None:
     """Warm up, time at most args.steps steps in at most args.max_seconds, and print the lines."""
-    device, step = trainer.device, steps_of(trainer)
+    device, step = trainer.device, trainer.advance
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for _ in range(max(args.warmup, Captured.EAGER + 1) if "graph" in trainer.capture else args.warmup):

@@ -78,13 +78,13 @@ def enter(trainer: Trainer, index: int) -> None:
 
 def step_ms(trainer: Trainer) -> float:
     """Milliseconds of one step, tensors only."""
-    trainer.data.prepare(trainer.step)
+    trainer.data.prepare(int(trainer.now))
     return 1000 * elapsed(trainer.compute_step, trainer.device)
 
 
 def host_ms(trainer: Trainer) -> float:
     """Milliseconds a step of the host's work: one `host_work`, over the steps between two."""
-    every, context = trainer.method.host_every(), trainer.context(trainer.step)
+    every, context = trainer.method.host_every(), trainer.context(int(trainer.now))
     return 1000 * elapsed(lambda: trainer.method.host_work(context), trainer.device) / every if every else 0.0
 
 

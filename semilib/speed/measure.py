@@ -29,7 +29,7 @@ from semilib.options import Options, option
 from semilib.speed import records, workloads
 from semilib.speed.counting import count_operators, network_cost
 from semilib.speed.records import Record
-from semilib.speed.workloads import Step, elapsed, free, images_of, parts_of, random_source, steps_of, timed, wait
+from semilib.speed.workloads import Step, elapsed, free, images_of, parts_of, random_source, timed, wait
 from semilib.training import compiling, record
 from semilib.training.config import Run
 from semilib.training.engine import Captured, Trainer, resolve_device
@@ -206,7 +206,7 @@ def steps(settings: Settings) -> Rows:
             for method in ("bare", *settings.methods.split("+")):
                 alone = method == "bare"
                 trainer = settings.trainer("supervised" if alone else method, precision=precision, capture=capture)
-                step, images = workloads.bare(trainer) if alone else (steps_of(trainer), images_of(trainer))
+                step, images = workloads.bare(trainer) if alone else (trainer.advance, images_of(trainer))
                 yield {"method": method, "precision": precision, "capture": capture, "images": images,
                        "network": trainer.run.network, **settings.timed(step)}
 
@@ -234,9 +234,9 @@ def whole(settings: Settings) -> Rows:
     trainer = settings.trainer()
     wait(device)
     built = time.perf_counter() - began
-    step, eager = steps_of(trainer), Captured.EAGER + 1
-    first = elapsed(step, device, eager)
-    pace = timed(step, device, max(2, settings.whole_steps // settings.window), settings.window, warm=0)
+    eager = Captured.EAGER + 1
+    first = elapsed(trainer.advance, device, eager)
+    pace = timed(trainer.advance, device, max(2, settings.whole_steps // settings.window), settings.window, warm=0)
     evaluation = timed(trainer.evaluate, device, 3 if cuda else 1, warm=int(cuda))["median_s"]
     state = timed(lambda: {name: value.cpu() for name, value in trainer.state_dict().items()}, device, 2, warm=0)
     host = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -258,7 +258,7 @@ def growth(settings: Settings) -> Rows:
                      steps=250_000, eval_every=500, capture="graph" if settings.cuda else "auto", **changes)
         free()
         trainer = Trainer(run, source)
-        seconds, bank = settings.timed(steps_of(trainer)), parts_of(trainer).get("of these: memory bank")
+        seconds, bank = settings.timed(trainer.advance), parts_of(trainer).get("of these: memory bank")
         more = {"bank_s": settings.timed(bank, graph=True)["median_s"]} if bank else {}
         return {"curve": curve, "value": value, "method": method, "images": images_of(trainer), "network": run.network,
                 **seconds, **more}

@@ -71,18 +71,17 @@ def like_cifar10() -> Source:
     return random_source(50_000, 10, test=10_000)
 
 
-def steps_of(trainer: Trainer) -> Step:
-    """The trainer's next step, each time it is called, as a run makes it."""
-    return trainer.advance
-
-
 def images_of(trainer: Trainer) -> int:
     """Images that a step draws."""
     return sum(trainer.data.streams[stream].size for stream, _ in trainer.data.step_images.views.values())
 
 
-def move(trainer: Trainer) -> None:
-    """The optimisers of a step."""
+def zero_grad(trainer: Trainer) -> None:
+    for optimiser in trainer.optimisers:
+        optimiser.zero_grad(set_to_none=True)
+
+
+def update(trainer: Trainer) -> None:
     for optimiser in trainer.optimisers:
         optimiser.step()
 
@@ -104,51 +103,46 @@ def bare(trainer: Trainer) -> tuple[Step, int]:
         loss = compiling.compile_parts({"loss": loss})["loss"]
 
     def step() -> None:
-        for optimiser in trainer.optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        zero_grad(trainer)
         loss().backward()
-        move(trainer)
+        update(trainer)
     return (Captured(step, device) if "graph" in trainer.capture else step), images
 
 
 def parts_of(trainer: Trainer) -> dict[str, Step]:
-    """The parts of the trainer's step as calls that can be repeated, what its method times alone, and the whole
-    step."""
+    """The parts of `Trainer.compute_step` as calls that can be repeated, what its method times alone, and the whole."""
     now = Time(trainer.now, trainer.total, trainer.dtype, trainer.phase)
     batch = trainer.data.pick(now)[0]
 
-    def images() -> dict[str, Tensor]:
+    def views() -> dict[str, Tensor]:
         return trainer.parts["views"](trainer.data.pick(now)[1], now)
 
-    def learn() -> tuple:
-        losses, *rest = trainer.parts["losses_of_step"](batch, ready, now)
-        for optimiser in trainer.optimisers:
-            optimiser.zero_grad(set_to_none=True)
+    def learn() -> tuple[Any, ...]:
+        losses, *rest = trainer.parts["losses_of_step"](batch, images, now)
+        zero_grad(trainer)
         sum(losses.values()).backward()
-        return {name: loss.detach() for name, loss in losses.items()}, *rest
-    ready = images()
-    losses, terms, views, pseudo = learn()
-    trainer.monitor.expect(losses, trainer.method.must_act)
-    alone = trainer.method.timed_parts(views, pseudo, now)
+        trainer.lr.copy_(trainer.learning_rate(now))
+        trainer.last_losses = {name: loss.detach() for name, loss in losses.items()}
+        trainer.monitor.expect(losses, trainer.method.must_act)
+        return rest
+    images = views()
+    terms, seen, pseudo = learn()
+    alone = {f"of these: {name}": part for name, part in trainer.method.timed_parts(seen, pseudo, now).items()}
     if trainer.run.capture == "compile":
         alone = {name: compiling.compiled(part) for name, part in alone.items()}
-    return {"views": images,
-            "network, losses, backward": learn,
-            "optimiser": lambda: move(trainer),
+    return {"views": views, "network, losses, backward": learn, "optimiser": lambda: update(trainer),
             "average, state, measurements":
-                lambda: trainer.parts["after_step"](losses, terms, views, pseudo, batch, now),
-            **{f"of these: {name}": part for name, part in alone.items()},
-            "whole step": trainer.compute_step}
+                lambda: trainer.parts["after_step"](trainer.last_losses, terms, seen, pseudo, batch, now),
+            **alone, "whole step": trainer.compute_step}
 
 
 def side_by_side(trainers: list[Trainer]) -> Step:
     """One step of each trainer, each on a stream of its own where there are streams."""
     wait(trainers[0].device)                                     # until the trainers are built, on another stream
     streams = [torch.cuda.Stream(t.device) if t.device.type == "cuda" else None for t in trainers]
-    calls = [steps_of(trainer) for trainer in trainers]
 
     def step() -> None:
-        for call, stream in zip(calls, streams, strict=True):
+        for trainer, stream in zip(trainers, streams, strict=True):
             with torch.cuda.stream(stream):
-                call()
+                trainer.advance()
     return step

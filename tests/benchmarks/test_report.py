@@ -1,4 +1,5 @@
-"""The comparison with other implementations: ratios, goals met, missed and open, and what README and its page show of them."""
+"""The comparison with other implementations: ratios, goals met, missed and open, and what README and its page show of
+them."""
 from __future__ import annotations
 
 import copy
@@ -55,7 +56,7 @@ def test_ratios_as_shipped_and_with_the_best_number_of_workers(both):
     assert made["ours_semi_fp32", "best"]["ratio"] == pytest.approx(7.5)
     assert made["ours_semi_fp32", "best"]["ours"].startswith("fp32, ")
     assert made["ours_fixmatch", "best"]["peer_s"] == 0.06                                # not the one with mu = 2
-    assert made["ours_daso", "best"]["ratio"] == made["ours_daso", "shipped"]["ratio"]    # not the one of its first steps
+    assert made["ours_daso", "best"]["ratio"] == made["ours_daso", "shipped"]["ratio"]  # not the one of its first steps
     assert [made["ours_semi", "best"][f"ratio_{of}"] for of in ("mean", "least")] == pytest.approx([10.5, 10.5])
     table = peers.ratios(both.beside["h200"])
     assert [row["ratio"] for row in table.frame[:2]] == pytest.approx([13, 10.5])
@@ -64,7 +65,8 @@ def test_ratios_as_shipped_and_with_the_best_number_of_workers(both):
 
 def test_tables_name_what_has_no_time_and_what_was_repaired(both):
     ratios, steps = peers.tables(both.beside["cpu"])
-    assert "No time: semi_full_w16: skipped" in steps.text and "Repaired: two folders became regular packages" in steps.markdown
+    assert "No time: semi_full_w16: skipped" in steps.text
+    assert "Repaired: two folders became regular packages" in steps.markdown
     assert len(steps.frame) == 14 and {row["over"] for row in steps.frame if row["config"] == "bare_eager_fp32"} == {1}
 
 
@@ -75,14 +77,16 @@ def test_a_record_of_peers_has_rows(tmp_path):
 
 
 def test_the_figure_shows_every_implementation_once(both):
-    figure, frame = peers.implementations({**both.own, "desk": speed_toy.record()}, both.beside)
+    own = {**both.own, "desk": speed_toy.record()}
+    figure, frame = peers.implementations(own, both.beside)
     assert frame.groupby("record").size().to_dict() == {"cpu": 10, "h200": 10, "desk": 2}
     labels = frame.set_index("record")["label"]
-    assert list(labels["h200"][:4]) == ["SeMi: semilib, bf16, compiled, one CUDA graph", "SeMi: semilib, fp32, compiled, one CUDA graph",
+    assert list(labels["h200"][:4]) == ["SeMi: semilib, bf16, compiled, one CUDA graph",
+                                        "SeMi: semilib, fp32, compiled, one CUDA graph",
                                         "SeMi: authors' script, fp32, 4 + 4 workers (shipped)",
                                         "SeMi: authors' script, fp32, 4 + 4 workers"]
     assert not labels.str.contains("unlabelled").any()                # what differs in its work is not compared
-    assert paint.png(figure) == paint.png(peers.implementations({**both.own, "desk": speed_toy.record()}, both.beside)[0])
+    assert paint.png(figure) == paint.png(peers.implementations(own, both.beside)[0])
     figure, frame = peers.implementations({}, {})
     assert len(frame) == 0 and "No record has" in figure.get_suptitle()
 
@@ -100,7 +104,8 @@ def test_goals_met_and_not_met(both):
     made = answers(*both)
     assert [answer[0] for answer in made] == ["yes"] * 13
     assert made[0][1:] == ("13.0x (130.0 against 10.0 ms)", "NVIDIA H200, 2026-12-02")
-    assert made[1][1] == "10.5x (105.0 against 10.0 ms)" and made[2][1].startswith("12.5x") and made[3][1].startswith("7.50x")
+    assert made[1][1] == "10.5x (105.0 against 10.0 ms)"
+    assert made[2][1].startswith("12.5x") and made[3][1].startswith("7.50x")
     assert made[6][1] == "1.11 (10.0 against 9.00 ms)" and made[7][1] == "16.7 min, worked out"
     assert "1.05x with 8; bare networks stacked into one: 1.50x with 8" in made[8][1]
     assert made[9][1:] == ("1.28x eager", "Some Model, 2 cores, 2026-12-02") and made[10][1] == "3.50x eager"
@@ -119,7 +124,8 @@ def test_which_record_answers_a_goal(both):
     assert met(small)[6:9] == ["open"] * 3                                      # a small profile's step answers nothing
     later = speed_toy.record("NVIDIA OTHER", bare=0.005)
     later["machine"]["date"] = "2027-01-01"
-    assert answers({"a": both.own["h200"], "b": later})[6] == ("yes", "1.11 (10.0 against 9.00 ms)", "NVIDIA H200, 2026-12-01")
+    assert answers({"a": both.own["h200"], "b": later})[6] == \
+        ("yes", "1.11 (10.0 against 9.00 ms)", "NVIDIA H200, 2026-12-01")
     assert answers({"b": later})[6][0] == "no"
     latest = {**copy.deepcopy(both.own["h200"]), "steps": later["steps"]}
     latest["machine"]["date"] = "2027-01-02"
@@ -138,11 +144,10 @@ def test_readme_shows_the_committed_records():
 
 
 def test_the_page_and_its_figure_show_the_committed_records(tmp_path):
-    have = committed()
-    learned = report.learning(ROOT / report.LEARNING)
-    assert (ROOT / report.PAGE).read_text(encoding="utf-8") == report.page(*have, learned), "python -m benchmarks.report"
+    have, page, anew = committed(), ROOT / report.PAGE, "python -m benchmarks.report"
+    assert page.read_text(encoding="utf-8") == report.page(*have, report.learning(ROOT / report.LEARNING)), anew
     _, numbers = paint.save(*peers.implementations(*have), tmp_path / "implementations")
-    assert numbers.read_text() == (ROOT / "figures/speed/implementations.csv").read_text(), "python -m benchmarks.report"
+    assert numbers.read_text() == page.with_name("implementations.csv").read_text(), anew
 
 
 def test_readme_is_written_between_its_marks(both):
@@ -161,7 +166,8 @@ def test_the_evidence_names_machine_versions_and_commit(both):
 
 
 def test_the_faster_ways_learn_what_the_plain_one_does():
-    """The committed runs: three seeds each; the means of compiled and of bf16 runs lie within the seeds of fp32, eager."""
+    """The committed runs: three seeds each; the means of compiled and of bf16 runs lie within the seeds of fp32,
+    eager."""
     rows = report.learning(ROOT / report.LEARNING).frame
     assert [row["how"] for row in rows] == ["fp32, eager", "bf16, eager", "fp32, compiled"]
     for row in rows:

@@ -64,10 +64,12 @@ def test_gradients_are_each_networks_own(both):
     F.cross_entropy(joined(images()).flatten(0, 1), y.flatten(), reduction="sum").backward()
     for i, net in enumerate(nets):
         F.cross_entropy(net(own(images(), i))["head"], y[i], reduction="sum").backward()
-        parts = {f"backbone.{name}": p.grad.chunk(N)[i] for name, p in joined.backbone.named_parameters() if p.grad is not None}
+        parts = {f"backbone.{name}": p.grad.chunk(N)[i] for name, p in joined.backbone.named_parameters()
+                 if p.grad is not None}
         parts.update({"heads.head.weight": joined.weight.grad[i], "heads.head.bias": joined.bias.grad[i]})
         wanted = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
-        assert parts.keys() == wanted.keys() and len(parts) == len(list(net.parameters())) - 4      # two norms have no use in V1 and USB
+        assert parts.keys() == wanted.keys()
+        assert len(parts) == len(list(net.parameters())) - 4                 # two norms have no use in V1 and USB
         for name, grad in wanted.items():
             same(parts[name], grad)
             assert grad.abs().max() > 0, name
@@ -94,7 +96,8 @@ def test_the_networks_keep_their_values_and_the_stack_has_its_own(both):
     assert sum(p.numel() for p in joined.parameters()) == N * sum(p.numel() for p in nets[0].parameters())
     assert [m.groups for m in joined.modules() if isinstance(m, nn.Conv2d)] == \
         [N for m in nets[0].modules() if isinstance(m, nn.Conv2d)]
-    assert sum(isinstance(m, Shortcut) for m in joined.modules()) == sum(isinstance(m, Shortcut) for m in nets[0].modules()) == 2
+    for net in (joined, nets[0]):
+        assert sum(isinstance(m, Shortcut) for m in net.modules()) == 2
     before = joined(images()).detach()
     with torch.no_grad():
         for net in nets:
@@ -130,7 +133,8 @@ def test_the_command_adds_its_section_to_a_record(tmp_path, monkeypatch, capsys)
     stacked.main([str(tmp_path / "x.json")])
     record = json.loads((tmp_path / "x.json").read_text())
     assert {key: record[key] for key in before} == before
-    assert [(r["how"], r["runs"]) for r in record["stacked"]["rows"]] == [("bare networks stacked into one", n) for n in (1, 2)]
+    assert [(r["how"], r["runs"]) for r in record["stacked"]["rows"]] == \
+        [("bare networks stacked into one", n) for n in (1, 2)]
     assert all(r["steps_a_second"] == r["runs"] / r["median_s"] for r in record["stacked"]["rows"])
     printed = capsys.readouterr().out
     assert "runs in one process" in printed and "Stacked: the bare network" in printed

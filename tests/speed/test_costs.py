@@ -1,4 +1,5 @@
-"""The cost table: it counts the images that pass the network, visits every stage that has steps, and compares with FixMatch."""
+"""The cost table: it counts the images that pass the network, visits every stage that has steps, and compares with
+FixMatch."""
 import json
 
 import pytest
@@ -17,7 +18,7 @@ def rows_of(method: str, **changes) -> list[dict]:
     ("fixmatch", {}, {"main": (4 * B, 0)}),                                           # l, w, s1, s2 in one pass
     ("fixmatch", {"policy": "weak_first"}, {"main": (3 * B, B)}),                     # the weak view without gradient
     ("supervised", {}, {"main": (B, 0)}),
-    ("remixmatch", {}, {"main": (6 * B, B)}),                                         # four mixed parts, s1, the rotated one; w
+    ("remixmatch", {}, {"main": (6 * B, B)}),  # four mixed parts, s1, the rotated one; w
     ("cdmad", {}, {"main": (4 * B, 1)}),                                              # a blank image
     # w and two more batches by the average
     ("cossl", {"options": {"represent": 12}}, {"represent": (4 * B, 0), "cotrain": (4 * B, 3 * B)})])
@@ -30,7 +31,7 @@ def test_the_passes_of_a_step_are_counted(method, changes, stages):
 
 
 def test_a_stage_without_steps_is_passed_through():
-    assert [r["stage"] for r in rows_of("seval")] == ["estimate", "train"]            # not `split`, in which nothing is trained
+    assert [r["stage"] for r in rows_of("seval")] == ["estimate", "train"]  # not `split`, in which nothing is trained
 
 
 def test_work_between_steps_is_measured_a_step():
@@ -43,5 +44,5 @@ def test_the_files_hold_what_was_measured(tmp_path):
     rows = rows_of("supervised")
     text = costs.write(rows, tmp_path / "costs")
     assert json.loads((tmp_path / "costs.json").read_text()) == rows and (tmp_path / "costs.md").read_text() == text
-    assert text.startswith("# What a step costs: wrn-10-0.25, batch 16, mnistm5k-lt.n40.m360.g20-20, cpu with 1 thread, fp32")
+    assert text.startswith("# What a step costs: wrn-10-0.25, batch 16, mnistm5k-lt.n40.m360.g20-20, cpu with 1 thread")
     assert f"| supervised | main | {rows[0]['ms']:.1f} | {rows[0]['ratio']:.2f} | 16 / 0 | 0.25 |" in text

@@ -1,8 +1,8 @@
-"""Measures of speed: the clock, the record that goes on where it was, what each section promises; what a step consists of, counted."""
+"""Measures of speed: the clock, the record that goes on where it was, what each section promises; what a step consists
+of, counted."""
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,11 +22,11 @@ from semilib.speed.workloads import timed
 from semilib.training.config import Run
 
 CPU = torch.device("cpu")
-TINY = dict(device="cpu", profile="smoke", growth_profile="smoke", methods="semi+fixmatch", steps=2, window=1, largest=10_000,
-            whole_steps=4, most_runs=2, captures="off", precisions="fp32")
+TINY = dict(device="cpu", profile="smoke", growth_profile="smoke", methods="semi+fixmatch", steps=2, window=1,
+            largest=10_000, whole_steps=4, most_runs=2, captures="off", precisions="fp32")
 
 
-# ---- counting ---------------------------------------------------------------------------------------------------------------
+# ---- counting --------------------------------------------------------------------------------------------------------
 
 def relu_twice(x):
     return F.relu_(F.relu(x))
@@ -36,21 +36,21 @@ def relu_twice(x):
     (lambda x: x + 1, 1),
     (lambda x: relu_twice(x * 2 + 1), 4),
     (lambda x: x.view(2, 8).T[1:].unsqueeze(0).detach().expand(3, 7, 2).split(1), 0),           # views
-    (lambda x: (torch.empty(3), torch.empty_like(x), x.new_empty(2)), 0),                       # memory without contents
+    (lambda x: (torch.empty(3), torch.empty_like(x), x.new_empty(2)), 0),  # memory without contents
     (lambda x: torch.zeros(3), 1),
     (lambda x: x.T.reshape(16), 1),                                                             # a copy
     (lambda x: x.detach().clone().add_(1).mul_(2), 3),                                          # in place
     (lambda x: torch.cat(x.split(1)), 1),
     (lambda x: torch._foreach_mul([x.detach(), x.detach()], 2), 1),
-    (lambda x: torch.optim.SGD([x], 0.1, fused=True).step(), 0),                                # no gradient yet: a mark for profilers
-    (lambda x: (x * 2).sum().backward(), 4)])                         # product, sum; a one; its product (spreading it is a view)
+    (lambda x: torch.optim.SGD([x], 0.1, fused=True).step(), 0),  # no gradient yet: a mark for profilers
+    (lambda x: (x * 2).sum().backward(), 4)])  # product, sum; a one; its product (spreading it is a view)
 def test_operators_are_counted(program, count):
-    assert count_operators(lambda: program(torch.ones(4, 4).requires_grad_())) == count + 1                      # 1: the ones
+    assert count_operators(lambda: program(torch.ones(4, 4).requires_grad_())) == count + 1  # 1: the ones
 
 
 def test_the_cost_of_two_convolutions_is_the_one_worked_out_by_hand():
-    """Of 5 images of 3 x 8 x 8: 3 x 3 to 4 channels, then 1 x 1 to 2. Products forward 27 * 4 and 4 * 2 for each of 5 * 64 places; as
-    many again for the gradient of the weights, and for the input's but in the first layer."""
+    """Of 5 images of 3 x 8 x 8: 3 x 3 to 4 channels, then 1 x 1 to 2. Products forward 27 * 4 and 4 * 2 for each of 5 *
+    64 places; as many again for the gradient of the weights, and for the input's but in the first layer."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
     places = 5 * 64
     assert network_cost(net, (5, 3, 8, 8)) == {"flops": 2 * places * (2 * 27 * 4 + 3 * 4 * 2),
@@ -59,8 +59,8 @@ def test_the_cost_of_two_convolutions_is_the_one_worked_out_by_hand():
 
 
 def test_the_cost_of_a_published_step_is_the_one_worked_out_by_hand():
-    """WRN-28-2, 256 images. Each group has eight 3 x 3 convolutions, but the first is of half as many channels, and a 1 x 1; in the
-    later groups a quarter of the places and twice the channels make the same products."""
+    """WRN-28-2, 256 images. Each group has eight 3 x 3 convolutions, but the first is of half as many channels, and a 1
+    x 1; in the later groups a quarter of the places and twice the channels make the same products."""
     stem = 27 * 16 * 32**2
     group = (9 * 16 * 32 + 7 * 9 * 32 * 32 + 16 * 32) * 32**2
     assert stem + 3 * group == 214_351_872
@@ -68,7 +68,7 @@ def test_the_cost_of_a_published_step_is_the_one_worked_out_by_hand():
     assert found == 256 * 2 * (3 * (stem + 3 * group) - stem) == 329_017_982_976                 # 0.33 TFLOP
 
 
-# ---- the clock --------------------------------------------------------------------------------------------------------------
+# ---- the clock -------------------------------------------------------------------------------------------------------
 
 def test_seconds_are_those_of_windows(monkeypatch):
     """Two steps to warm up, then three windows of two."""
@@ -84,18 +84,7 @@ def test_seconds_are_those_of_windows(monkeypatch):
     assert timed(step, CPU, steps=3, warm=0) == {"median_s": 4.0, "min_s": 1.0, "windows": 3, "window": 1}
 
 
-def test_each_call_is_the_next_step():
-    one, other = toy.trainer("fixmatch"), toy.trainer("fixmatch")
-    step = workloads.steps_of(one)
-    for _ in range(3):
-        step()
-    step = workloads.steps_of(one)                                   # from where the trainer is
-    step()
-    toy.train(other, range(4))
-    toy.same_state(one.state_dict(), other.state_dict())
-
-
-# ---- the record -------------------------------------------------------------------------------------------------------------
+# ---- the record ------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def sections(monkeypatch) -> list[str]:
@@ -124,7 +113,8 @@ def test_a_record_goes_on_where_it_was_killed(sections, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         measure(settings, file, quiet)
     assert sections == ["limits", "steps", "parts"]
-    assert [key for key in json.loads(file.read_text()) if key in speed.SECTIONS] == ["limits", "steps"]        # written as they came
+    written = [key for key in json.loads(file.read_text()) if key in speed.SECTIONS]
+    assert written == ["limits", "steps"]                                        # as they came
     said = []
     found = measure(settings, file, said.append)
     assert sections[3:] == ["parts", "whole"] and said == ["measuring parts", "measuring whole"]
@@ -132,8 +122,8 @@ def test_a_record_goes_on_where_it_was_killed(sections, tmp_path):
     assert found["steps"]["seconds"] >= 0 and found["steps"]["code"]
     assert found["machine"]["device"] == "cpu" and found["machine"]["torch"] == torch.__version__
     assert found["settings"] == {**{k: v for k, v in vars(Settings(**TINY)).items() if k != "sections"}}
-    assert measure(settings, file, quiet) == found and len(sections) == 5                                        # nothing is left
-    more = measure(Settings(**TINY, sections="imports"), file, quiet)                                            # one more, of the same
+    assert measure(settings, file, quiet) == found and len(sections) == 5  # nothing is left
+    more = measure(Settings(**TINY, sections="imports"), file, quiet)  # one more, of the same
     assert sections[5:] == ["imports"] and more["steps"] == found["steps"]
 
 
@@ -168,7 +158,7 @@ def test_settings_have_bounds(field, value):
         Settings(**{**TINY, field: value})
 
 
-# ---- sections ---------------------------------------------------------------------------------------------------------------
+# ---- sections --------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def tiny(monkeypatch) -> Settings:
@@ -236,11 +226,12 @@ def test_the_network_alone_sees_as_many_images_as_a_step(mu, tiny):
 
 def test_parts_have_seconds_and_operators(tiny):
     rows = list(speed.parts(tiny))
-    assert [r["part"] for r in rows] == ["views", "network, losses, backward", "optimiser", "average, state, measurements",
-                                         "of these: memory bank", "whole step"]
+    assert [r["part"] for r in rows] == ["views", "network, losses, backward", "optimiser",
+                                         "average, state, measurements", "of these: memory bank", "whole step"]
     assert all(is_timed(r) and r["capture"] == "off" and r["operators"] > 0 and "kernels" not in r for r in rows)
     count = {r["part"]: r["operators"] for r in rows}
-    assert count["of these: memory bank"] < count["average, state, measurements"] and count["optimiser"] == 2        # fused, two groups
+    assert count["of these: memory bank"] < count["average, state, measurements"]
+    assert count["optimiser"] == 2                                               # fused, two groups
 
 
 @pytest.mark.parametrize("method", ["semi", "fixmatch", "supervised"])
@@ -275,8 +266,12 @@ def test_a_whole_run_is_worked_out_from_its_pieces(tiny):
 
 
 def test_growth_has_its_curves(monkeypatch):
-    drawn = workloads.random_source
-    monkeypatch.setattr(speed, "random_source", lambda n, classes: drawn(min(n, max(10 * classes, 400)), classes))
+    files, drawn = [], workloads.random_source
+
+    def source(n: int, classes: int, file: Path | None = None):
+        files.append(file)
+        return drawn(max(10 * classes, 400), classes, file=file)
+    monkeypatch.setattr(speed, "random_source", source)
     rows = list(speed.growth(Settings(**TINY)))
     curves = {}
     for row in rows:
@@ -285,16 +280,17 @@ def test_growth_has_its_curves(monkeypatch):
     assert curves == {"classes": [10, 100, 1000], "slots": [32, 128, 512], "unlabelled images, resident": [10_000],
                       "unlabelled images, memory-mapped": [10_000], "views": [1, 3, 4]}
     assert [(r["method"], r["images"]) for r in rows[-3:]] == [("supervised", 16), ("fixmatch", 48), ("semi", 64)]
+    (file,) = filter(None, files)
+    assert not file.parent.exists()                                              # mapped images leave nothing behind
 
 
-def test_a_mapped_source_leaves_nothing_behind(monkeypatch):
-    made, temporary = [], tempfile.TemporaryDirectory
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda: made.append(temporary()) or made[0])
-    with workloads.mapped_source(300) as source:
-        file = Path(made[0].name) / "images.npy"
-        assert file.stat().st_size >= 300 * 3 * 32 * 32 and source.images.shape == (300, 3, 32, 32)
-        assert source.images.float().std() > 50 and torch.bincount(source.labels).tolist() == [30] * 10
-    assert not file.parent.exists()
+def test_images_are_read_through_a_map(tmp_path):
+    mapped = workloads.random_source(300, 10, test=20, file=tmp_path / "images.npy")
+    plain = workloads.random_source(300, 10, test=20)
+    assert (tmp_path / "images.npy").stat().st_size >= 320 * 3 * 32 * 32
+    assert torch.equal(mapped.images, plain.images) and torch.equal(mapped.test_images, plain.test_images)
+    assert mapped.images.float().std() > 50 and torch.bincount(mapped.labels).tolist() == [30] * 10
+    (tmp_path / "images.npy").unlink()
 
 
 def test_sharing_counts_the_steps_of_all(tiny):
