@@ -8,7 +8,6 @@ from __future__ import annotations
 import pytest
 import torch
 import toy
-from conftest import SMOKE_OPTIONS
 from torch import Tensor, nn
 
 from semilib.data.sources import Source
@@ -75,7 +74,7 @@ def run_through(t: Trainer, *states) -> None:
 
 
 def trainer(name: str, base: str, source: Source, **changes) -> Trainer:
-    options = {k: v for k, v in SMOKE_OPTIONS[name].items() if k not in get(name, base).Config.ignored}
+    options = dict(get(name, base).smoke)
     if "threshold" in options:
         options["threshold"] = 0.3
     return Trainer(toy.run(name, options, base=base, lr=0.0, batch=4, order="reversed", eval_every=2, **changes), source)
