@@ -68,10 +68,14 @@ class About:
     what: str
 
 
+def file_of(name: str) -> str:
+    """The module that tells a method as its paper does; what its release computes otherwise may stand in a file beside it."""
+    return get(name).__module__.removesuffix("_released")
+
+
 def about(name: str) -> About:
     """A method's docstring, read."""
-    cls = get(name)
-    module = cls.__module__
+    cls, module = get(name), file_of(name)
     text = docstrings.blocks(inspect.getdoc(sys.modules[module]) or name)
     first = " ".join(" ".join(text[0]).split())
     found = CITATION.search(first) or PREPRINT.search(first)
@@ -253,7 +257,7 @@ def page_of(path: str, pages: Pages) -> str:
     own = {"README.md": "index.md", "semilib": "api/index.rst", "semilib/methods": "methods/index.rst", "results": "results/README.md"}
     if path.endswith(".py") and path.startswith("semilib/"):
         module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-        named = [f"methods/{name}.rst" for name in METHODS if get(name).__module__ == module]
+        named = [f"methods/{name}.rst" for name in METHODS if file_of(name) == module]
         own[path] = named[0] if named else f"api/{module}.rst"
     return next((p for p in (own.get(path, ""), path, f"{path}/table.md") if p in pages), "")
 
