@@ -4,6 +4,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+PACKAGE = Path(__file__).resolve().parent
+
 
 def write_atomically(path: Path, write) -> None:
     """Call `write(file)` on a temporary file beside `path`, flush it to the disk, then rename it: readers see all or nothing."""

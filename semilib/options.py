@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -82,9 +83,12 @@ class Options:
         return whole
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def check_fields(obj: Any) -> None:
     """Type, range and choice of every field, as declared by `option`. Integers are accepted (and stored) where a float is meant."""
-    hints = typing.get_type_hints(type(obj))
+    hints = _hints(type(obj))
     for f in dataclasses.fields(obj):
         value, kinds = getattr(obj, f.name), _kinds(hints[f.name])
         if type(value) is int and float in kinds and int not in kinds:

@@ -22,7 +22,7 @@ from semilib.files import write_text
 from semilib.report.table import Column, Table, column
 from semilib.speed.counting import count_passes
 from semilib.speed.workloads import elapsed
-from semilib.training import record
+from semilib.training import fingerprint, record
 from semilib.training.config import Run
 from semilib.training.engine import Trainer
 
@@ -63,7 +63,7 @@ def stages(run: Run, steps: int, warm: int) -> Iterator[dict[str, Any]]:
                "host_ms": host_ms(trainer), "host_every": trainer.method.host_every(), "steps": n,
                "device": record.device_name(trainer.device), "precision": trainer.precision,
                "threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine(),
-               "code": record.code_of(run.identity())}
+               "code": fingerprint.code_of(run.identity())}
 
 
 def enter(trainer: Trainer, index: int) -> None:

@@ -30,7 +30,7 @@ from semilib.speed import records, workloads
 from semilib.speed.counting import count_operators, network_cost
 from semilib.speed.records import Record
 from semilib.speed.workloads import Step, elapsed, free, images_of, parts_of, random_source, timed, wait
-from semilib.training import compiling, record
+from semilib.training import compiling, fingerprint, record
 from semilib.training.config import Run
 from semilib.training.engine import Captured, Trainer, resolve_device
 from semilib.training.train import kernels
@@ -133,7 +133,7 @@ def code(run: Run) -> str:
     """The commit, with a mark if a step's code was changed since; outside a repository the fingerprint of that code."""
     origin = record.provenance(run)
     changed = " changed" * bool(origin["dirty"])
-    return origin["commit"] + changed if origin["commit"] else f"files {record.code_of(run.identity())}"
+    return origin["commit"] + changed if origin["commit"] else f"files {fingerprint.code_of(run.identity())}"
 
 
 def machine(settings: Settings) -> dict[str, Any]:

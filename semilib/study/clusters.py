@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from semilib.errors import BadInput
+from semilib.files import PACKAGE
 from semilib.study import local
 from semilib.study.launchers import Local, Ray, Slurm
 from semilib.study.status import SweepStatus, summary
@@ -99,7 +100,7 @@ def _executor(folder: Path, sbatch: dict[str, Any]) -> Any:
     parameters = {name: value for name, value in sbatch.items() if name in known}
     # Any other option of sbatch goes to it as it is; requeue lets SLURM itself start again what a lost node took.
     others = {"requeue": True, **{name.replace("_", "-"): value for name, value in sbatch.items() if name not in known}}
-    path = f"export PYTHONPATH={record.PACKAGE.parent}${{PYTHONPATH:+:$PYTHONPATH}}"
+    path = f"export PYTHONPATH={PACKAGE.parent}${{PYTHONPATH:+:$PYTHONPATH}}"
     executor.update_parameters(**{"time": 240, "job_name": "semilib", "stderr_to_stdout": True, **parameters},
                                additional_parameters=others, setup=[path])
     return executor

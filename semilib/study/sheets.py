@@ -31,7 +31,7 @@ from semilib.report.table import DASH, Column, Table, column, number
 from semilib.report.tables import count, mean_and_spread, never_acted, short
 from semilib.study import published
 from semilib.study.grids import Entry, Grid
-from semilib.training import metrics, record
+from semilib.training import fingerprint, metrics, record
 from semilib.training.config import Run
 
 METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy on the natural test split",
@@ -47,15 +47,17 @@ def find(grid: Grid, runs: str | Path = "runs", results: str | Path = "results")
     whose code is whatever their commit says."""
     folders = {}
     for run in grid.runs:
-        folder = record.folder(run, place(runs))
-        run_json = record.read(folder)
-        if run_json is not None and run_json["status"] == "done":
-            folders[run.key] = folder
+        mine = record.folder(run, place(runs)) if record.folders(run, place(runs)) else None
+        run_json = mine and record.read(mine)
+        if run_json and run_json["status"] == "done":
+            folders[run.key] = mine
             continue
-        same = [(kept["code"] == record.code_of(run.identity()), kept.get("finished", ""), path)
-                for path, kept in committed(str(place(results))) if is_of(run, kept["config"])]
-        if same:                               # today's code first, then the latest
-            folders[run.key] = max(same, key=lambda item: item[:2])[2]
+        same = [(kept, path) for path, kept in committed(str(place(results))) if is_of(run, kept["config"])]
+        if len(same) > 1:                      # today's code first, then the latest
+            code = fingerprint.code_of(run.identity())
+            same = [max(same, key=lambda item: (item[0]["code"] == code, item[0].get("finished", "")))]
+        if same:
+            folders[run.key] = same[0][1]
     return folders
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from semilib import files
 from semilib.errors import BadInput, RunBusy, TrainingError
+from semilib.files import PACKAGE
 from semilib.study import notebooks
 from semilib.training import record
 from semilib.training.config import Run
@@ -219,7 +220,7 @@ def _end_with(parent: int) -> None:
 
 def environment(threads: int | None = None, gpu: str | None = None) -> dict[str, str]:
     """The variables of a worker: its threads, its GPU ("" hides all), and this package on its path."""
-    paths = [str(record.PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     out = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     if threads is not None:
         out |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))

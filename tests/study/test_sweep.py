@@ -11,6 +11,7 @@ from test_clusters import check_done_once, holder, in_mid_run, linux, table
 
 from semilib import cli
 from semilib.errors import BadInput, RunBusy
+from semilib.files import PACKAGE
 from semilib.study import grids, local, notebooks, sweep, unit
 from semilib.study.launchers import Local
 from semilib.study.status import SweepStatus, share_done, summary
@@ -187,6 +188,6 @@ def test_ensure_does_runs_side_by_side_by_the_local_slots(tmp_path, monkeypatch)
 
 
 def test_workers_find_this_package_and_their_verb_is_in_no_list():
-    assert unit.environment()["PYTHONPATH"].split(os.pathsep)[0] == str(record.PACKAGE.parent)
+    assert unit.environment()["PYTHONPATH"].split(os.pathsep)[0] == str(PACKAGE.parent)
     assert cli.parser().parse_args(["one", "f.json", "3", "--parent", "1"]).index == 3
     assert "one" not in {line.split()[0] for line in cli.parser().format_help().splitlines() if line.startswith("    ")}
