@@ -248,7 +248,7 @@ def check_names(cls: type[Method]) -> None:
     inherited = {name for base in cls.__mro__[1:] for name in vars(base)}
     hooks = [name for base in cls.__mro__[1:] if issubclass(base, Method) for name in vars(base) if not name.startswith("_")]
     for name in vars(cls):
-        near = [] if name.startswith("_") or name in inherited else difflib.get_close_matches(name, hooks, n=1)
+        near = [] if name.startswith("_") or name in inherited else difflib.get_close_matches(name, hooks, n=1, cutoff=0.75)
         if near and not any(name in words_of(value) for base in cls.__mro__ if issubclass(base, Method)
                             for other, value in vars(base).items() if other != name):
             raise MethodError(f"{cls.__name__}.{name}: no hook has this name, and nothing in the class uses it; did you mean "

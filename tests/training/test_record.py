@@ -24,7 +24,7 @@ def test_a_record_is_dirty_when_executed_code_differs_from_the_commit(tmp_path, 
         subprocess.run([*git, *words], cwd=tmp_path, check=True)
     monkeypatch.setattr(fingerprint, "PACKAGE", tmp_path / "semilib")
     assert record.provenance(smoke_run("fixmatch"))["dirty"] is False and len(record.provenance(smoke_run("fixmatch"))["commit"]) == 40
-    for file, dirty in (("tables.py", False), ("methods/semi.py", False), ("losses.py", True)):
+    for file, dirty in (("report/tables.py", False), ("methods/semi.py", False), ("methods/losses.py", True)):
         with open(tmp_path / "semilib" / file, "a") as f:
             f.write("x = 1\n")
         assert record.provenance(smoke_run("fixmatch"))["dirty"] is dirty, file
