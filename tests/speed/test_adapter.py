@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
-from conftest import ROOT
+from kit import ROOT
 
 from semilib.data.splits import long_tailed_counts
 from semilib.speed import adapter
@@ -64,11 +64,11 @@ def test_its_lines_are_those_of_the_benchmark(part):
     ("fixmatch", 32, 32),
     ("daso", 40, 32)])                                    # the labelled images once more through the average
 def test_the_images_of_a_step_are_counted(method, forward, backward):
-    t, alone = toy.trainer(method), toy.trainer(method)
+    t, alone = kit.trainer(method), kit.trainer(method)
     assert adapter.passes(t) == {"images_forward": forward, "images_backward": backward}
     assert t.step == 1
-    assert toy.train(t, range(1, 4)) == toy.train(alone, range(4))[1:]              # nothing of the counting stays
-    toy.same_state(t.state_dict(), alone.state_dict())
+    assert kit.losses_of(t, range(1, 4)) == kit.losses_of(alone, range(4))[1:]              # nothing of the counting stays
+    kit.same_state(t.state_dict(), alone.state_dict())
 
 
 @pytest.mark.parametrize("arguments, wanted", [

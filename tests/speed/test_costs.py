@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from conftest import smoke_run
+from kit import smoke_run
 
 from semilib.speed import costs
 

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
 import torch.nn.functional as F
-import toy
 from torch import nn
 
 from semilib.errors import BadInput
@@ -82,14 +82,14 @@ def test_seconds_are_those_of_windows(monkeypatch):
 
 
 def test_each_call_is_the_next_step():
-    one, other = toy.trainer("fixmatch"), toy.trainer("fixmatch")
+    one, other = kit.trainer("fixmatch"), kit.trainer("fixmatch")
     step = speed.steps_of(one)
     for _ in range(3):
         step()
     step = speed.steps_of(one)                                       # from where the trainer is
     step()
-    toy.train(other, range(4))
-    toy.same_state(one.state_dict(), other.state_dict())
+    kit.losses_of(other, range(4))
+    kit.same_state(one.state_dict(), other.state_dict())
 
 
 # ---- the record -------------------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_parts_have_seconds_and_operators(tiny):
 
 @pytest.mark.parametrize("method", ["semi", "fixmatch", "supervised"])
 def test_the_parts_together_are_the_step(method):
-    pieces = speed.separate(toy.trainer(method))
+    pieces = speed.separate(kit.trainer(method))
     assert ("of these: memory bank" in pieces) == (method == "semi")
     count = {name: Operators.of(piece)["operators"] for name, piece in pieces.items() if not name.startswith("of these")}
     whole = count.pop("whole step")
@@ -251,16 +251,16 @@ def test_the_parts_together_are_the_step(method):
 
 
 def test_the_parts_one_after_the_other_make_the_same_step():
-    one, other = toy.trainer("semi"), toy.trainer("semi")
+    one, other = kit.trainer("semi"), kit.trainer("semi")
     started = [value.clone() for value in one.net.buffers()]
-    toy.train(other, range(1))
+    kit.losses_of(other, range(1))
     one.data.prepare(0)
     pieces = speed.separate(one)
     for value, before in zip(one.net.buffers(), started, strict=True):              # it has passed the images already
         value.copy_(before)
     for name in ("network, losses, backward", "optimiser", "average, state, measurements"):
         pieces[name]()
-    toy.same_state(one.state_dict(), other.state_dict())
+    kit.same_state(one.state_dict(), other.state_dict())
 
 
 def test_a_whole_run_is_worked_out_from_its_pieces(tiny):
@@ -304,14 +304,14 @@ def test_sharing_counts_the_steps_of_all(tiny):
 
 
 def test_runs_that_share_a_process_go_on_side_by_side():
-    seeds = [toy.trainer("semi", seed=seed) for seed in range(2)]
+    seeds = [kit.trainer("semi", seed=seed) for seed in range(2)]
     step = speed.join_large_rows(seeds)
     step()
     step()
     for seed, trainer in enumerate(seeds):
-        alone = toy.trainer("semi", seed=seed)
-        toy.train(alone, range(2))
-        toy.same_state(trainer.state_dict(), alone.state_dict())
+        alone = kit.trainer("semi", seed=seed)
+        kit.losses_of(alone, range(2))
+        kit.same_state(trainer.state_dict(), alone.state_dict())
 
 
 def test_random_images_are_the_same_each_time():

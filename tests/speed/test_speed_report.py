@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from kit import ROOT
 
 from semilib import cli
 from semilib.errors import BadInput

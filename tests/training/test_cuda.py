@@ -6,8 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import smoke_run
-from test_engine import SEQUENTIAL, VARIANTS, last_phase, losses_of, same_state
+from kit import SEQUENTIAL, VARIANTS, last_phase, losses_of, same_state, smoke_run
 
 from semilib.data.step import Time
 from semilib.speed.stacked import StackedNet

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import smoke_run
+from kit import smoke_run
 
 from semilib.data.step import Batch, Notes
 from semilib.errors import BadInput, MethodError, TrainingError
