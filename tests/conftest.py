@@ -1,19 +1,11 @@
-"""Shared by the tests: the embedded data, built once, and runs of a few seconds on it."""
+"""Fixtures of all tests."""
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
+from kit import DATA
 
-ROOT = Path(__file__).parent.parent
-DATA = str(ROOT / "data")
-
-
-def smoke_run(method: str = "fixmatch", **changes):
-    """A run of seconds, in which every component of the method acts."""
-    from semilib.training.config import Run
-    return Run.of("mnistm5k", method, profile="smoke", root=DATA, **changes)
+from semilib.data import sources
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,7 +20,6 @@ def one_thread():
 @pytest.fixture(scope="session")
 def source():
     """The embedded data set."""
-    from semilib.data import sources
     return sources.load("mnistm5k", DATA)
 
 

@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from kit import ROOT
 from PIL import Image
 
 from semilib import cli

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from kit import ROOT
 
 from semilib.errors import BadInput
 from semilib.methods import METHODS, title_of

@@ -18,7 +18,7 @@ import urllib.request
 from types import SimpleNamespace
 
 import pytest
-from conftest import DATA, ROOT
+from kit import DATA, ROOT
 
 from semilib.study import grids
 

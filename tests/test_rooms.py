@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from kit import ROOT
 
 ROOMS = ("ground", "data", "networks", "methods", "training", "report", "study", "speed", "roof")
 ROOF = {"semilib", "semilib.__main__", "semilib.cli"}

@@ -5,7 +5,7 @@ import re
 import check_jsonschema
 import pytest
 import yaml
-from conftest import ROOT
+from kit import ROOT
 
 from semilib import cli
 

@@ -6,6 +6,7 @@ import os
 import time
 import traceback
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,7 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
         try:
             with kernels(run, trainer.device):
                 seconds = _loop(trainer, path, progress)
-            must_act = trainer.method.must_act
-            never_acted = {name: must_act[name] for name in trainer.monitor.never_active(must_act)}
+            never_acted = _never_acted(trainer, trainer.method.must_act)
             _check_acted(run, never_acted)
         except BaseException as error:
             kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -76,8 +76,7 @@ def _is_done(run: Run, path: Path) -> bool:
 def _check_acted(run: Run, never_acted: dict[str, str]) -> None:
     """Raise TrainingError for parts of the method that never acted, name -> advice, in a strict run."""
     if run.strict and never_acted:
-        parts = "; ".join(f"{name} ({advice})" for name, advice in never_acted.items())
-        raise TrainingError(f"never active in {run.steps} steps of {run.method}: {parts}")
+        raise TrainingError(f"never active in {run.steps} steps of {run.method}: {_with_advice(never_acted)}")
 
 
 @contextlib.contextmanager
@@ -174,15 +173,20 @@ def _patience(trainer: Trainer) -> int:
 
 
 def _warn(trainer: Trainer, progress: Progress) -> None:
-    """Say which components have not acted yet, of those that could have: an error only at the end of the run."""
-    idle = trainer.monitor.never_active(sorted(trainer.reported))
+    """Say which components have not acted yet, of those that could have. Only the end of the run decides."""
+    idle = _never_acted(trainer, sorted(trainer.reported))
     if idle:
         progress.note(f"{trainer.run.name}: not active in the first {trainer.step} of {trainer.total} steps: "
-                      f"{_with_advice(trainer, idle)}")
+                      f"{_with_advice(idle)}")
 
 
-def _with_advice(trainer: Trainer, idle: list[str]) -> str:
-    return "; ".join(f"{name} ({trainer.method.must_act[name]})" for name in idle)
+def _never_acted(trainer: Trainer, components: Iterable[str]) -> dict[str, str]:
+    """Those of the components that acted in no step so far, each with its advice."""
+    return {name: trainer.method.must_act[name] for name in trainer.monitor.never_active(components)}
+
+
+def _with_advice(never_acted: dict[str, str]) -> str:
+    return "; ".join(f"{name} ({advice})" for name, advice in never_acted.items())
 
 
 def _evaluation(trainer: Trainer, step: int, seconds: float) -> dict[str, Any]:

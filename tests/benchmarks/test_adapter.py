@@ -4,10 +4,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
 from PIL import Image
 
 from benchmarks import adapter, cifar_part
@@ -104,11 +104,11 @@ def test_a_bound_in_seconds_ends_the_window(pack, capsys):
     ("fixmatch", 32, 32),
     ("daso", 40, 32)])                                    # the labelled images once more through the average
 def test_the_images_of_a_step_are_counted(method, forward, backward):
-    counted, alone = toy.trainer(method), toy.trainer(method)
+    counted, alone = kit.trainer(method), kit.trainer(method)
     assert adapter.images_of_a_step(counted) == {"images_forward": forward, "images_backward": backward}
     assert counted.step == 1
-    assert toy.train(counted, range(1, 4)) == toy.train(alone, range(4))[1:]        # nothing of the counting stays
-    toy.same_state(counted.state_dict(), alone.state_dict())
+    assert kit.train(counted, range(1, 4)) == kit.train(alone, range(4))[1:]        # nothing of the counting stays
+    kit.same_state(counted.state_dict(), alone.state_dict())
 
 
 @pytest.mark.parametrize("arguments, wanted", [

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import speed_toy
-from conftest import ROOT
+from kit import ROOT
 
 from benchmarks import goals, peers, report
 from semilib.errors import BadInput

@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import smoke_run
+from kit import smoke_run
 
 from semilib.data import augment, batches, examples, rng
 from semilib.data.step import StepImages, Stream, Time

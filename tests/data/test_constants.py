@@ -1,7 +1,7 @@
 """Values worked out once and what a traced step sees of them; rows of several random streams drawn together; views made together."""
+import kit
 import pytest
 import torch
-import toy
 
 from semilib.data import constants, rng
 from semilib.data.constants import once, tensor_once
@@ -132,11 +132,11 @@ VIEWS = {"l": ("labelled", "weak"), "raw": ("labelled", "none"), "s0": ("labelle
 @pytest.mark.parametrize("changes", [{}, {"strong_pool": "B", "crop": "zero"}, {"strong_pool": "C", "data_on": "host"}])
 def test_views_made_together_are_those_made_one_by_one(changes):
     """All kinds, of streams of 8 and of 16 images."""
-    data = toy.trainer("fixmatch", mu=2, **changes).data
+    data = kit.trainer("fixmatch", mu=2, **changes).data
     data.open(StepImages(VIEWS))
     for step in (0, 3):
         data.prepare(step)
-        now = toy.time(step)
+        now = kit.time(step)
         batch, together = data.batch(now)
         raw = {name: data.images[data.streams[name].members[batch.index[name]]] for name in ("labelled", "unlabelled")}
         assert list(together) == list(VIEWS) and len(together["l"]) == 8 and len(together["s2"]) == 16

@@ -10,7 +10,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from kit import ROOT
 from PIL import Image
 
 from semilib import cli

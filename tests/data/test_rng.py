@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from toy import Captured
+from kit import Captured
 
 from semilib.data import rng
 

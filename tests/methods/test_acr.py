@@ -4,35 +4,31 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
-import toy
-from toy import A, close, drawn, f64, view, views
+from kit import SB1, SB2, WB, XB, A, close, drawn, f64, view, views
 
 from semilib.methods.acr import distances
 from semilib.methods.losses import reduce
 from semilib.training.config import Run
 
-XB = f64([[1, 0, .5], [.2, .1, .3]])
-WB = f64([[3.5, 0, 0], [0, 4, .5], [.1, 0, 4.5], [4.2, 0, 0]])
-SB1 = f64([[.9, .1, 0], [0, .7, .2], [0, 0, 1], [.4, .4, .1]])
-SB2 = f64([[.3, .2, .1], [.1, .2, .3], [.5, 0, .5], [0, 1, 0]])
 TOY = views(l=view(A.X, XB), w=view(A.W, WB), s1=view(A.S1, SB1), s2=view(A.S2, SB2))
 PI = [.7, .2, .1]
 NONE = torch.zeros(4, dtype=torch.bool)
 
 
 def acr(steps: int = 40, counts=(7, 2, 1), **options):
-    return toy.method("acr", options, steps=steps, counts=counts)
+    return kit.method("acr", options, steps=steps, counts=counts)
 
 
 def step(m, v=TOY, y=A.y, known=NONE, at: int = 0, ends: bool = False):
-    batch, t = SimpleNamespace(y=y, known_u=known), toy.time(at, m.info.steps)
+    batch, t = SimpleNamespace(y=y, known_u=known), kit.time(at, m.info.steps)
     p = m.pseudo(v, batch, t)
     terms = m.terms(v, batch, p, t)
     if ends:
         m.end_step(v, batch, p, t)
-    return p, toy.values(terms)
+    return p, kit.values(terms)
 
 
 # ---- a step ------------------------------------------------------------------------------------------------------------------
@@ -77,14 +73,14 @@ def test_without_adjustment_and_with_equal_views_it_is_fixmatch_with_one_view():
     both = views(l=view(A.X, A.X), w=view(A.W, A.W), s1=view(A.S1, A.S1), s2=view(A.S2, A.S2))
     _, losses = step(acr(tau_1=0.0, tau_2=0.0, tau_12=0.0), both)
     close([losses["x_b"], losses["u_b"]], [losses["x"], losses["u"]], 1e-9)
-    m = toy.method("fixmatch")
+    m = kit.method("fixmatch")
     p = m.pseudo(TOY, None, None)
     close(losses["u"], reduce(m.terms(TOY, SimpleNamespace(y=A.y), p, None)["u"]), 1e-9)
 
 
 def test_the_balanced_head_predicts():
-    t = toy.trainer("acr")
-    toy.train(t, range(1))
+    t = kit.trainer("acr")
+    kit.losses_of(t, range(1))
     x = t.data.normalise(t.test_x, t.dtype)
     with torch.no_grad():
         v = t.average.net(x)
@@ -189,11 +185,11 @@ def test_forty_steps_of_the_state_equal_a_plain_twin():
 
 
 def test_a_class_that_the_counted_prior_misses_leaves_tau_defined():
-    m = toy.method("acr", {"droplast_prior": True, "epoch": 1, "start": 1}, counts=(4, 1, 1), first_pass=torch.tensor([0, 0, 0, 1]))
+    m = kit.method("acr", {"droplast_prior": True, "epoch": 1, "start": 1}, counts=(4, 1, 1), first_pass=torch.tensor([0, 0, 0, 1]))
     close(m.anchors[0], [.75, .25, 0])
     _, losses = step(m, ESTIMATING, at=2, ends=True)
     assert 0 <= m.tau <= 2 and all(torch.isfinite(x) for x in losses.values())
-    assert toy.method("acr", counts=(4, 1, 1)).anchors[0].tolist() == f64([4, 1, 1]).div(6).tolist()
+    assert kit.method("acr", counts=(4, 1, 1)).anchors[0].tolist() == f64([4, 1, 1]).div(6).tolist()
 
 
 # ---- schedules and recipes ---------------------------------------------------------------------------------------------------
@@ -208,8 +204,8 @@ def test_durations_are_shares_of_the_run(steps, epoch, start, ema):
 
 
 def test_it_resumes_within_an_epoch(tmp_path):
-    make = lambda: toy.trainer("acr", {"threshold": .3, "epoch": 3, "start": 3})                          # noqa: E731
-    t = toy.check_resume(make, 12, [2, 4, 7], tmp_path)
+    make = lambda: kit.trainer("acr", {"threshold": .3, "epoch": 3, "start": 3})                          # noqa: E731
+    t = kit.check_resume(make, 12, [2, 4, 7], tmp_path)
     assert (t.method.u != .25).any() and not 2 / 3 - 1e-3 < t.method.tau < 2 / 3 + 1e-3
 
 

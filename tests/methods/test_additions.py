@@ -1,9 +1,9 @@
 """SeMi's modules on other methods: switched off they change nothing, on each host each of them changes the loss, on
 FixMatch they are SeMi, and hosts that they cannot help refuse them."""
+import kit
 import pytest
 import torch
-import toy
-from conftest import smoke_run
+from kit import smoke_run
 
 from semilib.errors import BadInput
 from semilib.methods import METHODS, get
@@ -66,29 +66,29 @@ def test_the_blend_is_semis():
     """The same bank, share and step give SeMi's blended distribution."""
     steps = 40
     options = {"threshold": 0.5, "semi_warmup": 1, "plce_epoch": 2, "plce_slots": 4}
-    host = toy.method("fixmatch", options, steps=steps, add="plce")
-    semi = toy.method("semi", {"threshold": 0.5, "warmup": 1, "epoch": 2, "slots": 4, "balanced_head": False,
+    host = kit.method("fixmatch", options, steps=steps, add="plce")
+    semi = kit.method("semi", {"threshold": 0.5, "warmup": 1, "epoch": 2, "slots": 4, "balanced_head": False,
                                "embedding_align": False, "decay_every": 1}, steps=steps)
     for step in range(6):
-        v, batch = toy.drawn(step)
-        t = toy.time(step, steps)
+        v, batch = kit.drawn(step)
+        t = kit.time(step, steps)
         p = host.pseudo(v, batch, t)
         semi.blend.load_state_dict(host.plce_blend.state_dict())
-        toy.close(p.prob, semi.blend(v.w["head"].softmax(-1), v.s1.f, t), 1e-12)
+        kit.close(p.prob, semi.blend(v.w["head"].softmax(-1), v.s1.f, t), 1e-12)
         host.end_step(v, batch, p, t)
     assert host.plce_blend.bank.prototypes()[1].any() and (p.prob - v.w["head"].softmax(-1)).abs().max() > 1e-3
 
 
 def test_entropy_weights_act_within_the_host_s_mask_and_divisor():
     from semilib.methods.semi import entropy_weight
-    m = toy.method("fixmatch", {"threshold": 0.5, "semi_warmup": 0, "oheml_scale": 0.6}, add="oheml")
-    plain = toy.method("fixmatch", {"threshold": 0.5})
-    v, batch = toy.drawn(3)
-    t = toy.time(3)
+    m = kit.method("fixmatch", {"threshold": 0.5, "semi_warmup": 0, "oheml_scale": 0.6}, add="oheml")
+    plain = kit.method("fixmatch", {"threshold": 0.5})
+    v, batch = kit.drawn(3)
+    t = kit.time(3)
     p = m.pseudo(v, batch, t)
     have, base = m.terms(v, batch, p, t)["u"], plain.terms(v, batch, p, t)["u"]
     by_hand = (base.rows * base.weight * torch.cat([entropy_weight(p.prob, 0.6)] * 2)).sum() / len(base.rows)
-    toy.close(reduce(have), by_hand, 1e-12)
+    kit.close(reduce(have), by_hand, 1e-12)
     assert base.weight.sum() > 0 and float(reduce(have)) < float(reduce(base))
 
 

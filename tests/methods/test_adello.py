@@ -3,11 +3,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
-from toy import A, close, f64, view, views
+from kit import A, close, f64, view, views
 
 from semilib.errors import BadInput
 from semilib.training.config import Run
@@ -20,15 +20,15 @@ TOTAL = 250_000
 
 
 def adello(u=(.5, .3, .2), steps: int = TOTAL, **options):
-    m = toy.method("adello", {"strong_views": 1, "warmup": 0, **options}, steps=steps)
+    m = kit.method("adello", {"strong_views": 1, "warmup": 0, **options}, steps=steps)
     m.u.copy_(f64(u))
     return m
 
 
 def step(m, progress: float = 0, v=TOY, y=A.y, known=NONE):
-    batch, t = SimpleNamespace(y=y, known_u=known), toy.time(round(progress * m.info.steps), m.info.steps)
+    batch, t = SimpleNamespace(y=y, known_u=known), kit.time(round(progress * m.info.steps), m.info.steps)
     p = m.pseudo(v, batch, t)
-    losses = toy.values(m.terms(v, batch, p, t))
+    losses = kit.values(m.terms(v, batch, p, t))
     m.end_step(v, batch, p, t)
     return p, losses
 
@@ -55,7 +55,7 @@ def test_the_steps_of_the_reference(progress, target, offset_x, offset_u, losses
 def test_alpha_falls_late():
     for progress, alpha in ((0, 1), (.1, .991), (.25, .94375), (.5, .775), (.75, .49375), (1, .1)):
         u = f64([.5, .3, .2]) ** alpha
-        close(adello().offsets(toy.time(round(progress * TOTAL), TOTAL))[1], (f64([.5, .3, .2]) * u.sum() / u).log(), 1e-8)
+        close(adello().offsets(kit.time(round(progress * TOTAL), TOTAL))[1], (f64([.5, .3, .2]) * u.sum() / u).log(), 1e-8)
 
 
 def test_the_soft_term_begins_after_its_share_of_the_run():
@@ -63,7 +63,7 @@ def test_the_soft_term_begins_after_its_share_of_the_run():
     seen = [step(m, at / 12)[1]["d"] for at in range(12)]
     assert all(d == 0 for d in seen[:4]) and all(d > .2 for d in seen[4:])
     for steps, want in ((250_000, 47_684), (2**18, 50_000), (600, 114), (24, 5)):
-        assert toy.method("adello", steps=steps).durations() == {"warmup": want}
+        assert kit.method("adello", steps=steps).durations() == {"warmup": want}
 
 
 def test_u_moves_after_the_losses_that_read_it():
@@ -105,8 +105,8 @@ def test_the_temperature_is_taken_once_at_the_end_of_the_warm_up():
 
 
 def fixmatch(**options):
-    m = toy.method("fixmatch", {"strong_views": 1, **options}, steps=TOTAL)
-    return toy.values(m.terms(TOY, SimpleNamespace(y=A.y), m.pseudo(TOY, None, None), None))
+    m = kit.method("fixmatch", {"strong_views": 1, **options}, steps=TOTAL)
+    return kit.values(m.terms(TOY, SimpleNamespace(y=A.y), m.pseudo(TOY, None, None), None))
 
 
 @pytest.mark.parametrize("progress", [0, .5, 1])
@@ -126,8 +126,8 @@ def test_a_multiple_of_u_changes_nothing():
     want, have = step(adello(), .5)[1], step(adello([5, 3, 2]), .5)[1]
     close(have["x"], want["x"], 1e-8)
     m = adello([5, 3, 2])
-    offset = m.offsets(toy.time(TOTAL // 2, TOTAL))[1]
-    close(offset - adello().offsets(toy.time(TOTAL // 2, TOTAL))[1], [np.log(10)] * 3, 1e-8)
+    offset = m.offsets(kit.time(TOTAL // 2, TOTAL))[1]
+    close(offset - adello().offsets(kit.time(TOTAL // 2, TOTAL))[1], [np.log(10)] * 3, 1e-8)
     close([have["u"], have["d"]], [want["u"], want["d"]], 1e-8)
 
 
@@ -153,14 +153,14 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def test_forty_steps_equal_a_plain_twin():
-    m = toy.method("adello", {"momentum": .9, "threshold": .7, "warmup": 10, "alpha_power": 1.5, "alpha_min": .2}, steps=40)
+    m = kit.method("adello", {"momentum": .9, "threshold": .7, "warmup": 10, "alpha_power": 1.5, "alpha_min": .2}, steps=40)
     assert m.momentum == .9, "ten steps are never scaled"
     u, pi = np.full(3, 1 / 3), np.array([.7, .2, .1])
     for at in range(40):
-        v, batch = toy.drawn(at)
-        batch.known_u, t = NONE, toy.time(at)
+        v, batch = kit.drawn(at)
+        batch.known_u, t = NONE, kit.time(at)
         p = m.pseudo(v, batch, t)
-        have = toy.values(m.terms(v, batch, p, t))
+        have = kit.values(m.terms(v, batch, p, t))
         g = u ** (1 - .8 * (at / 40) ** 1.5)
         g = g / g.sum()
         x = softmax(v.l["head"].numpy() + np.log(pi / g))
@@ -181,12 +181,12 @@ def test_forty_steps_equal_a_plain_twin():
 
 @pytest.mark.parametrize("steps, momentum", [(2**18, .999), (25_000, .99), (600, .95)])
 def test_the_momentum_keeps_its_share_of_the_run(steps, momentum):
-    close(toy.method("adello", steps=steps).momentum, momentum, 1e-12)
+    close(kit.method("adello", steps=steps).momentum, momentum, 1e-12)
 
 
 def test_it_resumes_before_and_after_the_warm_up(tmp_path):
-    make = lambda: toy.trainer("adello", {"threshold": .3, "warmup": 4, "imbalance_temperature": True})            # noqa: E731
-    m = toy.check_resume(make, 10, [2, 4, 5, 7], tmp_path).method
+    make = lambda: kit.trainer("adello", {"threshold": .3, "warmup": 4, "imbalance_temperature": True})            # noqa: E731
+    m = kit.check_resume(make, 10, [2, 4, 5, 7], tmp_path).method
     assert m.u.std() > 0 and m.temperature > 1 and set(m.state_dict()) == {"prior", "u", "temperature"}
 
 
@@ -196,7 +196,7 @@ def test_it_resumes_before_and_after_the_warm_up(tmp_path):
 def test_each_part_says_when_it_acts():
     def acted(m, progress):
         p, _ = step(m, progress)
-        return {k: bool(x) for k, x in m.acted(TOY, None, p, toy.time(round(progress * m.info.steps), m.info.steps), {}).items()}
+        return {k: bool(x) for k, x in m.acted(TOY, None, p, kit.time(round(progress * m.info.steps), m.info.steps), {}).items()}
     assert acted(adello(), .5) == {"u": True, "shift": True, "d": True}
     assert acted(adello(), 0) == {"u": True, "shift": False, "d": True}
     assert acted(adello(warmup=TOTAL - 1, threshold=1.0), .5) == {"u": False, "shift": True, "d": False}
@@ -204,8 +204,8 @@ def test_each_part_says_when_it_acts():
 
 
 def test_semi_s_modules_act_on_it_and_soft_targets_keep_their_sum():
-    t = toy.trainer("adello", {"threshold": .6, "warmup": 2, "semi_warmup": 2, "plce_u": "max"}, add="oheml+plce+align")
-    toy.train(t, range(12))
+    t = kit.trainer("adello", {"threshold": .6, "warmup": 2, "semi_warmup": 2, "plce_u": "max"}, add="oheml+plce+align")
+    kit.losses_of(t, range(12))
     assert t.monitor.never_active(["u", "d", "oheml", "plce", "align"]) == []
     terms, seen = t.method.terms, {}
     t.method.terms = lambda v, batch, p, time: seen.setdefault("out", (p, terms(v, batch, p, time)))[1]
@@ -220,8 +220,8 @@ def test_it_is_a_method_of_its_own_and_its_warm_up_ends_within_the_run():
     with pytest.raises(BadInput, match="base='remixmatch': none for adello"):
         Run.of("cifar10", "adello", base="remixmatch")
     with pytest.raises(BadInput, match="warmup=12"):
-        toy.trainer("adello", {"warmup": 12})
-    assert isinstance(toy.trainer("adello", {"warmup": 0}), Trainer)
+        kit.trainer("adello", {"warmup": 12})
+    assert isinstance(kit.trainer("adello", {"warmup": 0}), Trainer)
 
 
 def test_the_original_recipe_is_usb_s_with_a_constant_rate():

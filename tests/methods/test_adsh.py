@@ -3,10 +3,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
-import toy
-from toy import close, f64, view, views
+from kit import close, f64, view, views
 
 from semilib.errors import BadInput
 from semilib.methods import get
@@ -44,7 +44,7 @@ def test_a_class_without_predictions_keeps_its_threshold():
 
 def test_the_head_is_the_largest_labelled_class():
     close(thresholds([.98, .91, .70, .65], HEAD, [.88, .40], head=1), [.95, .95, .88])
-    assert toy.method("adsh", counts=(2, 7, 1)).head == 1
+    assert kit.method("adsh", counts=(2, 7, 1)).head == 1
 
 
 class Slow:
@@ -83,24 +83,24 @@ def test_many_pools_equal_a_slow_twin():
 
 
 def test_label_and_mask_come_from_the_ratio():
-    m = toy.method("adsh", {"strong_views": 1})
+    m = kit.method("adsh", {"strong_views": 1})
     m.s.copy_(f64([.95, .5, .45]))
     prob = f64([[.60, .36, .04], [.50, .10, .40], [.96, .03, .01], [.03, .90, .07]])
-    v = views(l=view(toy.B.X), w=view(prob.log()), s1=view(toy.B.S))
-    batch = SimpleNamespace(y=toy.B.y)
-    p = m.pseudo(v, batch, toy.time(0))
+    v = views(l=view(kit.B.X), w=view(prob.log()), s1=view(kit.B.S))
+    batch = SimpleNamespace(y=kit.B.y)
+    p = m.pseudo(v, batch, kit.time(0))
     close((prob / m.s).amax(-1), [.72, .888889, 1.010526, 1.8])
     assert p.label.tolist() == p.target.tolist() == [1, 2, 0, 1] and p.mask.tolist() == [0, 0, 1, 1]
-    losses = toy.values(m.terms(v, batch, p, toy.time(0)))
+    losses = kit.values(m.terms(v, batch, p, kit.time(0)))
     close(losses["u"], .721755)
     close(losses["x"], .659754)
 
 
 def test_before_the_first_scan_it_is_fixmatch():
-    m, base = toy.method("adsh", {"threshold": .6}), toy.method("fixmatch", {"threshold": .6})
+    m, base = kit.method("adsh", {"threshold": .6}), kit.method("fixmatch", {"threshold": .6})
     for number in range(5):
-        v, batch = toy.drawn(number)
-        have, want = (toy.values(x.terms(v, batch, x.pseudo(v, batch, toy.time(number)), toy.time(number))) for x in (m, base))
+        v, batch = kit.drawn(number)
+        have, want = (kit.values(x.terms(v, batch, x.pseudo(v, batch, kit.time(number)), kit.time(number))) for x in (m, base))
         assert have.keys() == want.keys()
         for name in want:
             close(have[name], want[name], 1e-15)
@@ -108,25 +108,25 @@ def test_before_the_first_scan_it_is_fixmatch():
 
 def test_scans_come_at_the_start_of_the_third_epoch_and_of_each_later_one(tmp_path):
     def make():
-        return toy.trainer("adsh", {"threshold": .9, "epoch": 3})
+        return kit.trainer("adsh", {"threshold": .9, "epoch": 3})
     t = make()
     scans, scan = [], t.scan
     t.scan = lambda *given: scans.append((t.step, *given[:2], given[2] is t.net)) or scan(*given)
     states = []
     for step in range(12):
-        toy.train(t, range(step, step + 1))
+        kit.losses_of(t, range(step, step + 1))
         states.append(t.method.s.clone())
     assert scans == [(6, "unlabelled", "weak", True), (9, "unlabelled", "weak", True)] and t.net.training
     assert torch.equal(states[4], torch.full((4,), .9)) and not torch.equal(states[5], states[4])
-    t = toy.check_resume(make, 12, [5, 6, 8, 9], tmp_path)
+    t = kit.check_resume(make, 12, [5, 6, 8, 9], tmp_path)
     assert t.monitor.never_active(t.method.must_act) == []
 
 
 def test_a_scan_equals_the_slow_twin_on_the_live_network():
-    t = toy.trainer("adsh", {"threshold": .8, "epoch": 2})
-    toy.train(t, range(3))
+    t = kit.trainer("adsh", {"threshold": .8, "epoch": 2})
+    kit.losses_of(t, range(3))
     old = t.method.s.clone()
-    toy.train(t, range(3, 4))
+    kit.losses_of(t, range(3, 4))
     said, _, _ = t.scan("unlabelled", "weak", t.net)                                    # the same step, so the same views
     confidence, label = said["head"].softmax(-1).max(-1)
     close(t.method.s, Slow.of(confidence, label, old, torch.tensor(.8).item(), t.method.head, False), 1e-7)
@@ -134,15 +134,15 @@ def test_a_scan_equals_the_slow_twin_on_the_live_network():
 
 
 def test_an_epoch_is_the_paper_s_share_but_no_shorter_than_a_pass():
-    m = toy.method("adsh", steps=2**18)                                                 # pool 100, batch 4: a pass of 25 steps
+    m = kit.method("adsh", steps=2**18)                                                 # pool 100, batch 4: a pass of 25 steps
     assert m.host_every() == 512 and m.durations() == {"epoch": 512, "first_scan": 1024}
-    assert toy.method("adsh", steps=2**12).host_every() == 25
-    assert toy.method("adsh", steps=40).host_every() == 10
-    assert toy.method("adsh", {"epoch": 2}, steps=2**12).host_every() == 2
+    assert kit.method("adsh", steps=2**12).host_every() == 25
+    assert kit.method("adsh", steps=40).host_every() == 10
+    assert kit.method("adsh", {"epoch": 2}, steps=2**12).host_every() == 2
 
 
 def test_what_cannot_work_is_refused():
     with pytest.raises(BadInput, match="no threshold for Adsh"):
         get("adsh", "remixmatch")
     with pytest.raises(BadInput, match="first_scan=12"):
-        toy.trainer("adsh", {"epoch": 6})
+        kit.trainer("adsh", {"epoch": 6})

@@ -4,11 +4,10 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
-import toy
-from test_acr import SB1, SB2, WB, XB
-from toy import A, close, f64
+from kit import SB1, SB2, WB, XB, A, close, f64
 
 from semilib.data import augment
 from semilib.data.step import Batch
@@ -26,27 +25,27 @@ def view(h: torch.Tensor, **logits: torch.Tensor) -> View:
     return View({**logits, "g": h}, torch.zeros(len(h), 4, dtype=torch.float64))
 
 
-def toy_views(weak=(A.W, WB)) -> toy.Views:
-    return toy.views(l=view(unit(0, 0), head=A.X, balanced=XB),
+def toy_views(weak=(A.W, WB)) -> kit.Views:
+    return kit.views(l=view(unit(0, 0), head=A.X, balanced=XB),
                      w=view(unit(5, 110, 240, 130), head=weak[0], balanced=weak[1]),
                      s1=view(unit(15, 90, 260, 150), head=A.S1, balanced=SB1), s2=view(unit(350, 120, 230, 170), head=A.S2, balanced=SB2),
                      l1=view(unit(0, 100)), l2=view(unit(20, 120)), c=view(unit(10, 130, 250)))
 
 
 def ccl(steps: int = 250_000, mu: int = 2, energy: float = 4.0, **options):
-    m = toy.method("ccl", {"energy": energy, **options}, steps=steps, mu=mu, batch=2)
+    m = kit.method("ccl", {"energy": energy, **options}, steps=steps, mu=mu, batch=2)
     m.q_u.copy_(f64([.3, .3, .4]))
     m.q_a.copy_(f64([.5, .3, .2]))
     return m
 
 
 def step(m, v=None, at: int = 0, known=NONE, ends: bool = False):
-    batch, t, v = Batch(y=A.y, known_u=known), toy.time(at, m.info.steps), v or toy_views()
+    batch, t, v = Batch(y=A.y, known_u=known), kit.time(at, m.info.steps), v or toy_views()
     p = m.pseudo(v, batch, t)
     terms = m.terms(v, batch, p, t)
     if ends:
         m.end_step(v, batch, p, t)
-    return p, terms, toy.values(terms), batch
+    return p, terms, kit.values(terms), batch
 
 
 # ---- a step ------------------------------------------------------------------------------------------------------------------
@@ -98,7 +97,7 @@ def test_the_smoothed_posteriors():
 def test_the_contrastive_terms_by_plain_loops():
     """Random rows of 5 classes in 6 dimensions, some chosen: each posterior summed pair by pair; smoothing by its series."""
     g = torch.Generator().manual_seed(3)
-    m = toy.method("ccl", {"kernel_t": .5}, counts=(9, 5, 3, 2, 1), batch=4)
+    m = kit.method("ccl", {"kernel_t": .5}, counts=(9, 5, 3, 2, 1), batch=4)
     h = torch.nn.functional.normalize(torch.randn(5 + 8 + 6, 6, generator=g, dtype=torch.float64), dim=1)
     y = torch.cat([torch.ones(5, 5), torch.eye(5)[torch.randint(0, 5, (8,), generator=g)], torch.rand(6, 5, generator=g)]).double()
     y[-2:] = 0                                                                      # not chosen
@@ -129,7 +128,7 @@ def test_rows_that_are_not_chosen_are_as_if_they_were_not_there():
     p = step(m)[0]
     base, y = members(m)
     h, y = torch.cat([base, unit(260), unit(230)]), torch.cat([y, p.sharp[2:3], p.sharp[2:3]])
-    close(.3 * m.reliable(h, y).mean(), toy.values({"rpl": terms})["rpl"], 1e-12)
+    close(.3 * m.reliable(h, y).mean(), kit.values({"rpl": terms})["rpl"], 1e-12)
     assert terms.weight.tolist() == [1] * 4 + [0, 0, 1, 0] * 2 and terms.denominator == "weight"
 
 
@@ -144,7 +143,7 @@ def test_gradients_reach_all_projections_but_the_weak_view_and_are_finite(centre
     with torch.no_grad():
         p = ccl().pseudo(v.detach(), Batch(), None)
     terms = ccl(centre_label=centre).terms(v, SimpleNamespace(y=A.y), p, None)
-    (toy.values(terms)["spl"] + toy.values(terms)["rpl"]).backward()
+    (kit.values(terms)["spl"] + kit.values(terms)["rpl"]).backward()
     for name in ("c", "l1", "l2", "s1", "s2"):
         assert torch.isfinite(v[name]["g"].grad).all() and v[name]["g"].grad.any(), name
     assert all(x.grad is None for x in v.w.values())
@@ -159,15 +158,15 @@ def test_the_weight_of_the_unsupervised_losses_is_at_least_one_and_a_half():
 
 def test_without_its_parts_and_with_equal_heads_it_is_fixmatch_twice():
     """tau 0 and all priors alike: z = (f + b) / 2 + a constant."""
-    m = toy.method("ccl", dict(tau=0.0, lambda_1=1.0, lambda_2=0.0), steps=250_000, counts=(5, 5, 5), batch=2)
+    m = kit.method("ccl", dict(tau=0.0, lambda_1=1.0, lambda_2=0.0), steps=250_000, counts=(5, 5, 5), batch=2)
     logits = dict(l=A.X, w=A.W, s1=A.S1, s2=A.S2)
-    v = toy.views(**{name: one if name not in logits else view(one["g"], head=logits[name], balanced=logits[name])
+    v = kit.views(**{name: one if name not in logits else view(one["g"], head=logits[name], balanced=logits[name])
                      for name, one in toy_views().items() if name != "s"})
     p, _, losses, batch = step(m, v)
     close(batch.notes.fused, A.W, 1e-10)
-    base = toy.method("fixmatch")
+    base = kit.method("fixmatch")
     q = base.pseudo(v, None, None)
-    want = toy.values(base.terms(v, SimpleNamespace(y=A.y), q, None))
+    want = kit.values(base.terms(v, SimpleNamespace(y=A.y), q, None))
     assert torch.equal(p.mask, q.mask) and torch.equal(p.label, q.label)
     close([losses["x"], losses["x_b"], losses["u"], losses["u_b"]], [want["x"], want["x"], 1.5 * want["u"], 1.5 * want["u"]], 1e-9)
     close([losses["spl"], losses["rpl"]], [0, 0], 0)
@@ -194,14 +193,14 @@ def test_a_step_of_the_priors():
 
 def test_the_priors_over_several_periods_by_a_plain_twin():
     """Periods of 3 steps from step 6 on; before it the counts are thrown away at each end."""
-    m = toy.method("ccl", dict(energy=2.0, threshold=.6, period=3, start=5, alpha=.5, beta=.9), steps=20, batch=4)
+    m = kit.method("ccl", dict(energy=2.0, threshold=.6, period=3, start=5, alpha=.5, beta=.9), steps=20, batch=4)
     assert (m.period, m.start) == (3, 6)
     q_u, q_a, n_u, n_a = [1 / 3] * 3, [.7, .2, .1], [1.0] * 3, [1.0] * 3
     for s in range(15):
         g = torch.Generator().manual_seed(s)
         weak = [3 * torch.randn(4, 3, generator=g, dtype=torch.float64) + f64([-2, 2, 0]) for _ in range(2)]
         known = torch.rand(4, generator=g) < .3
-        batch, t = Batch(known_u=known), toy.time(s, 20)
+        batch, t = Batch(known_u=known), kit.time(s, 20)
         v = toy_views(weak=weak)
         p = m.pseudo(v, batch, t)
         z = (weak[0] - (.5 * f64([.7, .2, .1]) + .5 * f64(q_a)).log() + 2 * f64(q_u).log() + weak[1]) / 2
@@ -226,7 +225,7 @@ def test_the_priors_over_several_periods_by_a_plain_twin():
     (250_000, {}, (10_500, 500)), (250_000, dict(start=3000, period=100), (3000, 100)), (250_000, dict(start=3001), (3500, 500)),
     (600, {}, (40, 20)), (25_000, {}, (1050, 50))])
 def test_start_and_period_keep_their_share_of_the_run(steps, options, durations):
-    m = toy.method("ccl", options, steps=steps)
+    m = kit.method("ccl", options, steps=steps)
     assert (m.durations()["start"], m.durations()["period"]) == durations
 
 
@@ -234,8 +233,8 @@ def test_start_and_period_keep_their_share_of_the_run(steps, options, durations)
 
 
 def test_projectors_and_prediction():
-    t = toy.trainer("ccl", dict(period=3))
-    toy.train(t, range(2))
+    t = kit.trainer("ccl", dict(period=3))
+    kit.losses_of(t, range(2))
     net, x = t.average.net, t.data.normalise(t.test_x, t.dtype)
     with torch.no_grad():
         v = net(x)
@@ -250,15 +249,15 @@ def test_projectors_and_prediction():
 def test_the_number_of_parameters_is_the_published_one(classes, parameters):
     from semilib.networks.backbones import make_backbone
     from semilib.networks.net import Net
-    net = Net(make_backbone("wrn-28-2"), toy.method("ccl", counts=(2,) * classes, features=128).heads())
+    net = Net(make_backbone("wrn-28-2"), kit.method("ccl", counts=(2,) * classes, features=128).heads())
     assert sum(p.numel() for p in net.parameters()) == parameters
 
 
 def test_all_six_views_and_the_class_weights_are_projected():
     """One pass; the centres are the projected weights of the balanced head, by a projector with statistics of its own."""
-    t = toy.trainer("ccl", dict(period=3))
+    t = kit.trainer("ccl", dict(period=3))
     t.data.prepare(0)
-    batch, raw = t.data.batch(toy.time(0))
+    batch, raw = t.data.batch(kit.time(0))
     assert list(raw) == ["l", "w", "s1", "s2", "l1", "l2"]
     plain = t.data.images[t.data.labelled[batch.index_l]]
     for name in ("l1", "l2"):
@@ -266,7 +265,7 @@ def test_all_six_views_and_the_class_weights_are_projected():
     assert not torch.equal(raw["l1"], raw["l2"])
     images = {name: t.data.normalise(x, t.dtype) for name, x in raw.items()}
     with running_statistics_kept(t.net):
-        v = t.method.forward(t.net, images, batch, toy.time(0), t.average.net)
+        v = t.method.forward(t.net, images, batch, kit.time(0), t.average.net)
         joint = t.net(torch.cat(list(images.values())))["g"]
         close(torch.cat([v[name]["g"] for name in raw]).detach(), joint.detach(), 1e-5)
         close(v.c["g"].detach(), t.net.heads["g_c"](t.net.heads["balanced"].weight).detach(), 1e-6)
@@ -275,8 +274,8 @@ def test_all_six_views_and_the_class_weights_are_projected():
 def test_all_parts_learn_and_a_resumed_run_goes_on_to_the_last_bit(tmp_path):
     """Checkpoints before the priors are moved, and in the middle of a period after it."""
     def make():
-        return toy.trainer("ccl", dict(threshold=.3, energy=1.0, period=3, start=3))
-    t = toy.check_resume(make, 9, [2, 7], tmp_path)
+        return kit.trainer("ccl", dict(threshold=.3, energy=1.0, period=3, start=3))
+    t = kit.check_resume(make, 9, [2, 7], tmp_path)
     before, after = make().net.state_dict(), t.net.state_dict()
     for name in ("heads.g.0.weight", "heads.g.1.running_mean", "heads.g_c.3.weight", "heads.g_c.1.running_var", "heads.balanced.weight"):
         assert not torch.equal(before[name], after[name]), name
@@ -290,16 +289,16 @@ def test_the_original_recipe_follows_the_data():
 
 
 def test_the_prior_of_one_dropped_pass():
-    m = toy.method("ccl", dict(droplast_prior=True), first_pass=torch.tensor([0, 0, 0, 1, 1, 2, 0, 0]))
+    m = kit.method("ccl", dict(droplast_prior=True), first_pass=torch.tensor([0, 0, 0, 1, 1, 2, 0, 0]))
     close(m.pi, [5 / 8, 2 / 8, 1 / 8])
     close(m.q_a, m.pi, 0)
 
 
 def test_terms_that_never_act_are_told(monkeypatch):
     """An energy out of reach: no member for the reliable term, and no image that could move the unlabelled prior."""
-    t = toy.trainer("ccl", {"threshold": 0.3, "energy": 1e3, "period": 2, "start": 2})
-    toy.train(t, range(8))
+    t = kit.trainer("ccl", {"threshold": 0.3, "energy": 1e3, "period": 2, "start": 2})
+    kit.losses_of(t, range(8))
     assert t.monitor.never_active(t.method.must_act) == ["reliable", "prior"]
-    t = toy.trainer("ccl", {"threshold": 0.3, "energy": -1e3, "period": 2, "start": 2})
-    toy.train(t, range(8))
+    t = kit.trainer("ccl", {"threshold": 0.3, "energy": -1e3, "period": 2, "start": 2})
+    kit.losses_of(t, range(8))
     assert not {"reliable", "prior"} & set(t.monitor.never_active(t.method.must_act))

@@ -1,24 +1,24 @@
 """CDMAD: the blank image in training and at test, when debiasing starts, and the two bases."""
 from __future__ import annotations
 
+import kit
 import pytest
 import torch
-import toy
-from toy import close, f64, view, views
+from kit import close, f64, view, views
 
 from semilib.data.step import Batch, Notes
 from semilib.errors import BadInput
 from semilib.training.config import Run
 
 START, B = 50_500, f64([[1.2, .3, -.5]])
-TOY = views(l=view(toy.A.X), w=view(toy.A.W), s1=view(toy.A.S1), s2=view(toy.A.S2))
+TOY = views(l=view(kit.A.X), w=view(kit.A.W), s1=view(kit.A.S1), s2=view(kit.A.S2))
 
 
 def step(at: int, blank=B, options=None, v=TOY, name="cdmad"):
-    m = toy.method(name, options, steps=250_000)
-    batch, t = Batch(y=toy.A.y, notes=Notes(blank=blank)), toy.time(at, 250_000)
+    m = kit.method(name, options, steps=250_000)
+    batch, t = Batch(y=kit.A.y, notes=Notes(blank=blank)), kit.time(at, 250_000)
     p = m.pseudo(v, batch, t)
-    return p, toy.values(m.terms(v, batch, p, t))
+    return p, kit.values(m.terms(v, batch, p, t))
 
 
 # ---- the equations -----------------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ def test_the_toy_tensors():
 def test_pseudo_labels_are_raw_until_epoch_101_of_500():
     for at, value in ((0, .808986), (START - 1, .808986), (START, .870372), (249_999, .870372)):
         close(step(at)[1]["u"], value)
-    assert toy.method("cdmad", steps=24, batch=2).durations() == {"start": 5}
+    assert kit.method("cdmad", steps=24, batch=2).durations() == {"start": 5}
 
 
 def test_a_shift_of_the_blank_logits_changes_nothing():
@@ -48,8 +48,8 @@ def test_a_shift_of_the_blank_logits_changes_nothing():
 @pytest.mark.parametrize("threshold, kept", [(.0, [1, 1, 1, 1]), (.5, [1, 1, 1, 1]), (.9, [1, 0, 1, 0])])
 def test_without_bias_it_is_fixmatch_with_soft_targets(threshold, kept):
     p, losses = step(START, torch.zeros(1, 3).double(), {"threshold": threshold})
-    q = toy.A.W.softmax(-1)
-    rows = -(torch.cat([q, q]) * torch.cat([toy.A.S1, toy.A.S2]).log_softmax(-1)).sum(-1)
+    q = kit.A.W.softmax(-1)
+    rows = -(torch.cat([q, q]) * torch.cat([kit.A.S1, kit.A.S2]).log_softmax(-1)).sum(-1)
     close(losses["u"], (rows * f64(kept * 2)).mean(), 1e-12)
 
 
@@ -67,12 +67,12 @@ def test_thresholded_without_bias_it_is_fixmatch():
 
 def looked(**options):
     """A trainer after two steps, its batch after `before_forward`, and the network's buffers before it."""
-    t = toy.trainer("cdmad", options)
-    toy.train(t, range(2))
+    t = kit.trainer("cdmad", options)
+    kit.losses_of(t, range(2))
     before = {name: b.clone() for name, b in t.net.named_buffers()}
     batch, images = Batch(), {"w": torch.zeros(8, 3, 16, 16)}
     with torch.no_grad():
-        t.method.before_forward(t.net, images, batch, toy.time(2), t.average.net)
+        t.method.before_forward(t.net, images, batch, kit.time(2), t.average.net)
     return t, batch, before
 
 
@@ -102,17 +102,17 @@ def test_the_level_of_the_blank_image():
     levels = [looked(blank=level)[1].notes.blank for level in (1.0, 0.0, 2.1)]
     assert not torch.allclose(levels[0], levels[1]) and not torch.allclose(levels[0], levels[2])
     with pytest.raises(BadInput, match="blank"):
-        toy.method("cdmad", {"blank": 255.0})
+        kit.method("cdmad", {"blank": 255.0})
 
 
 def test_the_test_subtracts_what_the_tested_network_says_of_the_blank_image():
-    m = toy.method("cdmad")
+    m = kit.method("cdmad")
     net = lambda x: {"head": torch.where((x == 1).all((1, 2, 3)).unsqueeze(1), B, f64([[1, .9, 0]]))}  # noqa: E731
     x = torch.zeros(5, 3, 8, 8).double()
     assert net(x)["head"].argmax(-1).tolist() == [0] * 5 and m.predict(net, x).argmax(-1).tolist() == [1] * 5
     close(m.predict(net, x)[0], [-.2, .6, .5])
-    t = toy.trainer("cdmad")
-    toy.train(t, range(3))
+    t = kit.trainer("cdmad")
+    kit.losses_of(t, range(3))
     x = t.data.normalise(t.source.test_images, t.dtype)
     with torch.no_grad():
         for net in (t.average.net, t.net.eval()):
@@ -127,8 +127,8 @@ def test_the_test_subtracts_what_the_tested_network_says_of_the_blank_image():
     ("remixmatch", {}, ("remixmatch", {"temperature": 1.0})),
     ("remixmatch", {"temperature": .5, "align": False}, ("remixmatch", {"align": False}))])
 def test_until_debiasing_starts_it_is_its_base_to_the_last_bit(base, own, plain):
-    have = toy.train(toy.trainer("cdmad", {**own, "start": 4}, base=base), range(8))
-    want = toy.train(toy.trainer(*plain), range(8))
+    have = kit.losses_of(kit.trainer("cdmad", {**own, "start": 4}, base=base), range(8))
+    want = kit.losses_of(kit.trainer(*plain), range(8))
     assert have[:4] == want[:4] and have[4]["u"] != want[4]["u"]
 
 
@@ -142,8 +142,8 @@ def test_on_remixmatch_it_does_not_sharpen_and_aligns_where_the_classes_are_know
 
 
 def test_on_remixmatch_debiased_soft_labels_are_what_is_mixed():
-    t = toy.trainer("cdmad", {"start": 1, "align": False}, base="remixmatch")
-    toy.train(t, range(2))
+    t = kit.trainer("cdmad", {"start": 1, "align": False}, base="remixmatch")
+    kit.losses_of(t, range(2))
     seen = {}
     terms = t.method.terms
 
@@ -161,7 +161,7 @@ def test_on_remixmatch_debiased_soft_labels_are_what_is_mixed():
 def test_what_cannot_be_combined_is_refused():
     for options in ({"targets": "hard"}, {"threshold": .95}):
         with pytest.raises(BadInput, match="soft, with threshold=0, on remixmatch"):
-            toy.method("cdmad", options, base="remixmatch")
+            kit.method("cdmad", options, base="remixmatch")
     with pytest.raises(BadInput, match="preset='thresholded': unknown"):
         Run.of("cifar10", "cdmad", base="remixmatch", options={"preset": "thresholded"})
     for base in ("", "remixmatch"):

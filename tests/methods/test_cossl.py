@@ -1,10 +1,10 @@
 """CoSSL against the values of methods-b 6.4, and what its two phases may and may not do."""
 from __future__ import annotations
 
+import kit
 import pytest
 import torch
-import toy
-from toy import close, f64
+from kit import close, f64
 
 from semilib.methods.cossl import fill_up, imprint
 from semilib.methods.losses import ce, reduce
@@ -17,14 +17,14 @@ COUNTS, START = (100, 30, 10), 3
 
 def made(base: str = "", options: dict | None = None, **changes) -> Trainer:
     sure = {} if base == "remixmatch" else {"threshold": .3}
-    return toy.trainer("cossl", {**sure, "represent": START, "fit": 20, **(options or {})}, base=base, **{"steps": 8, **changes})
+    return kit.trainer("cossl", {**sure, "represent": START, "fit": 20, **(options or {})}, base=base, **{"steps": 8, **changes})
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------------------
 
 
 def test_enhanced_features_and_the_teacher_s_loss():
-    m = toy.method("cossl", counts=COUNTS)
+    m = kit.method("cossl", counts=COUNTS)
     close(m.chance, [0, .7, .9])
     xs, us, y = f64([[1, 2], [3, 0], [0, 4]]), f64([[0, 0], [2, 2], [4, 0]]), torch.tensor([0, 1, 2])
     f, use = m.enhance(xs, us, y, f64([.5, .5, .95]), f64([.7, .8, .6]))
@@ -79,7 +79,7 @@ def test_the_fit_learns_all_classes_alike_and_its_average_follows():
     assert label.bincount().tolist() == [50] * 3
 
     def fitted(decay: float):
-        m = toy.method("cossl", {"fit": 400, "teacher_decay": decay}, counts=(50, 5, 2))
+        m = kit.method("cossl", {"fit": 400, "teacher_decay": decay}, counts=(50, 5, 2))
         head, average = (linear(4, 3).double() for _ in range(2))
         for x in (*head.parameters(), *average.parameters()):
             torch.nn.init.zeros_(x)
@@ -94,8 +94,8 @@ def test_the_fit_learns_all_classes_alike_and_its_average_follows():
 
 
 def test_a_short_run_fits_long_enough():
-    assert toy.method("cossl", steps=250_000, counts=COUNTS).fit == 5000 and toy.method("cossl", steps=400, counts=COUNTS).fit == 2000
-    assert toy.method("cossl", {"fit": 7}, steps=400, counts=COUNTS).fit == 7
+    assert kit.method("cossl", steps=250_000, counts=COUNTS).fit == 5000 and kit.method("cossl", steps=400, counts=COUNTS).fit == 2000
+    assert kit.method("cossl", {"fit": 7}, steps=400, counts=COUNTS).fit == 7
 
 
 # ---- phases ------------------------------------------------------------------------------------------------------------------
@@ -104,30 +104,30 @@ def test_a_short_run_fits_long_enough():
 @pytest.mark.parametrize("base", ["fixmatch", "remixmatch"])
 def test_phase_one_is_the_base(base):
     options = {"threshold": .3} if base == "fixmatch" else {}
-    plain = toy.train(toy.trainer(base, options, steps=8, precision="fp64"), range(START))
+    plain = kit.losses_of(kit.trainer(base, options, steps=8, precision="fp64"), range(START))
     t = made(base, precision="fp64")
     start = {k: v.clone() for k, v in t.net.heads["teacher"].state_dict().items()}
-    assert toy.train(t, range(START)) == plain
-    toy.same_state(t.net.heads["teacher"].state_dict(), start)
+    assert kit.losses_of(t, range(START)) == plain
+    kit.same_state(t.net.heads["teacher"].state_dict(), start)
     x = t.data.normalise(t.test_x, t.dtype)
     assert torch.equal(t.method.predict(t.average.net, x), t.average.net(x)["head"])
-    toy.train(t, range(START, START + 1))
+    kit.losses_of(t, range(START, START + 1))
     assert torch.equal(t.method.predict(t.average.net, x), t.average.net(x)["teacher"])
     assert not torch.equal(t.average.net.heads["teacher"].weight, t.net.heads["teacher"].weight)
 
 
 @pytest.mark.parametrize("base", ["fixmatch", "remixmatch"])
 def test_a_run_resumes_in_and_between_its_phases(base, tmp_path):
-    t = toy.check_resume(lambda: made(base), 8, [2, START, 5], tmp_path)
+    t = kit.check_resume(lambda: made(base), 8, [2, START, 5], tmp_path)
     assert t.monitor.never_active(t.method.must_act) == [] and set(t.method.must_act) == {"u", "taught", "enhanced"}
 
 
 @pytest.mark.parametrize("base, average", [("fixmatch", False), ("fixmatch", True), ("remixmatch", False)])
 def test_the_teacher_head_on_features_of_the_average_makes_the_pseudo_labels(base, average):
     t = made(base, {"ema_teacher": average, **({"align": False, "temperature": 1.0} if base == "remixmatch" else {})}, precision="fp64")
-    toy.train(t, range(START + 1))
+    kit.losses_of(t, range(START + 1))
     t.data.prepare(START + 1)
-    _, raw = t.data.batch(toy.time(START + 1))
+    _, raw = t.data.batch(kit.time(START + 1))
     with torch.no_grad():
         f = t.average.net(t.data.normalise(raw["w"], t.dtype)).f
         want = (t.average.net if average else t.net).heads["teacher"](f).softmax(-1)
@@ -141,7 +141,7 @@ def test_the_teacher_head_on_features_of_the_average_makes_the_pseudo_labels(bas
 @pytest.mark.parametrize("base", ["fixmatch", "remixmatch"])
 def test_the_teacher_s_loss_reaches_its_head_alone_and_the_student_s_loss_never_does(base):
     t = made(base)
-    toy.train(t, range(START + 1))
+    kit.losses_of(t, range(START + 1))
     terms, seen = t.method.terms, {}
 
     def watched(v, batch, p, time):
@@ -160,9 +160,9 @@ def test_the_teacher_s_loss_reaches_its_head_alone_and_the_student_s_loss_never_
 
 def test_the_teacher_has_an_adam_of_its_own_whose_rate_does_not_follow_the_run_s():
     t = made()
-    toy.train(t, range(START))
+    kit.losses_of(t, range(START))
     assert not t.optimisers[1].state
-    toy.train(t, range(START, START + 1))
+    kit.losses_of(t, range(START, START + 1))
     assert set(t.optimisers[1].state) == set(t.net.heads["teacher"].parameters())
     assert all("exp_avg" in state for state in t.optimisers[1].state.values())
     assert {group["lr"] for group in t.optimisers[1].param_groups} == {0.002}
@@ -174,7 +174,7 @@ def test_phase_two_draws_the_classes_evenly_and_partners_from_all_images():
     drawn, partners = torch.zeros(4), set()
     for step in range(60):
         t.data.prepare(step)
-        batch, views = t.data.batch(toy.time(step))
+        batch, views = t.data.batch(kit.time(step))
         index = batch.index["balanced"]
         assert torch.equal(batch.targets["balanced"], t.data.y[index])
         drawn += torch.bincount(batch.targets["balanced"], minlength=4)
@@ -187,7 +187,7 @@ def test_phase_two_draws_the_classes_evenly_and_partners_from_all_images():
 
 def test_the_student_sees_neither_balanced_images_nor_partners_and_the_average_no_batch_statistics():
     t = made()
-    toy.train(t, range(START + 1))
+    kit.losses_of(t, range(START + 1))
     passes = []
     for name, net in (("student", t.net), ("average", t.average.net)):
         net.compute = lambda x, c=net.compute, n=name, m=net: passes.append((n, len(x), m.training)) or c(x)
@@ -197,21 +197,21 @@ def test_the_student_sees_neither_balanced_images_nor_partners_and_the_average_n
 
 def test_its_own_recipe_shows_the_student_no_weak_view_in_phase_two():
     t = made(policy="weak_first")
-    toy.train(t, range(START + 1))
+    kit.losses_of(t, range(START + 1))
     passes, compute = [], t.net.compute
     t.net.compute = lambda x: passes.append(len(x)) or compute(x)
     t.advance()
     assert passes == [24]
     run = Run.of("cifar10", "cossl", recipe="original")
     assert (run.steps, run.optimiser, run.ema_rule, run.policy, run.bn_momentum) == (250_500, "adam", "decaying", "weak_first", .1)
-    m = toy.method("cossl", steps=run.steps, counts=COUNTS)
-    assert m.represent == 401 * 500 and toy.method("cossl", steps=250_000, counts=COUNTS).represent == 200_100
+    m = kit.method("cossl", steps=run.steps, counts=COUNTS)
+    assert m.represent == 401 * 500 and kit.method("cossl", steps=250_000, counts=COUNTS).represent == 200_100
     assert Run.of("cifar10", "cossl", base="remixmatch", recipe="original").options["ramp"] == 1.0
 
 
 def test_the_fit_begins_from_the_average_and_changes_nothing_but_the_teacher():
     t = made("remixmatch", precision="fp64")
-    toy.train(t, range(START))
+    kit.losses_of(t, range(START))
     before = {k: v.clone() for k, v in t.state_dict().items()}
     t.method.enter(t._open_phase(1), t.context(START))
     after = t.state_dict()
@@ -229,18 +229,18 @@ def test_the_fit_begins_from_the_average_and_changes_nothing_but_the_teacher():
 
 def test_a_step_of_phase_two_never_waits_for_the_device():
     t = made()
-    toy.train(t, range(START + 1))
+    kit.losses_of(t, range(START + 1))
     t.data.prepare(START + 1)
-    with toy.Captured():
+    with kit.Captured():
         t.compute_step()
 
 
 def test_equal_classes_are_not_asked_for_enhanced_features():
-    assert "enhanced" not in toy.method("cossl", counts=(5, 5, 5)).must_act
-    assert set(toy.method("cossl", counts=COUNTS).must_act) == {"u", "taught", "enhanced"}
+    assert "enhanced" not in kit.method("cossl", counts=(5, 5, 5)).must_act
+    assert set(kit.method("cossl", counts=COUNTS).must_act) == {"u", "taught", "enhanced"}
 
 
 def test_semi_s_modules_act_in_both_phases():
     t = made(add="oheml+plce+align", options={"semi_warmup": 0, "plce_epoch": 1})
-    losses = toy.train(t, range(START + 2))
+    losses = kit.losses_of(t, range(START + 2))
     assert [set(x) for x in losses] == [{"x", "u", "e"}] * START + [{"x", "u", "t", "e"}] * 2

@@ -3,12 +3,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
+from kit import close, f64
 from torch import nn
-from toy import close, f64
 
 from semilib.errors import BadInput
 from semilib.methods.cpe import Affine, Experts
@@ -37,8 +37,8 @@ def drawn(rows: int = 8, classes: int = 5, seed: int = 0):
 
 
 def step(m, v, batch):
-    p = m.pseudo(v, batch, toy.time(0))
-    return p, m.terms(v, batch, p, toy.time(0))
+    p = m.pseudo(v, batch, kit.time(0))
+    return p, m.terms(v, batch, p, kit.time(0))
 
 
 # ---- the equations -----------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def test_the_toy_tensors():
     weak = f64([[5, 0, 0, 0, 0], [0, 0, 0, 5, 0], [0, 0, 0, 0, 6], [1, 1, 0, 0, 0]])
     shift = f64([[1, 0, 2, 0, 0]])                     # weak norms that differ and have `weak` as their mean
     x = f64([[1, 0, 0, 0, 0], [0, 0, 1, 0, 0]])
-    m = toy.method("cpe", {"strong_views": 1, "cut_1": 2, "cut_2": 4}, counts=(8, 4, 2, 1, 1))
+    m = kit.method("cpe", {"strong_views": 1, "cut_1": 2, "cut_2": 4}, counts=(8, 4, 2, 1, 1))
     v = views(l=equal_heads(x, x, x), w=equal_heads(weak, weak + shift, weak - shift), s1=equal_heads(hot, 2 * hot, 3 * hot))
     p, terms = step(m, v, SimpleNamespace(y=torch.tensor([0, 4])))
     close(p.prob.max(-1).values, [.973756, .973756, .990182, .322202])
@@ -68,7 +68,7 @@ def test_the_toy_tensors():
 @pytest.mark.parametrize("counts", [(9, 6, 4, 2, 1), (2, 9, 1, 6, 4)])
 def test_heads_norms_and_views_row_by_row(counts):
     """A slow twin; classes are cut by their rank in the labelled counts, wherever they stand."""
-    m = toy.method("cpe", {"threshold": .5, "cut_1": 1, "cut_2": 3, "lambda_u": .7}, counts=counts)
+    m = kit.method("cpe", {"threshold": .5, "cut_1": 1, "cut_2": 3, "lambda_u": .7}, counts=counts)
     v, batch = drawn()
     _, terms = step(m, v, batch)
     pi = np.array(counts) / sum(counts)
@@ -93,12 +93,12 @@ def test_heads_norms_and_views_row_by_row(counts):
 
 
 def test_with_cuts_beyond_the_classes_head_1_is_fixmatch_over_its_sure_rows():
-    m = toy.method("cpe", {"threshold": .6, "cut_1": 5, "cut_2": 5}, counts=(9, 6, 4, 2, 1))
+    m = kit.method("cpe", {"threshold": .6, "cut_1": 5, "cut_2": 5}, counts=(9, 6, 4, 2, 1))
     v, batch = drawn()
     one = Views({name: View({"experts": v[name]["experts"][:, :, :1].expand(-1, -1, 3, -1)}, v[name].f) for name in ("l", "w", "s1", "s2")},
                 ["s1", "s2"])
     p, terms = step(m, one, batch)
-    fixmatch = toy.method("fixmatch", {"threshold": .6}, counts=(9, 6, 4, 2, 1))
+    fixmatch = kit.method("fixmatch", {"threshold": .6}, counts=(9, 6, 4, 2, 1))
     plain = Views({name: View({"head": one[name]["experts"][:, 0, 0]}, one[name].f) for name in ("l", "w", "s1", "s2")}, ["s1", "s2"])
     q, want = step(fixmatch, plain, batch)
     assert torch.equal(p.mask, q.mask) and torch.equal(p.label, q.label) and 0 < p.mask.sum() < 8
@@ -108,21 +108,21 @@ def test_with_cuts_beyond_the_classes_head_1_is_fixmatch_over_its_sure_rows():
 
 
 def test_a_batch_without_a_sure_row_has_no_unsupervised_loss_and_no_nan():
-    m = toy.method("cpe", {"threshold": 1.0}, counts=(9, 6, 4, 2, 1))
+    m = kit.method("cpe", {"threshold": 1.0}, counts=(9, 6, 4, 2, 1))
     _, terms = step(m, *drawn())
     assert all(float(reduce(terms[f"u{k}"])) == 0 for k in (1, 2, 3))
 
 
 @pytest.mark.parametrize("classes, cuts", [(10, (2, 4)), (100, (35, 70)), (127, (25, 50)), (4, (1, 2)), (3, (1, 2)), (2, (1, 1))])
 def test_the_cuts_follow_the_number_of_classes(classes, cuts):
-    m = toy.method("cpe", counts=(2,) * classes)
+    m = kit.method("cpe", counts=(2,) * classes)
     assert m.cuts == cuts and m.first.tolist() == [0, *cuts] and "tail" in m.must_act
-    assert toy.method("cpe", {"cut_2": classes}, counts=(2,) * classes).cuts == (cuts[0], classes)
+    assert kit.method("cpe", {"cut_2": classes}, counts=(2,) * classes).cuts == (cuts[0], classes)
 
 
 def test_sets_of_classes_that_are_not_nested_are_refused():
     with pytest.raises(BadInput, match="cut_1=4: at most cut_2=3"):
-        toy.method("cpe", {"cut_1": 4, "cut_2": 3}, counts=(9, 6, 4, 2, 1))
+        kit.method("cpe", {"cut_1": 4, "cut_2": 3}, counts=(9, 6, 4, 2, 1))
 
 
 # ---- the head ----------------------------------------------------------------------------------------------------------------
@@ -193,8 +193,8 @@ def test_scale_and_shift_start_and_decay_as_those_of_a_norm(rule):
 
 
 def test_the_norms_part_and_head_2_predicts():
-    t = toy.trainer("cpe", {"threshold": .3, "cut_1": 1, "cut_2": 2})
-    toy.train(t, range(4))
+    t = kit.trainer("cpe", {"threshold": .3, "cut_1": 1, "cut_2": 2})
+    kit.losses_of(t, range(4))
     experts = t.net.heads["experts"]
     assert not torch.equal(experts.norms[0].weight, experts.norms[2].weight), "nested masks part their affine parameters"
     assert experts.standardise.running_mean.any()
@@ -208,8 +208,8 @@ def test_the_norms_part_and_head_2_predicts():
 
 
 def test_the_head_keeps_its_own_precision_when_the_backbone_is_in_bf16():
-    t = toy.trainer("cpe", {"threshold": .3}, precision="bf16")
-    toy.train(t, range(2))
+    t = kit.trainer("cpe", {"threshold": .3}, precision="bf16")
+    kit.losses_of(t, range(2))
     v = t.net(t.data.normalise(t.source.test_images, t.dtype))
     assert t.net.compute(t.source.test_images.float()).dtype == torch.bfloat16 and v["experts"].dtype == torch.float32
 
@@ -218,7 +218,7 @@ def test_the_head_keeps_its_own_precision_when_the_backbone_is_in_bf16():
 
 
 def test_each_head_is_adjusted_once_in_their_order(monkeypatch):
-    m = toy.method("cpe", {"threshold": .6}, counts=(9, 6, 4, 2, 1))
+    m = kit.method("cpe", {"threshold": .6}, counts=(9, 6, 4, 2, 1))
     v, batch = drawn()
     seen = []
     monkeypatch.setattr(m, "pseudo_prob", lambda prob, *rest: seen.append(prob) or prob.flip(-1))
@@ -231,8 +231,8 @@ def test_each_head_is_adjusted_once_in_their_order(monkeypatch):
 def test_entropy_weights_act_on_every_head_by_its_own_entropy():
     options = {"threshold": .5, "cut_1": 1, "cut_2": 3}
     v, batch = drawn()
-    _, plain = step(toy.method("cpe", options, counts=(9, 6, 4, 2, 1)), v, batch)
-    m = toy.method("cpe", {**options, "semi_warmup": 0}, counts=(9, 6, 4, 2, 1), add="oheml")
+    _, plain = step(kit.method("cpe", options, counts=(9, 6, 4, 2, 1)), v, batch)
+    m = kit.method("cpe", {**options, "semi_warmup": 0}, counts=(9, 6, 4, 2, 1), add="oheml")
     p, terms = step(m, v, batch)
     for k in range(3):
         prob = v.w["experts"][:, k].mean(1).softmax(-1)
@@ -245,5 +245,5 @@ def test_entropy_weights_act_on_every_head_by_its_own_entropy():
 
 def test_all_three_modules_train_on_it_and_resume(tmp_path):
     options = {"threshold": .4, "cut_1": 1, "cut_2": 2, "plce_epoch": 2, "plce_decay_every": 2, "semi_warmup": 1}
-    t = toy.check_resume(lambda: toy.trainer("cpe", options, add="oheml+plce+align"), 8, [5], tmp_path)
+    t = kit.check_resume(lambda: kit.trainer("cpe", options, add="oheml+plce+align"), 8, [5], tmp_path)
     assert t.monitor.never_active([*t.method.must_act, "oheml", "plce", "align"]) == []

@@ -5,10 +5,10 @@ import math
 from collections import Counter
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
-import toy
-from toy import A, close, f64
+from kit import A, close, f64
 
 from semilib.errors import BadInput
 from semilib.methods import get
@@ -25,7 +25,7 @@ LOG = [400, 239, 143, 86, 51, 56, 877, 339, 256, 108]                           
 
 
 def made(**options):
-    m = toy.method("cpg", {"strong_views": 1, **options}, steps=250_000, features=2)
+    m = kit.method("cpg", {"strong_views": 1, **options}, steps=250_000, features=2)
     m.radius.copy_(f64([.2, .3, .5]))
     return m
 
@@ -36,16 +36,16 @@ def both(main, auxiliary, f=None) -> View:
 
 def step(m, phase: str, y, x=A.X, known=(False,) * 4):
     """Pseudo-labels and losses of the toy step; the copies' noise is the reference's script."""
-    v = toy.views(l=both(x, XA, H), w=both(A.W, WA), s1=both(SX, SA))
+    v = kit.views(l=both(x, XA, H), w=both(A.W, WA), s1=both(SX, SA))
     batch = SimpleNamespace(y=y, known_u=torch.tensor(known), index_u=torch.arange(4))
     if phase == "grow":
         k = torch.arange(m.cfg.most_copies).double()
         noise = torch.stack([.1 * k - .45, .5 - .1 * k], 1).expand(2, -1, 2)
         f = m.copied(H, m.radius[y.argmax(-1)], noise)
         v["copies"] = View({"head": f @ WEIGHT.T + BIAS}, f)
-    t = toy.time(0, phase=phase)
+    t = kit.time(0, phase=phase)
     p = m.pseudo(v, batch, t)
-    losses = toy.values(m.terms(v, batch, p, t))
+    losses = kit.values(m.terms(v, batch, p, t))
     return p, losses["main"], losses["aux_x"] + losses["aux_u"]
 
 
@@ -129,7 +129,7 @@ def test_the_radius_and_the_released_one():
 def test_the_main_loss_is_the_mean_over_rows_and_copies_by_a_loop():
     m = grown(most_copies=8)                                # of the 10 and 11 copies 8 are drawn, and count 10/8 and 11/8
     q = f64([[.1, .8, .1], [.2, .1, .7]])
-    radius, noise = f64([.3, .5]), m.noise(H, toy.time(3))
+    radius, noise = f64([.3, .5]), m.noise(H, kit.time(3))
     copies = m.copied(H, radius, noise).view(2, 8, 2)
     offset = (f64([100, 7, 6]) / 113).log()
     total, count = 0., 0.
@@ -139,30 +139,30 @@ def test_the_main_loss_is_the_mean_over_rows_and_copies_by_a_loop():
             count += weight
         close(copies[i], torch.stack([H[i] + radius[i] * noise[i, k] * H[i] / H[i].norm() for k in range(8)]), 1e-12)
     assert count == 2 + 10 + 11
-    v = toy.views(l=both(H @ WEIGHT.T + BIAS, XA), w=both(A.W, WA), s1=both(SX, SA),
+    v = kit.views(l=both(H @ WEIGHT.T + BIAS, XA), w=both(A.W, WA), s1=both(SX, SA),
                   copies=View({"head": copies.flatten(0, 1) @ WEIGHT.T + BIAS}, copies.flatten(0, 1)))
     batch = SimpleNamespace(y=q, known_u=torch.zeros(4, dtype=torch.bool))
-    t = toy.time(0, phase="grow")
-    close(toy.values(m.terms(v, batch, m.pseudo(v, batch, t), t))["main"], total / count, 1e-9)
+    t = kit.time(0, phase="grow")
+    close(kit.values(m.terms(v, batch, m.pseudo(v, batch, t), t))["main"], total / count, 1e-9)
     close(m.shares(torch.tensor([0, 1, 2])).sum(1), [0, 10, 11], 1e-12)
 
 
 def test_the_noise_is_standard_normal_and_of_its_step():
-    m = toy.method("cpg", {"most_copies": 7}, features=5)
-    eps = torch.cat([m.noise(torch.zeros(64, 5).double(), toy.time(s)).flatten() for s in range(20)])
+    m = kit.method("cpg", {"most_copies": 7}, features=5)
+    eps = torch.cat([m.noise(torch.zeros(64, 5).double(), kit.time(s)).flatten() for s in range(20)])
     assert len(eps) == 20 * 64 * 7 * 5 and torch.isfinite(eps).all()
     n = math.sqrt(len(eps))
     assert abs(eps.mean()) < 4 / n and abs(eps.var() - 1) < 6 / n and abs((eps ** 4).mean() - 3) < 40 / n
-    same = m.noise(torch.zeros(3, 5).double(), toy.time(2))
-    assert torch.equal(same, m.noise(torch.zeros(64, 5).double(), toy.time(2))[:3])
-    assert not torch.equal(same, m.noise(torch.zeros(3, 5).double(), toy.time(3)))
+    same = m.noise(torch.zeros(3, 5).double(), kit.time(2))
+    assert torch.equal(same, m.noise(torch.zeros(64, 5).double(), kit.time(2))[:3])
+    assert not torch.equal(same, m.noise(torch.zeros(3, 5).double(), kit.time(3)))
 
 
 def test_gradient_flows_through_the_features_of_every_copy():
     f = H.clone().requires_grad_()
     m = made()
-    m.copied(f, f64([.2, .5]), m.noise(f, toy.time(0))).sum().backward()
-    eps = m.noise(H, toy.time(0))
+    m.copied(f, f64([.2, .5]), m.noise(f, kit.time(0))).sum().backward()
+    eps = m.noise(H, kit.time(0))
     want = torch.stack([64 + r * ((e.sum(0) / h.norm()) - h * (e.sum(0) * h).sum() / h.norm() ** 3)
                         for h, r, e in zip(H, [.2, .5], eps)])
     close(f.grad, want, 1e-9)
@@ -174,7 +174,7 @@ SMALL = {"warmup": 4, "window": 4, "threshold": .35, "floor": .1}
 
 
 def small(options: dict | None = None, **changes):
-    return toy.trainer("cpg", {**SMALL, **(options or {})}, **{"steps": 16, **changes})
+    return kit.trainer("cpg", {**SMALL, **(options or {})}, **{"steps": 16, **changes})
 
 
 def test_the_first_stage_asks_all_of_the_auxiliary_head_and_counts_no_vote():
@@ -206,7 +206,7 @@ def test_votes_are_counted_for_their_image_and_class(mu):
                 counted[i, k] += int(a >= .9 * .35 and b >= .9 * .35 and k == j and not known)
             twice.append(max(Counter(batch.index_u.tolist()).values()))
     m.end_step = watched
-    toy.train(t, range(7))
+    kit.losses_of(t, range(7))
     assert counted.sum() > 0 and torch.equal(m.votes.rows, counted) and (max(twice) > 1) == (mu > 1)
 
 
@@ -255,13 +255,13 @@ def test_what_a_window_does():
 
 def test_the_grown_labelled_set_is_dealt_with_its_soft_rows():
     t = small()
-    toy.train(t, range(3))
-    assert t.data.batch(toy.time(2))[0].y.ndim == 1
-    toy.train(t, range(3, 9))
+    kit.losses_of(t, range(3))
+    assert t.data.batch(kit.time(2))[0].y.ndim == 1
+    kit.losses_of(t, range(3, 9))
     stream, dealt = t.data.streams["labelled"], []
     for step in range(9, 9 + 2 * stream.batches):
         t.data.prepare(step)
-        batch, views = t.data.batch(toy.time(step))
+        batch, views = t.data.batch(kit.time(step))
         assert torch.equal(batch.y, stream.targets[batch.index_l]) and batch.y.shape == (8, 4) and len(views["l"]) == 8
         dealt += batch.index_l.tolist()
     assert max(dealt) >= t.method.info.n_labelled and max(Counter(dealt).values()) <= 3
@@ -269,7 +269,7 @@ def test_the_grown_labelled_set_is_dealt_with_its_soft_rows():
 
 def test_a_window_in_which_nothing_is_selected_leaves_the_labelled_set():
     t = small({"threshold": 1.0})
-    toy.train(t, range(16))
+    kit.losses_of(t, range(16))
     m, stream = t.method, t.data.streams["labelled"]
     assert stream.members.equal(t.data.labelled) and torch.equal(m.phi, t.data.counts)
     assert m.times.tolist() == copy_counts(t.data.counts, 10).tolist() == [4, 6, 10, 15]
@@ -279,25 +279,25 @@ def test_a_window_in_which_nothing_is_selected_leaves_the_labelled_set():
 
 def test_a_selection_is_dropped_when_the_next_window_selects_nothing():
     t = small()
-    toy.train(t, range(9))
+    kit.losses_of(t, range(9))
     assert len(t.data.streams["labelled"].members) > 33
     t.method.votes.rows.zero_()
     t.method.host_work(t.context(12))
     assert t.data.streams["labelled"].members.equal(t.data.labelled) and torch.equal(t.method.phi, t.data.counts)
-    assert all(math.isfinite(x) for x in toy.train(t, range(9, 10))[0].values())
+    assert all(math.isfinite(x) for x in kit.losses_of(t, range(9, 10))[0].values())
 
 
 def test_a_run_resumes_in_every_stage_and_window(tmp_path):
-    t = toy.check_resume(lambda: small({"labelled_strong": True}), 11, [2, 4, 6, 9], tmp_path)
+    t = kit.check_resume(lambda: small({"labelled_strong": True}), 11, [2, 4, 6, 9], tmp_path)
     assert len(t.data.streams["labelled"].members) > 33 and t.monitor.never_active(t.method.must_act) == []
 
 
 def test_the_strong_labelled_view_moves_nothing_but_batch_norms():
-    plan = toy.method("cpg", {"labelled_strong": True, "strong_views": 1}).step_images()
+    plan = kit.method("cpg", {"labelled_strong": True, "strong_views": 1}).step_images()
     assert list(plan.views) == ["l", "ls", "w", "s1"] and plan.views["ls"] == ("labelled", "strong") and plan.strong == ["s1"]
     t = small({"labelled_strong": True}, policy="separate")                   # a pass a view: no shared statistics
     other = small(policy="separate")
-    assert toy.train(t, range(4)) == toy.train(other, range(4))
+    assert kit.losses_of(t, range(4)) == kit.losses_of(other, range(4))
     changed = {k for k, x in t.net.state_dict().items() if not torch.equal(x, other.net.state_dict()[k])}
     assert changed and all("running" in k or "num_batches" in k for k in changed)
 
@@ -305,7 +305,7 @@ def test_the_strong_labelled_view_moves_nothing_but_batch_norms():
 def test_the_released_radius_grows_with_the_class():
     fair, official = (small({"official_radius": o}) for o in (False, True))
     for t in (fair, official):
-        toy.train(t, range(5))
+        kit.losses_of(t, range(5))
     assert fair.method.radius.max() / fair.method.radius.min() < 1.2
     assert official.method.radius.argmax() == 0 and official.method.radius[0] > 1.5 * official.method.radius[3]
 
@@ -317,16 +317,16 @@ def test_the_released_radius_grows_with_the_class():
                                                        (80, 1, 10, 10), (24, 7, 3, 3)])
 def test_the_durations_scale_with_the_run(steps, mu, warmup, window):
     """On a pool of 100 images at 4 a step a pass has 25."""
-    m = toy.method("cpg", steps=steps, mu=mu)
+    m = kit.method("cpg", steps=steps, mu=mu)
     assert m.durations() == {"warmup": warmup, "window": window, "first_selection": warmup + window} and m.host_every() == window
     assert [(s.name, s.start) for s in m.phases()] == [("begin", 0), ("grow", warmup)]
 
 
 def test_the_floor_is_that_share_of_the_draws_that_twelve_was():
-    m = toy.method("cpg", {"window": 5 * 1024}, steps=2**18, batch=64, mu=7)
+    m = kit.method("cpg", {"window": 5 * 1024}, steps=2**18, batch=64, mu=7)
     scale = 100 / 11_413                                    # the toy's pool against the release's
-    assert 12 <= m.floor * scale < 13 and toy.method("cpg", {"absolute_floor": 12}, steps=2**18).floor == 12
-    assert toy.method("cpg", {"window": 10, "floor": .5}, steps=40).floor == .5 * 10 * 4 / 100
+    assert 12 <= m.floor * scale < 13 and kit.method("cpg", {"absolute_floor": 12}, steps=2**18).floor == 12
+    assert kit.method("cpg", {"window": 10, "floor": .5}, steps=40).floor == .5 * 10 * 4 / 100
 
 
 @pytest.mark.parametrize("options", [{"warmup": 12, "window": 4}, {"window": 0}, {"window": 16}])
@@ -337,7 +337,7 @@ def test_a_run_that_ends_before_its_first_selection_is_refused(options):
 
 def test_a_run_without_a_first_stage_votes_from_the_start():
     t = small({"warmup": 0})
-    toy.train(t, range(5))
+    kit.losses_of(t, range(5))
     assert t.phase == "grow" and len(t.data.streams["labelled"].members) > 33
 
 

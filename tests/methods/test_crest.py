@@ -1,10 +1,10 @@
 """CReST and CReST+ against the values of methods-b 6.2 and 3.5, slow twins, and runs over their generations."""
 from __future__ import annotations
 
+import kit
 import pytest
 import torch
-import toy
-from toy import B, close, f64
+from kit import B, close, f64
 
 from semilib.data.step import Batch
 from semilib.errors import BadInput
@@ -19,12 +19,12 @@ P = B.W.softmax(-1)
 
 def law(gamma: float, classes: int) -> torch.Tensor:
     """pi of the release, through the method."""
-    m = toy.method("crest", {"prior": "power_law"}, counts=tuple(range(classes, 0, -1)), gamma_l=float(gamma), n1=40)
+    m = kit.method("crest", {"prior": "power_law"}, counts=tuple(range(classes, 0, -1)), gamma_l=float(gamma), n1=40)
     return m.pi()
 
 
 def plus(options: dict | None = None, steps: int = 250_000, **changes):
-    return toy.method("crestplus", options, counts=COUNTS, steps=steps, **changes)
+    return kit.method("crestplus", options, counts=COUNTS, steps=steps, **changes)
 
 
 # ---- (1), (2): which images are taken over -----------------------------------------------------------------------------------
@@ -38,10 +38,10 @@ def test_the_prior_and_the_rates_of_the_release():
 
 
 def test_the_rates_go_by_a_class_s_place_not_by_its_number():
-    close(toy.method("crest", counts=(30, 10, 100)).pi(), f64([30, 10, 100]) / 140)
+    close(kit.method("crest", counts=(30, 10, 100)).pi(), f64([30, 10, 100]) / 140)
     rates = keep_rates(f64([100, 30, 10]) / 140, 3)
     close(keep_rates(f64([30, 10, 100]) / 140, 3), rates[[1, 2, 0]])
-    order = toy.method("crest", {"prior": "power_law"}, counts=(30, 10, 100), gamma_l=9.0).pi()
+    order = kit.method("crest", {"prior": "power_law"}, counts=(30, 10, 100), gamma_l=9.0).pi()
     close(order, law(9, 3)[[1, 2, 0]])
     close(keep_rates(f64([.25] * 4), 3), [1] * 4)
 
@@ -68,7 +68,7 @@ def test_the_target_grows_flatter_with_each_generation():
     for g, t in enumerate([1, .9, .8, .7, .6, .5]):
         close(m.tempered(g), m.pi() ** t / (m.pi() ** t).sum())
     close(plus().tempered(2), [.536495, .29385, .169655])
-    m = toy.method("crestplus", {"prior": "power_law"}, counts=tuple(range(10, 0, -1)), gamma_l=100.0, n1=40, steps=250_000)
+    m = kit.method("crestplus", {"prior": "power_law"}, counts=tuple(range(10, 0, -1)), gamma_l=100.0, n1=40, steps=250_000)
     close(m.tempered(0), m.pi())
     close(m.tempered(1), [.325725, .221914, .151188, .103003, .070175, .04781, .032573, .022191, .015119, .0103])
     close(m.tempered(2), [.244681, .189448, .146682, .113571, .087934, .068084, .052715, .040815, .031602, .024468])
@@ -81,9 +81,9 @@ def test_the_alignment_and_its_ring_have_the_reference_s_values():
     assert m.ring.shape == (128, 3)
     close(m.ring, torch.full((128, 3), 1 / 3))
     batch = Batch(y=B.y)
-    m.pseudo_prob(P, None, batch, toy.time(0))
+    m.pseudo_prob(P, None, batch, kit.time(0))
     close(m.ring.mean(0), [1 / 3] * 3)
-    m.end_step(None, batch, None, toy.time(0))
+    m.end_step(None, batch, None, kit.time(0))
     close(m.ring.mean(0), [.333542, .333106, .333352])
     m.ring.copy_(f64([.6, .3, .1]).expand(128, 3))
     close(m.align(P), [[.943624, .028188, .028188], [.172492, .764734, .062773], [.028992, .021247, .949761], [.528141, .259444, .212415]])
@@ -97,8 +97,8 @@ def test_the_ring_holds_the_last_batches_before_their_alignment():
     past = [f64([1 / 3] * 3)] * len(m.ring)
     assert len(past) == 20
     for step in range(45):
-        v, batch = toy.drawn(step)
-        t = toy.time(step, 90, FIRST)
+        v, batch = kit.drawn(step)
+        t = kit.time(step, 90, FIRST)
         raw = v.w["head"].softmax(-1)
         model = torch.stack(past[-20:]).mean(0)
         want = raw * (m.pi() + 1e-6) / (model + 1e-6)
@@ -112,7 +112,7 @@ def test_the_ring_holds_the_last_batches_before_their_alignment():
 @pytest.mark.parametrize("own", [True, False])
 def test_on_remixmatch_it_takes_the_place_of_the_base_s_alignment(own):
     """Aligned once, then sharpened; the base's own mean stays as it was."""
-    t = toy.trainer("crestplus", {"align": own}, base="remixmatch", precision="fp64")
+    t = kit.trainer("crestplus", {"align": own}, base="remixmatch", precision="fp64")
     m, align, seen = t.method, t.method.align, []
     m.align = lambda prob: seen.append((prob, align(prob))) or seen[-1][1]
     m.pseudo = lambda v, batch, time, pseudo=m.pseudo: seen.append(batch.notes.q) or pseudo(v, batch, time)
@@ -130,7 +130,7 @@ def test_on_remixmatch_it_takes_the_place_of_the_base_s_alignment(own):
 
 def made(name: str = "crest", base: str = "", options: dict | None = None, **changes) -> Trainer:
     options = {"generations": 3, **(options or {})}
-    return toy.trainer(name, options if base else {"threshold": 0.3, **options}, base=base, **changes)
+    return kit.trainer(name, options if base else {"threshold": 0.3, **options}, base=base, **changes)
 
 
 def test_the_labelled_set_grows_by_what_the_average_was_sure_of_and_is_chosen_anew():
@@ -177,7 +177,7 @@ def test_a_generation_starts_from_nothing_but_its_labelled_set(base):
         assert not any(x.any() for o in t.optimisers for state in o.state.values() for x in state.values())
         assert not base or not t.method.mean.any()
     t.method.enter = watched
-    toy.train(t, range(12))
+    kit.losses_of(t, range(12))
     assert [e[:3] for e in entered] == [("generation1", True, True), ("generation2", True, True)]
     assert torch.equal(entered[0][3], t.method.tempered(1)) and torch.equal(entered[1][3], t.method.tempered(2))
     assert t.monitor.never_active(t.method.must_act) == []
@@ -188,7 +188,7 @@ def test_remixmatch_s_own_alignment_begins_anew_with_crest():
     means = []
     enter = t.method.enter
     t.method.enter = lambda stage, ctx: means.append(t.method.mean.clone()) or enter(stage, ctx) or means.append(t.method.mean.clone())
-    toy.train(t, range(5))
+    kit.losses_of(t, range(5))
     assert means[0].any() and not means[1].any() and t.method.momentum == momentum_of(.999, 12)
 
 
@@ -197,8 +197,8 @@ def test_the_first_generation_is_the_base(base):
     """The rate held constant, since it begins anew in each; the base's ramp over a generation of 6 steps."""
     changes = dict(rate="constant", steps=12, precision="fp64")
     ramp = {"ramp": .5} if base == "remixmatch" else {"threshold": .3}
-    found = toy.train(toy.trainer("crest", {**ramp, "generations": 2}, base=base, **changes), range(7))
-    plain = toy.train(toy.trainer(base, {**ramp, "ramp": .25} if base == "remixmatch" else ramp, **changes), range(7))
+    found = kit.losses_of(kit.trainer("crest", {**ramp, "generations": 2}, base=base, **changes), range(7))
+    plain = kit.losses_of(kit.trainer(base, {**ramp, "ramp": .25} if base == "remixmatch" else ramp, **changes), range(7))
     assert found[:6] == plain[:6] and found[6] != plain[6]
     if base == "remixmatch":
         assert found[6]["u"] == 0 and found[0]["u"] == 0, "the ramp rises in each generation"
@@ -206,28 +206,28 @@ def test_the_first_generation_is_the_base(base):
 
 @pytest.mark.parametrize("name, base", [("crestplus", ""), ("crest", "remixmatch")])
 def test_a_run_resumes_in_and_between_generations(name, base, tmp_path):
-    t = toy.check_resume(lambda: made(name, base), 12, [3, 4, 6, 9], tmp_path)
+    t = kit.check_resume(lambda: made(name, base), 12, [3, 4, 6, 9], tmp_path)
     assert len(t.data.streams["labelled"].members) > t.method.info.n_labelled
     assert t.monitor.never_active(t.method.must_act) == []
 
 
 def test_the_last_generation_takes_the_remainder():
-    m = toy.method("crest", {"generations": 3}, steps=14)
+    m = kit.method("crest", {"generations": 3}, steps=14)
     assert [(s.name, s.start) for s in m.phases()] == [("generation0", 0), ("generation1", 4), ("generation2", 8)]
     t = made(steps=14)
     seen = []
     t.data.set_members = lambda *a, set_members=t.data.set_members: seen.append(t.step) or set_members(*a)
-    toy.train(t, range(14))
+    kit.losses_of(t, range(14))
     assert seen == [4, 8]
 
 
 def test_semi_s_bank_starts_anew_with_its_network():
     t = made(add="plce+oheml", options={"semi_warmup": 0, "plce_epoch": 1})
-    toy.train(t, range(4))
+    kit.losses_of(t, range(4))
     assert t.method.plce_blend.bank.prototypes()[1].any()
     t.method.enter(t.phases[1], t.context(4))
     assert not t.method.plce_blend.bank.prototypes()[1].any()
-    toy.train(t, range(4, 6))
+    kit.losses_of(t, range(4, 6))
 
 
 # ---- how many ----------------------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_semi_s_bank_starts_anew_with_its_network():
     ("cifar10", "paper", 3, 83_333), ("cifar10", "short", 3, 8333), ("mnistm5k", "quickstart", 3, 400), ("mnistm5k", "trial", 2, 300)])
 def test_the_last_twenty_evaluations_lie_in_one_generation(dataset, profile, generations, length):
     run = Run.of(dataset, "crestplus", profile=profile)
-    m = toy.method("crestplus", steps=run.steps, dataset=dataset, profile=profile, eval_every=run.eval_every)
+    m = kit.method("crestplus", steps=run.steps, dataset=dataset, profile=profile, eval_every=run.eval_every)
     assert (m.generations, m.length) == (generations, length) and length >= 20 * run.eval_steps
     assert m.durations()["generation"] == length
 
@@ -250,7 +250,7 @@ def test_a_run_of_one_generation_or_of_none_is_refused(generations):
 
 def test_a_power_law_of_counts_that_follow_none_is_refused():
     with pytest.raises(BadInput, match="counted where n1 is None"):
-        toy.method("crest", {"prior": "power_law"}, n1=None, gamma_l=1.0)
+        kit.method("crest", {"prior": "power_law"}, n1=None, gamma_l=1.0)
 
 
 def test_their_own_recipe():

@@ -2,11 +2,11 @@
 the class totals."""
 from __future__ import annotations
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
-from toy import close, f64
+from kit import close, f64
 
 from semilib.data.step import Batch
 from semilib.errors import BadInput
@@ -280,18 +280,18 @@ def test_no_estimate_is_trusted_from_a_singular_confusion():
 
 
 def test_mask_and_label_are_read_from_the_stored_rows_refined():
-    m = toy.method("darp", dict(threshold=0.63, warmup=3))
+    m = kit.method("darp", dict(threshold=0.63, warmup=3))
     m.q.rows[:6] = Q
-    batch, v = Batch(index_u=torch.tensor([5, 2, 0, 3])), toy.views(w=toy.view(toy.A.W))
-    weak = toy.A.W.softmax(-1)
-    close(m.pseudo(v, batch, toy.time(3)).prob, weak, 1e-12)            # after the warm-up, but nothing is refined yet
+    batch, v = Batch(index_u=torch.tensor([5, 2, 0, 3])), kit.views(w=kit.view(kit.A.W))
+    weak = kit.A.W.softmax(-1)
+    close(m.pseudo(v, batch, kit.time(3)).prob, weak, 1e-12)            # after the warm-up, but nothing is refined yet
     m.q.rows[:6] = Q
     for name, value in solver.refine(Q, M)._asdict().items():
         getattr(m, name).copy_(value)
     m.refinements.fill_(1)
-    close(m.pseudo(v, batch, toy.time(2)).prob, weak, 1e-12)               # in the warm-up
+    close(m.pseudo(v, batch, kit.time(2)).prob, weak, 1e-12)               # in the warm-up
     m.q.rows[:6] = Q
-    p = m.pseudo(v, batch, toy.time(3))
+    p = m.pseudo(v, batch, kit.time(3))
     assert p.label.tolist() == [2, 1, 0, 2] and p.mask.tolist() == [0, 0, 1, 0] and p.branches["u"] is p.prob
     close(p.prob, refined(Q, M)[batch.index_u])
     close(m.q.rows[batch.index_u], weak, 1e-12)                         # what the next visit of these images will find
@@ -304,7 +304,7 @@ def sure(base: str) -> dict:
 
 
 def watched(base, **changes):
-    t = toy.trainer("darp", dict(**sure(base), warmup=10, refine_every=5), base=base, steps=31, **changes)
+    t = kit.trainer("darp", dict(**sure(base), warmup=10, refine_every=5), base=base, steps=31, **changes)
     seen, refine = [], t.method.pseudo_prob
 
     def pseudo_prob(prob, v, batch, time):
@@ -321,7 +321,7 @@ def watched(base, **changes):
 def test_a_step_s_targets_are_rows_of_the_last_refinement_of_the_whole_set(base):
     """The release's R: all rows, refined every five steps and stale in between. Rows seen since then are newer here."""
     t, seen = watched(base)
-    toy.train(t, range(31))
+    kit.losses_of(t, range(31))
     totals = t.data.counts.double() * len(t.data.unlabelled) / t.data.counts.sum()
     q = torch.full((len(t.data.unlabelled), 4), 0.25)
     whole, compared = None, 0
@@ -343,42 +343,42 @@ def test_a_step_s_targets_are_rows_of_the_last_refinement_of_the_whole_set(base)
 
 @pytest.mark.parametrize("base", ["fixmatch", "remixmatch"])
 def test_in_the_warm_up_it_is_its_base(base):
-    one = toy.trainer("darp", dict(**sure(base), warmup=8), base=base)
-    two = toy.trainer(base, sure(base))
-    assert toy.train(one, range(8)) == toy.train(two, range(8))
+    one = kit.trainer("darp", dict(**sure(base), warmup=8), base=base)
+    two = kit.trainer(base, sure(base))
+    assert kit.losses_of(one, range(8)) == kit.losses_of(two, range(8))
     assert one.monitor.never_active(one.method.must_act) == ["refine"]
-    assert toy.train(one, range(8, 9)) != toy.train(two, range(8, 9))
+    assert kit.losses_of(one, range(8, 9)) != kit.losses_of(two, range(8, 9))
 
 
 def test_on_remixmatch_the_aligned_and_sharpened_rows_are_refined():
-    m = toy.method("darp", base="remixmatch", batch=4)
-    batch, v = Batch(index_u=ROWS[:4]), toy.views(w=toy.view(toy.B.W))
-    m.pseudo_prob(toy.B.W.softmax(-1), v, batch, toy.time(0))
-    m.prior.copy_(toy.B.pi)
-    m.pseudo_prob(toy.B.W.softmax(-1), v, batch, toy.time(1))
+    m = kit.method("darp", base="remixmatch", batch=4)
+    batch, v = Batch(index_u=ROWS[:4]), kit.views(w=kit.view(kit.B.W))
+    m.pseudo_prob(kit.B.W.softmax(-1), v, batch, kit.time(0))
+    m.prior.copy_(kit.B.pi)
+    m.pseudo_prob(kit.B.W.softmax(-1), v, batch, kit.time(1))
     close(m.q.rows[0], [.999659, .000312, .000028])
 
 
 def test_semi_s_modules_weigh_blend_and_align_refined_pseudo_labels():
     options = dict(threshold=0.5, warmup=3, semi_warmup=2, plce_epoch=2, plce_decay_every=2)
-    t = toy.trainer("darp", options, add="oheml+plce+align")
-    losses = toy.train(t, range(12))
+    t = kit.trainer("darp", options, add="oheml+plce+align")
+    losses = kit.losses_of(t, range(12))
     assert set(losses[-1]) == {"x", "u", "e"} and t.monitor.never_active(t.method.must_act) == []
 
 
 def test_it_resumes_in_the_warm_up_and_between_refinements(tmp_path):
     options = dict(threshold=0.3, warmup=4, refine_every=3)
-    t = toy.check_resume(lambda: toy.trainer("darp", options, steps=70), 13, [3, 8], tmp_path)
+    t = kit.check_resume(lambda: kit.trainer("darp", options, steps=70), 13, [3, 8], tmp_path)
     assert int(t.method.refinements) == 3
 
 
 def test_short_runs_refine_too():
     for steps, warm, every in ((250_000, 100_500, 10), (1200, 482, 10), (100, 40, 3), (12, 5, 1)):
-        assert toy.method("darp", steps=steps).durations() == {"warmup": warm, "refine_every": every}
+        assert kit.method("darp", steps=steps).durations() == {"warmup": warm, "refine_every": every}
 
 
 def test_totals_are_in_the_labelled_set_s_proportions_by_default():
-    close(toy.method("darp", counts=(100, 30, 10)).totals, f64([100, 30, 10]) * 100 / 140)
+    close(kit.method("darp", counts=(100, 30, 10)).totals, f64([100, 30, 10]) * 100 / 140)
 
 
 # ---- the estimate ----------------------------------------------------------------------------------------------------
@@ -388,11 +388,11 @@ ESTIMATE = dict(estimate=True, estimation=40, warmup=4)
 
 def estimating(**changes):
     options = {**sure(changes.get("base", "fixmatch")), **ESTIMATE, **changes.pop("options", {})}
-    return toy.trainer("darp", options, **{"steps": 60, "order": "reversed", "lr": 0.03, **changes})
+    return kit.trainer("darp", options, **{"steps": 60, "order": "reversed", "lr": 0.03, **changes})
 
 
 def test_an_estimate_is_made_in_stages_of_its_own_and_survives_a_resume(tmp_path):
-    t = toy.check_resume(estimating, 46, [1, 39, 43], tmp_path)
+    t = kit.check_resume(estimating, 46, [1, 39, 43], tmp_path)
     assert [(s.name, s.start) for s in t.phases] == [("begin", 0), ("estimate", 1), ("train", 40)]
     assert t.method.durations() == {"warmup": 44, "refine_every": 1, "estimation": 40}
     assert int(t.method.trusted) > 3 and t.monitor.never_active(t.method.must_act) == []
@@ -408,8 +408,8 @@ def test_an_estimate_is_made_in_stages_of_its_own_and_survives_a_resume(tmp_path
 def test_the_network_begins_anew_after_the_estimation():
     t = estimating(options=dict(estimation=4))
     start = {k: x.clone() for k, x in t.net.state_dict().items()}
-    toy.train(t, range(5))
-    other = toy.trainer("darp", dict(threshold=0.3), steps=60)
+    kit.losses_of(t, range(5))
+    other = kit.trainer("darp", dict(threshold=0.3), steps=60)
     near = [(p - start[name]).abs().max() < 0.2 for name, p in t.net.named_parameters()]
     assert all(near), "one step from its initial values"
     assert set(t.data.streams) == set(other.data.streams) == {"labelled", "unlabelled"}
@@ -418,14 +418,14 @@ def test_the_network_begins_anew_after_the_estimation():
 
 def test_held_out_images_are_a_third_of_small_classes_and_teach_nothing():
     t = estimating()
-    assert toy.train(t, range(1))[0] == {"x": 0.0}, "before the labels are known, all are held out"
-    toy.train(t, range(1, 2))
+    assert kit.losses_of(t, range(1))[0] == {"x": 0.0}, "before the labels are known, all are held out"
+    kit.losses_of(t, range(1, 2))
     held, y = t.method.held, t.data.y
     assert t.data.counts.tolist() == [14, 9, 6, 4] and torch.bincount(y[held]).tolist() == [4, 3, 2, 1]
-    logits = toy.drawn(0, rows=8)[0].l["head"].requires_grad_()
+    logits = kit.drawn(0, rows=8)[0].l["head"].requires_grad_()
     index = torch.cat([held.nonzero()[:3, 0], (~held).nonzero()[:5, 0]])
-    batch = toy.SimpleNamespace(y=torch.zeros(8, dtype=torch.int64), index_l=index)
-    loss = toy.values(t.method.terms(toy.views(l=toy.view(logits)), batch, None, toy.time(1)))["x"]
+    batch = kit.SimpleNamespace(y=torch.zeros(8, dtype=torch.int64), index_l=index)
+    loss = kit.values(t.method.terms(kit.views(l=kit.view(logits)), batch, None, kit.time(1)))["x"]
     close(loss.detach(), -logits.log_softmax(1)[3:, 0].mean().detach(), 1e-9)
     loss.backward()
     assert not logits.grad[:3].any() and logits.grad[3:].any()
@@ -434,7 +434,7 @@ def test_held_out_images_are_a_third_of_small_classes_and_teach_nothing():
 def test_without_a_trusted_estimate_the_labelled_totals_stay_and_the_run_says_so(monkeypatch):
     monkeypatch.setattr(solver, "estimate", lambda confusion, seen: None)
     t = estimating(options=dict(estimation=4, warmup=0), steps=8)
-    toy.train(t, range(8))
+    kit.losses_of(t, range(8))
     close(t.method.totals, t.data.counts.double() * len(t.data.unlabelled) / t.data.counts.sum(), 1e-9)
     idle = t.monitor.never_active(t.method.must_act)
     assert "estimate" in idle and "no estimate could be trusted" in t.method.must_act["estimate"]
@@ -442,15 +442,15 @@ def test_without_a_trusted_estimate_the_labelled_totals_stay_and_the_run_says_so
 
 def test_estimates_on_remixmatch():
     t = estimating(base="remixmatch", options=dict(estimation=6), steps=14)
-    losses = toy.train(t, range(14))
+    losses = kit.losses_of(t, range(14))
     assert [set(x) for x in losses] == [{"x"}] * 6 + [{"x", "u", "s1", "r"}] * 8
 
 
 def test_pairs_and_sets_that_cannot_be_estimated_are_refused():
     with pytest.raises(BadInput, match="False with add='oheml'"):
-        toy.method("darp", dict(estimate=True), add="oheml")
+        kit.method("darp", dict(estimate=True), add="oheml")
     with pytest.raises(BadInput, match="a single labelled image"):
-        toy.method("darp", dict(estimate=True))
+        kit.method("darp", dict(estimate=True))
 
 
 def test_its_own_recipe():

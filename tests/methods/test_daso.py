@@ -4,10 +4,10 @@ from __future__ import annotations
 from collections import deque
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
-import toy
-from toy import A, close, f64, view, views
+from kit import A, close, f64, view, views
 
 from semilib.data.step import Batch, Notes
 from semilib.errors import BadInput
@@ -20,7 +20,7 @@ ON = dict(pretraining=0)
 
 
 def daso(features: int = 2, steps: int = 250_000, **options):
-    return toy.method("daso", {"strong_views": 1, **options}, features=features, steps=steps)
+    return kit.method("daso", {"strong_views": 1, **options}, features=features, steps=steps)
 
 
 def step_of_the_reference(**options):
@@ -29,9 +29,9 @@ def step_of_the_reference(**options):
     m.recent.copy_(torch.tensor([60, 30, 10]))
     v = views(l=view(A.X), w=View({"head": A.W}, f64([[.9, .1], [.1, .9], [.7, .7], [.2, 1]])),
               s1=View({"head": A.S1}, f64([[1, .3], [0, 1], [.5, .9], [.6, .6]])))
-    batch, t = Batch(y=A.y), toy.time(100, 250_000)
+    batch, t = Batch(y=A.y), kit.time(100, 250_000)
     p = m.pseudo(v, batch, t)
-    return m, batch, p, toy.values(m.terms(v, batch, p, t))
+    return m, batch, p, kit.values(m.terms(v, batch, p, t))
 
 
 # ---- the reference's values ----------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_a_blend_on_given_semantic_rows():
     m.recent.copy_(torch.tensor([60, 30, 10]))
     semantic = f64([[.2, .7, .1], [.1, .2, .7], [.1, .1, .8], [.1, .6, .3]])
     m.similarity = lambda f, prototypes: semantic.log()
-    blend = m.pseudo_prob(toy.B.W.softmax(-1), views(w=view(toy.B.W)), Batch(), toy.time(9))
+    blend = m.pseudo_prob(kit.B.W.softmax(-1), views(w=view(kit.B.W)), Batch(), kit.time(9))
     close(blend, [[.2, .7, .1], [.104132, .429946, .465922], [.042555, .045271, .912174], [.1, .6, .3]])
 
 
@@ -83,7 +83,7 @@ def test_similarity_and_the_aligned_loss():
     batch = Batch(y=A.y, notes=Notes(semantic=q, prototypes=prototypes))
     v = views(l=view(A.X), s1=View({"head": A.S1[:2]}, f64([[1, .5], [.3, 1]])))
     p = SimpleNamespace(target=torch.tensor([0, 1]), mask=f64([1, 1]))
-    close(toy.values(m.terms(v, batch, p, toy.time(9000, 250_000)))["semantic"], .767329)
+    close(kit.values(m.terms(v, batch, p, kit.time(9000, 250_000)))["semantic"], .767329)
 
 
 # ---- state against plain twins -------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_the_queue_equals_one_that_is_filled_one_by_one(room):
         g = torch.Generator().manual_seed(step)
         y = torch.randint(0, 3, (8,), generator=g) if step % 3 else torch.full((8,), step % 2)
         f = torch.randn(8, 4, generator=g, dtype=torch.float64)
-        with toy.Captured():
+        with kit.Captured():
             m.enqueue(f, y)
         for row, k in zip(f, y.tolist(), strict=True):
             slow[k].append(row)
@@ -112,9 +112,9 @@ def test_the_queue_equals_one_that_is_filled_one_by_one(room):
 
 
 def test_the_counts_are_those_of_the_last_complete_period():
-    m = toy.method("daso", {"period": 4, "pretraining": 6, "threshold": .5}, steps=40)
+    m = kit.method("daso", {"period": 4, "pretraining": 6, "threshold": .5}, steps=40)
     now, recent = [0] * 3, [0] * 3
-    for step, s in enumerate(toy.drive(m, 18)):
+    for step, s in enumerate(kit.drive(m, 18)):
         for k in s.p.label.tolist():                     # sure or not, pretraining or not
             now[k] += 1
         if (step + 1) % 4 == 0:
@@ -127,8 +127,8 @@ def test_the_counts_are_those_of_the_last_complete_period():
 
 
 def test_labelled_features_are_those_of_the_average_and_enter_before_they_are_used():
-    t = toy.trainer("daso", {"threshold": .3, "queue": 6, **ON}, precision="fp64")
-    toy.train(t, range(3))
+    t = kit.trainer("daso", {"threshold": .3, "queue": 6, **ON}, precision="fp64")
+    kit.losses_of(t, range(3))
     seen, look = {}, t.method.before_forward
 
     def watched(net, images, batch, time, teacher):
@@ -140,9 +140,9 @@ def test_labelled_features_are_those_of_the_average_and_enter_before_they_are_us
     buffers = {k: b.clone() for k, b in t.average.net.named_buffers()}
     with torch.no_grad():
         t.data.prepare(3)
-        batch, raw = t.data.batch(toy.time(3))
+        batch, raw = t.data.batch(kit.time(3))
         images = {k: t.data.normalise(x, t.dtype) for k, x in raw.items()}
-        t.method.before_forward(t.net, images, batch, toy.time(3, 12), t.average.net)
+        t.method.before_forward(t.net, images, batch, kit.time(3, 12), t.average.net)
     assert all(torch.equal(b, buffers[k]) for k, b in t.average.net.named_buffers())
     for row in seen["f"][-2:]:
         assert (t.method.queue == row).all(-1).any()
@@ -150,8 +150,8 @@ def test_labelled_features_are_those_of_the_average_and_enter_before_they_are_us
 
 def test_released_statistics_move_with_labelled_batches_and_last_where_they_are_averaged():
     def statistics(**options):
-        t = toy.trainer("daso", {"threshold": .3, **options}, ema_rule="warmup", bn_momentum=.1)
-        toy.train(t, range(4))
+        t = kit.trainer("daso", {"threshold": .3, **options}, ema_rule="warmup", bn_momentum=.1)
+        kit.losses_of(t, range(4))
         return t.average.net.backbone.bn.running_mean
     assert not torch.equal(statistics(), statistics(released_statistics=True))
 
@@ -162,17 +162,17 @@ def test_released_statistics_move_with_labelled_batches_and_last_where_they_are_
 @pytest.mark.parametrize("base", ["fixmatch", "remixmatch"])
 def test_without_blend_and_alignment_daso_is_its_base_loss_for_loss(base):
     given = {"threshold": .3} if base == "fixmatch" else {}
-    want = toy.train(toy.trainer(base, given), range(6))
+    want = kit.losses_of(kit.trainer(base, given), range(6))
     off = {**given, "dist_aware": False, "fixed_blend": 0.0, "lambda_align": 0.0}
-    assert toy.train(toy.trainer("daso", off, base=base), range(6)) == want
-    waiting = toy.train(toy.trainer("daso", {**given, "pretraining": 4}, base=base), range(6))
+    assert kit.losses_of(kit.trainer("daso", off, base=base), range(6)) == want
+    waiting = kit.losses_of(kit.trainer("daso", {**given, "pretraining": 4}, base=base), range(6))
     equal = [{k: x for k, x in step.items() if k != "semantic"} == other for step, other in zip(waiting, want, strict=True)]
     assert equal == [True] * 4 + [False] * 2 and [step["semantic"] > 0 for step in waiting] == [False] * 4 + [True] * 2
 
 
 def test_on_remixmatch_the_target_is_blended_and_the_unmixed_strong_view_aligned():
-    t = toy.trainer("daso", {**ON, "period": 1}, base="remixmatch")
-    toy.train(t, range(2))
+    t = kit.trainer("daso", {**ON, "period": 1}, base="remixmatch")
+    kit.losses_of(t, range(2))
     terms, adjust, seen = t.method.terms, t.method.pseudo_prob, {}
 
     def adjusted(prob, v, batch, time):
@@ -193,7 +193,7 @@ def test_on_remixmatch_the_target_is_blended_and_the_unmixed_strong_view_aligned
 
 def test_semi_s_modules_act_on_daso(tmp_path):
     options = {"threshold": .5, "pretraining": 2, "period": 2, "semi_warmup": 2}
-    t = toy.check_resume(lambda: toy.trainer("daso", options, add="oheml+plce+align"), 12, [3, 7], tmp_path)
+    t = kit.check_resume(lambda: kit.trainer("daso", options, add="oheml+plce+align"), 12, [3, 7], tmp_path)
     assert t.monitor.never_active(["u", "blend", "semantic", "oheml", "plce", "align"]) == []
     assert {"u", "blend", "semantic"} <= set(t.method.must_act)
 
@@ -206,5 +206,5 @@ def test_t_dist_follows_the_cell_and_the_original_recipe_is_the_release_s():
     own = Run.of("cifar10", "daso", recipe="original")
     assert (own.mu, own.variant, own.rate, own.decay, own.ema_rule, own.report) == (2, "V2", "constant", "all", "warmup", "median_last")
     assert own.options["strong_views"] == 1 and own.options["released_statistics"] and not own.labelled_in_unlabelled
-    m = toy.method("daso", steps=250_000)
+    m = kit.method("daso", steps=250_000)
     assert m.durations() == {"pretraining": 5000, "period": 100} and m.cfg.pretraining == span(5000)

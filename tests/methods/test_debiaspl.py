@@ -1,31 +1,31 @@
 """DebiasPL: the debiased pseudo-label, the margin, q between them, CLD; on both bases."""
 from __future__ import annotations
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
-from toy import close, drive, f64, view, views
+from kit import close, drive, f64, view, views
 
 from semilib.data.step import Batch
 from semilib.errors import BadInput
 from semilib.methods.losses import reduce
 from semilib.training.config import Run
 
-TOY = views(l=view(toy.B.X), w=view(toy.B.W), s1=view(toy.B.S))
+TOY = views(l=view(kit.B.X), w=view(kit.B.W), s1=view(kit.B.S))
 
 
 def debiaspl(momentum: float = .9, q=(.6, .3, .1), **options):
-    m = toy.method("debiaspl", {"strong_views": 1, "threshold": .8, "momentum": momentum, **options}, steps=250_000)
+    m = kit.method("debiaspl", {"strong_views": 1, "threshold": .8, "momentum": momentum, **options}, steps=250_000)
     if q:
         m.q.copy_(f64(q))
     return m
 
 
 def step(m, v=TOY):
-    batch = Batch(y=toy.B.y)
-    p = m.pseudo(v, batch, toy.time(0))
-    return p, m.terms(v, batch, p, toy.time(0)), batch
+    batch = Batch(y=kit.B.y)
+    p = m.pseudo(v, batch, kit.time(0))
+    return p, m.terms(v, batch, p, kit.time(0)), batch
 
 
 def test_the_debiased_pseudo_label_the_new_q_and_the_margin():
@@ -63,7 +63,7 @@ def test_cld_by_hand_where_a_class_has_no_row_and_each_row_two_views():
 
 
 def test_q_averages_raw_predictions_of_all_rows_over_many_steps():
-    m = toy.method("debiaspl", {"momentum": .9, "threshold": .6}, steps=250_000)
+    m = kit.method("debiaspl", {"momentum": .9, "threshold": .6}, steps=250_000)
     q = np.full(3, 1 / 3)
     for s in drive(m, 40):
         z = s.v.w["head"].numpy()
@@ -80,29 +80,29 @@ def test_q_averages_raw_predictions_of_all_rows_over_many_steps():
 
 
 def test_tau_zero_is_fixmatch_and_a_uniform_q_only_shifts_nothing():
-    base = toy.method("fixmatch", {"strong_views": 1, "threshold": .8})
-    batch = Batch(y=toy.B.y)
-    want = toy.values(base.terms(TOY, batch, base.pseudo(TOY, batch, toy.time(0)), toy.time(0)))
+    base = kit.method("fixmatch", {"strong_views": 1, "threshold": .8})
+    batch = Batch(y=kit.B.y)
+    want = kit.values(base.terms(TOY, batch, base.pseudo(TOY, batch, kit.time(0)), kit.time(0)))
     m = debiaspl(tau=0.0)
-    have = toy.values(step(m)[1])
+    have = kit.values(step(m)[1])
     assert have.keys() == want.keys() and all(torch.equal(have[k], want[k]) for k in want)
     assert "debias" not in m.must_act and "debias" in debiaspl().must_act
     m = debiaspl(q=None, momentum=1.0)
-    have = toy.values(step(m)[1])
+    have = kit.values(step(m)[1])
     for name in want:
         close(have[name], want[name], 1e-12)
 
 
 def test_tau_zero_on_remixmatch_is_remixmatch():
-    runs = [toy.trainer("debiaspl", {"tau": 0.0, "align": True}, base="remixmatch", precision="fp64"),
-            toy.trainer("remixmatch", precision="fp64")]
-    have, want = (toy.train(t, range(4)) for t in runs)
+    runs = [kit.trainer("debiaspl", {"tau": 0.0, "align": True}, base="remixmatch", precision="fp64"),
+            kit.trainer("remixmatch", precision="fp64")]
+    have, want = (kit.losses_of(t, range(4)) for t in runs)
     assert have == want
 
 
 def test_on_remixmatch_each_unlabelled_student_has_the_margin_and_nothing_else(monkeypatch):
-    t = toy.trainer("debiaspl", {"momentum": .5, "align": True}, base="remixmatch", precision="fp64")
-    toy.train(t, range(3))
+    t = kit.trainer("debiaspl", {"momentum": .5, "align": True}, base="remixmatch", precision="fp64")
+    kit.losses_of(t, range(3))
     assert (t.method.q_momentum, t.method.momentum) == (.5, pytest.approx(.95)), "q's momentum is not that of the alignment"
     method, seen = t.method, {}
     forward, terms = method.forward, method.terms
@@ -116,7 +116,7 @@ def test_on_remixmatch_each_unlabelled_student_has_the_margin_and_nothing_else(m
         return forward(net, images, batch, time, teacher)
     monkeypatch.setattr(method, "terms", watched)
     monkeypatch.setattr(method, "forward", looked)
-    toy.train(t, range(3, 4))
+    kit.losses_of(t, range(3, 4))
     v, out, batch = seen["v"], seen["out"], seen["batch"]
     close(seen["q"], .5 * seen["old"] + .5 * v.w["head"].softmax(-1).mean(0), 1e-12)
     margin = .4 * seen["q"].log()
@@ -132,14 +132,14 @@ def test_on_remixmatch_each_unlabelled_student_has_the_margin_and_nothing_else(m
 
 
 def test_on_remixmatch_it_takes_the_place_of_the_alignment():
-    t = toy.trainer("debiaspl", base="remixmatch")
-    toy.train(t, range(2))
+    t = kit.trainer("debiaspl", base="remixmatch")
+    kit.losses_of(t, range(2))
     assert not t.method.mean.any() and not t.run.options["align"]
     with pytest.raises(BadInput, match="align=True: False on a base without"):
-        toy.trainer("debiaspl", {"align": True})
+        kit.trainer("debiaspl", {"align": True})
 
 
 def test_a_short_run_moves_q_and_no_recipe_of_its_own_is_claimed():
-    assert debiaspl(.999).q_momentum == pytest.approx(.999) and toy.method("debiaspl").q_momentum == pytest.approx(.95)
+    assert debiaspl(.999).q_momentum == pytest.approx(.999) and kit.method("debiaspl").q_momentum == pytest.approx(.95)
     with pytest.raises(BadInput, match="ImageNet code"):
         Run.of("cifar10", "debiaspl", recipe="original")

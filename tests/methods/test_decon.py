@@ -3,11 +3,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
-from toy import A, close, f64, view, views
+from kit import A, close, f64, view, views
 
 from semilib.errors import BadInput
 from semilib.training.config import Run
@@ -22,16 +22,16 @@ LATER = dict(q=[.6, .3, .1], q_b=[.4, .35, .25], confidence=.8, agreement=.6)
 
 
 def decon(state: dict = FRESH, steps: int = 250_000, **options):
-    m = toy.method("decon", options, steps=steps)
+    m = kit.method("decon", options, steps=steps)
     for name, value in state.items():
         getattr(m, name).copy_(f64(value))
     return m
 
 
 def step(m, v=TOY, y=A.y):
-    batch, t = SimpleNamespace(y=y), toy.time(0, m.info.steps)
+    batch, t = SimpleNamespace(y=y), kit.time(0, m.info.steps)
     p = m.pseudo(v, batch, t)
-    return p, toy.values(m.terms(v, batch, p, t))
+    return p, kit.values(m.terms(v, batch, p, t))
 
 
 # ---- a step ------------------------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def test_the_test_time_adjustment_of_the_reference():
 
 
 def test_without_strengths_it_is_two_heads_of_fixmatch_one_of_them_softly_weighted():
-    _, plain = step(toy.method("fixmatch"))
+    _, plain = step(kit.method("fixmatch"))
     same = views(**{name: view(TOY[name]["head"], TOY[name]["head"]) for name in ("l", "w", "s1", "s2")})
     p, losses = step(decon(LATER, tau=0.0, tau_2=0.0, tau_3=0.0, tau_4=0.0), same)
     close([losses["x"], losses["x_b"], losses["u"]], [plain["x"], plain["x"], plain["u"]], 1e-9)
@@ -123,10 +123,10 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def test_forty_steps_of_the_averages_equal_a_plain_twin():
-    m = toy.method("decon", {"tau": .8, "tau_4": .5, "weight_t": 1.5, "tau_3": 1.0, "momentum": .9}, steps=40)
+    m = kit.method("decon", {"tau": .8, "tau_4": .5, "weight_t": 1.5, "tau_3": 1.0, "momentum": .9}, steps=40)
     assert m.momentum == .9, "ten steps are never scaled"
     q, q_b, c, s, changed = np.full(3, 1 / 3), np.full(3, 1 / 3), .1, .1, 0
-    for one in toy.drive(m, 40):
+    for one in kit.drive(m, 40):
         z, z_b = one.v.w["head"].numpy(), one.v.w["balanced"].numpy()
         q, q_b = .9 * q + .1 * softmax(z).mean(0), .9 * q_b + .1 * softmax(z_b).mean(0)
         p_b = softmax(z - .8 * np.log(q))
@@ -149,7 +149,7 @@ def test_the_momentum_keeps_its_share_of_the_run(steps, momentum):
 
 
 def test_it_resumes_with_all_four_averages(tmp_path):
-    t = toy.check_resume(lambda: toy.trainer("decon", {"threshold": .3}), 10, [1, 5], tmp_path)
+    t = kit.check_resume(lambda: kit.trainer("decon", {"threshold": .3}), 10, [1, 5], tmp_path)
     m = t.method
     assert m.q.std() > 0 and m.q_b.std() > 0 and m.confidence != m.agreement and set(m.state_dict()) == {"prior", *FRESH}
     x = t.data.normalise(t.test_x, t.dtype)
@@ -158,18 +158,18 @@ def test_it_resumes_with_all_four_averages(tmp_path):
 
 
 def test_a_class_that_the_counted_prior_misses_leaves_the_loss_finite():
-    m = toy.method("decon", {"droplast_prior": True}, counts=(4, 1, 1), first_pass=torch.tensor([0, 0, 0, 1]))
+    m = kit.method("decon", {"droplast_prior": True}, counts=(4, 1, 1), first_pass=torch.tensor([0, 0, 0, 1]))
     close(m.prior, [.75, .25, 0])
     assert all(torch.isfinite(x) for x in step(m)[1].values())             # y holds the class
-    close(toy.method("decon", counts=(4, 1, 1)).prior, f64([4, 1, 1]) / 6, 1e-12)
+    close(kit.method("decon", counts=(4, 1, 1)).prior, f64([4, 1, 1]) / 6, 1e-12)
 
 
 # ---- combinations and recipes --------------------------------------------------------------------------------------------------
 
 
 def test_semi_s_modules_act_on_it_and_leave_the_balanced_term_alone():
-    t = toy.trainer("decon", {"threshold": .5, "semi_warmup": 2, "plce_u": "max"}, add="oheml+plce+align")
-    toy.train(t, range(12))
+    t = kit.trainer("decon", {"threshold": .5, "semi_warmup": 2, "plce_u": "max"}, add="oheml+plce+align")
+    kit.losses_of(t, range(12))
     assert t.monitor.never_active(["u", "oheml", "plce", "align"]) == []
     terms, seen = t.method.terms, {}
     t.method.terms = lambda v, batch, p, time: seen.setdefault("out", (p, terms(v, batch, p, time)))[1]
@@ -191,6 +191,6 @@ def test_values_follow_the_data_set_and_the_original_recipe_is_the_shared_one_wi
 
 
 def test_a_prior_that_never_changes_a_label_is_told():
-    t = toy.trainer("decon", {"threshold": 0.3, "momentum": 1.0})
-    toy.train(t, range(6))
+    t = kit.trainer("decon", {"threshold": 0.3, "momentum": 1.0})
+    kit.losses_of(t, range(6))
     assert "label_b" in t.monitor.never_active(t.method.must_act)

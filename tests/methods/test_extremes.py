@@ -5,9 +5,9 @@ set before each step, where real ones end up: sure of everything, of nothing, of
 """
 from __future__ import annotations
 
+import kit
 import pytest
 import torch
-import toy
 from torch import Tensor, nn
 
 from semilib.data.sources import Source
@@ -77,12 +77,12 @@ def trainer(name: str, base: str, source: Source, **changes) -> Trainer:
     options = dict(get(name, base).smoke)
     if "threshold" in options:
         options["threshold"] = 0.3
-    return Trainer(toy.run(name, options, base=base, lr=0.0, batch=4, order="reversed", eval_every=2, **changes), source)
+    return Trainer(kit.run(name, options, base=base, lr=0.0, batch=4, order="reversed", eval_every=2, **changes), source)
 
 
 @pytest.fixture(scope="module")
 def few() -> Source:
-    return toy.source(side=8)
+    return kit.source(side=8)
 
 
 @pytest.fixture(scope="module")

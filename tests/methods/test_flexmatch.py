@@ -4,17 +4,17 @@ from __future__ import annotations
 import dataclasses
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
-import toy
-from toy import close, f64, view, views
+from kit import close, f64, view, views
 
 from semilib.methods.flexmatch import FlexMatch
 
 
 def flexmatch(sel=None, images: int = 8, **options) -> FlexMatch:
     """On a pool of `images`, with this selection so far."""
-    m = toy.method("flexmatch", {"strong_views": 1, **options})
+    m = kit.method("flexmatch", {"strong_views": 1, **options})
     m.info = dataclasses.replace(m.info, n_unlabelled=images)
     m.build()
     if sel is not None:
@@ -23,15 +23,15 @@ def flexmatch(sel=None, images: int = 8, **options) -> FlexMatch:
     return m
 
 
-TOY = views(l=view(toy.B.X), w=view(toy.B.W), s1=view(toy.B.S))
+TOY = views(l=view(kit.B.X), w=view(kit.B.W), s1=view(kit.B.S))
 SEL = [-1, -1, -1, 0, 0, 0, 1, -1]
 
 
-def step(m, v=TOY, index=(0, 1, 2, 7), y=toy.B.y, number: int = 0):
+def step(m, v=TOY, index=(0, 1, 2, 7), y=kit.B.y, number: int = 0):
     batch = SimpleNamespace(y=y, index_u=torch.tensor(index))
-    t = toy.time(number)
+    t = kit.time(number)
     p = m.pseudo(v, batch, t)
-    losses = toy.values(m.terms(v, batch, p, t))
+    losses = kit.values(m.terms(v, batch, p, t))
     m.end_step(v, batch, p, t)
     return p, losses
 
@@ -39,7 +39,7 @@ def step(m, v=TOY, index=(0, 1, 2, 7), y=toy.B.y, number: int = 0):
 def settled(warm: bool) -> FlexMatch:
     """beta of SEL: a step in which no row reaches tau only recounts."""
     m = flexmatch(SEL, threshold_warmup=warm)
-    even = views(l=view(toy.B.X), w=view(0 * toy.B.W), s1=view(toy.B.S))
+    even = views(l=view(kit.B.X), w=view(0 * kit.B.W), s1=view(kit.B.S))
     step(m, even)
     assert m.sel.tolist() == SEL
     return m
@@ -74,7 +74,7 @@ def test_the_convex_map():
         for shift in (-1e-5, 1e-5):
             c = min(max(want + shift, 1 / 3), 1 - 1e-9)                         # no confidence lies below 1 / C
             prob = f64([[c, (1 - c) / 2, (1 - c) / 2]])
-            p, _ = step(flexmatch_copy(m), views(l=view(toy.B.X), w=view(prob.log()), s1=view(prob)), index=(0,))
+            p, _ = step(flexmatch_copy(m), views(l=view(kit.B.X), w=view(prob.log()), s1=view(prob)), index=(0,))
             assert bool(p.mask) == (c >= want), (beta, shift)
 
 
@@ -87,11 +87,11 @@ def flexmatch_copy(m):
 
 def test_every_row_counts_until_one_is_sure_and_beta_rests_while_one_class_has_all():
     m = flexmatch()
-    p, _ = step(m, views(l=view(toy.B.X), w=view(0.1 * toy.B.W), s1=view(toy.B.S)))
+    p, _ = step(m, views(l=view(kit.B.X), w=view(0.1 * kit.B.W), s1=view(kit.B.S)))
     assert p.mask.tolist() == [1, 1, 1, 1] and not m.beta.any()
     for warm in (True, False):
         m = flexmatch([1, 1, 0, 1], images=4, threshold_warmup=warm)
-        sure = views(l=view(toy.B.X), w=view(f64([[0, 9, 0]] * 4)), s1=view(toy.B.S))
+        sure = views(l=view(kit.B.X), w=view(f64([[0, 9, 0]] * 4)), s1=view(kit.B.S))
         step(m, sure, index=(0, 1, 3, 3))
         close(m.beta, [1 / 3, 1, 0])
         step(m, sure, index=(0, 1, 2, 3))
@@ -102,7 +102,7 @@ def test_every_row_counts_until_one_is_sure_and_beta_rests_while_one_class_has_a
 def test_of_an_image_twice_in_a_batch_the_later_sure_row_decides():
     w = f64([[9, 0, 0], [0, 9, 0], [0, 0, 9], [1, 0, 0]])
     m = flexmatch()
-    step(m, views(l=view(toy.B.X), w=view(w), s1=view(toy.B.S)), index=(5, 5, 2, 5))
+    step(m, views(l=view(kit.B.X), w=view(w), s1=view(kit.B.S)), index=(5, 5, 2, 5))
     assert m.sel.tolist() == [-1, -1, 2, -1, -1, 1, -1, -1] and m.counts.tolist() == [6, 0, 1, 1]
 
 
@@ -132,7 +132,7 @@ def test_forty_steps_equal_a_slow_twin(warm, images):
     m, slow = flexmatch(images=images, threshold=.6, threshold_warmup=warm), Slow(images, .6, warm)
     masks = []
     for n in range(40):
-        v, batch = toy.drawn(n)
+        v, batch = kit.drawn(n)
         index = torch.randint(0, images, (4,), generator=torch.Generator().manual_seed(n)).tolist()      # with repeats
         p, _ = step(m, views(l=v.l, w=v.w, s1=v.s1), index, batch.y, n)
         assert p.mask.tolist() == slow.step(p.prob, index)
@@ -144,17 +144,17 @@ def test_forty_steps_equal_a_slow_twin(warm, images):
 
 
 def test_with_beta_one_it_is_fixmatch():
-    m, base = flexmatch(threshold=.6), toy.method("fixmatch", {"threshold": .6, "strong_views": 1})
+    m, base = flexmatch(threshold=.6), kit.method("fixmatch", {"threshold": .6, "strong_views": 1})
     m.beta.fill_(1)
-    v, batch = toy.drawn(0)
+    v, batch = kit.drawn(0)
     v = views(l=v.l, w=v.w, s1=v.s1)
     _, losses = step(m, v, y=batch.y)
-    want = toy.values(base.terms(v, batch, base.pseudo(v, batch, toy.time(0)), toy.time(0)))
+    want = kit.values(base.terms(v, batch, base.pseudo(v, batch, kit.time(0)), kit.time(0)))
     assert losses.keys() == want.keys() and all(torch.equal(losses[k], want[k]) for k in want)
 
 
 def test_a_pool_smaller_than_the_batch_trains_and_resumes(tmp_path):
     small = dict(n1=2, m1=1, batch=16, gamma_l=1.0, gamma_u=1.0)
-    t = toy.check_resume(lambda: toy.trainer("flexmatch", {"threshold": .3}, **small, steps=8), 8, [3, 6], tmp_path)
+    t = kit.check_resume(lambda: kit.trainer("flexmatch", {"threshold": .3}, **small, steps=8), 8, [3, 6], tmp_path)
     assert t.method.info.n_unlabelled == t.method.counts.sum() == 12
     assert (t.method.sel >= 0).any() and t.method.counts[1:].sum() == (t.method.sel >= 0).sum()

@@ -1,14 +1,14 @@
-"""What the engine promises any method: terms of one phase alone, positions that name images, sets that change between steps, and fresh
-phases; and that a run goes on from checkpoints to the last bit in all of them. The methods' own tests prove what each of them needs."""
+"""What the engine promises any method: terms of one phase alone, positions that name images, sets that change between
+steps, fresh phases, and exact resume in all of them. The methods' own tests prove what each of them needs besides."""
 from __future__ import annotations
 
 import math
 
+import kit
 import pytest
 import torch
-import toy
+from kit import close
 from torch import nn
-from toy import close
 
 from semilib.methods import METHODS
 from semilib.methods.base import Phase
@@ -23,11 +23,11 @@ def stub(monkeypatch):
     """Register a class as a method for the time of a test; returns a maker of trainers for it."""
     def register(cls, options: dict | None = None, **changes):
         monkeypatch.setitem(METHODS, "stub", cls)
-        return lambda: toy.trainer("stub", {"threshold": 0.4, **(options or {})}, **{"steps": STEPS, **changes})
+        return lambda: kit.trainer("stub", {"threshold": 0.4, **(options or {})}, **{"steps": STEPS, **changes})
     return register
 
 
-# ---- phases, images and sets ---------------------------------------------------------------------------------------------------
+# ---- phases, images and sets -----------------------------------------------------------------------------------------
 
 
 def test_a_term_and_an_activity_may_belong_to_one_stage_alone(stub):
@@ -45,7 +45,7 @@ def test_a_term_and_an_activity_may_belong_to_one_stage_alone(stub):
             out = super().acted(v, batch, p, t, terms)
             return {**out, "late": terms["late"].rows.sum() > 0} if t.phase == "late" else out
     t = stub(Late)()
-    losses = toy.train(t, range(5))
+    losses = kit.losses_of(t, range(5))
     assert [set(step) for step in losses] == [{"x", "u"}] * 2 + [{"x", "u", "late"}] * 3
     assert t.monitor.never_active(t.method.must_act) == []
     means = t.monitor.losses()
@@ -57,7 +57,7 @@ def test_positions_in_the_unlabelled_set_name_images(stub):
     t = stub(FixMatch)()
     for step in range(9):
         t.data.prepare(step)
-        batch, views = t.data.batch(toy.time(step))
+        batch, views = t.data.batch(kit.time(step))
         raw = t.data.images[t.data.unlabelled[batch.index_u]]
         assert torch.equal(views["w"], t.data.view(raw, "weak", "w", step))
         assert torch.equal(batch.known_u, torch.isin(t.data.unlabelled[batch.index_u], t.data.labelled))
@@ -75,15 +75,15 @@ def test_set_members_takes_effect_in_the_next_step_and_survives_a_checkpoint(stu
             self.called.append(ctx.step)
             ctx.data.set_members("labelled", ctx.data.labelled[:5], ctx.data.y[:5])
     t = stub(Other)()
-    toy.train(t, range(3))
+    kit.losses_of(t, range(3))
     assert len(t.data.streams["labelled"].members) == 5
     t.data.prepare(3)
-    batch, _ = t.data.batch(toy.time(3))
+    batch, _ = t.data.batch(kit.time(3))
     assert int(batch.index_l.max()) < 5 and len(batch.y) == 8, "a set smaller than the batch fills it by repeating"
     again = stub(Other)()
     again.load_state_dict({k: v.clone() for k, v in t.state_dict().items()})
     assert Other.called == [3]
-    assert toy.train(again, range(3, 7)) == toy.train(t, range(3, 7))
+    assert kit.losses_of(again, range(3, 7)) == kit.losses_of(t, range(3, 7))
     assert Other.called == [3, 6, 6]
 
 
@@ -101,9 +101,9 @@ def test_a_change_between_steps_discards_the_captured_step(stub, change):
                 ctx.data.set_members("labelled", ctx.data.labelled[:9], ctx.data.y[:9])
     t = stub(Changing)()
     t.graphs["main"] = object()
-    toy.train(t, range(1))
+    kit.losses_of(t, range(1))
     assert t.graphs
-    toy.train(t, range(1, 2))
+    kit.losses_of(t, range(1, 2))
     assert not t.graphs
 
 
@@ -127,20 +127,20 @@ def test_a_fresh_stage_starts_network_average_optimiser_and_rate_anew_and_keeps_
         def end_step(self, v, batch, p, t):
             self.steps_seen.add_(1)
 
-    t = toy.check_resume(stub(Generations), STEPS, [4, 6, 9], tmp_path)
+    t = kit.check_resume(stub(Generations), STEPS, [4, 6, 9], tmp_path)
     assert Generations.entered[:2] == [("g1", 4, "g1"), ("g2", 9, "g2")] and int(t.method.steps_seen) == STEPS
     t = stub(Generations)()
     start = {k: v.clone() for k, v in t.net.state_dict().items()}
     rates = []
-    for step in range(STEPS):
-        t.advance(step)
+    for _ in range(STEPS):
+        t.advance()
         rates.append(float(t.lr))
     close(rates, [t.run.lr * math.cos(7 * math.pi * i / (16 * length)) for length in (4, 5, 3) for i in range(length)], 1e-6)
     t.restart()
     for name, value in t.net.state_dict().items():
         assert torch.equal(value, start[name]) or name.endswith("num_batches_tracked"), name
     assert not any(x.any() for o in t.optimisers for state in o.state.values() for x in state.values())
-    toy.same_state(t.average.net.state_dict(), t.net.state_dict())
+    kit.same_state(t.average.net.state_dict(), t.net.state_dict())
 
 
 # ---- initial values ----------------------------------------------------------------------------------------------------------
@@ -164,4 +164,4 @@ def test_no_initial_value_depends_on_the_global_random_state(stub):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             states.append(stub(Own)().net.state_dict())
-    toy.same_state(*states)
+    kit.same_state(*states)

@@ -1,10 +1,10 @@
 """LA: the adjusted labelled loss on toy tensors, on both of its bases, and what it must not be combined with."""
 from __future__ import annotations
 
+import kit
 import pytest
 import torch
-import toy
-from toy import B, close, view, views
+from kit import B, close, view, views
 
 from semilib.errors import BadInput
 from semilib.methods import get
@@ -15,7 +15,7 @@ COUNTS = (100, 30, 10)
 
 
 def la(base: str = "", **options):
-    m = toy.method("la", options if not base else {}, counts=COUNTS)
+    m = kit.method("la", options if not base else {}, counts=COUNTS)
     if not base:
         return m
     run = Run.of("mnistm5k", "la", base=base, options=options, device="cpu", precision="fp64")
@@ -26,9 +26,9 @@ def la(base: str = "", **options):
 
 def step(m, z=B.X, y=B.y):
     v = views(l=view(z), w=view(B.W), s1=view(B.S), s2=view(B.Sa))
-    batch = toy.SimpleNamespace(y=y)
-    p = m.pseudo(v, batch, toy.time(0))
-    return p, m.terms(v, batch, p, toy.time(0))
+    batch = kit.SimpleNamespace(y=y)
+    p = m.pseudo(v, batch, kit.time(0))
+    return p, m.terms(v, batch, p, kit.time(0))
 
 
 @pytest.mark.parametrize("tau, rows, mean", [(0.0, [.407606, .911901], .659754), (0.5, [.218567, 1.512447], .865507),
@@ -42,7 +42,7 @@ def test_the_labelled_loss_sees_the_prior(base, tau, rows, mean):
 
 def test_all_but_the_labelled_loss_is_the_base_s():
     p, terms = step(la("fixmatch", tau=2.0, threshold=0.9))
-    q, plain = step(toy.method("fixmatch", {"threshold": 0.9}, counts=COUNTS))
+    q, plain = step(kit.method("fixmatch", {"threshold": 0.9}, counts=COUNTS))
     assert p.mask.tolist() == [1, 0, 1, 0] and torch.equal(p.label, q.label) and torch.equal(p.prob, q.prob)
     assert terms.keys() == plain.keys() == {"x", "u"}
     assert torch.equal(reduce(terms["u"]), reduce(plain["u"])) and reduce(terms["u"]) > 0
@@ -51,7 +51,7 @@ def test_all_but_the_labelled_loss_is_the_base_s():
 
 
 def losses(method: str, options: dict, **changes):
-    return toy.train(toy.trainer(method, options, precision="fp64", **changes), range(3))
+    return kit.losses_of(kit.trainer(method, options, precision="fp64", **changes), range(3))
 
 
 @pytest.mark.parametrize("base, options", [("supervised", {}), ("fixmatch", {"threshold": 0.3})])
@@ -65,8 +65,8 @@ def test_without_adjustment_it_is_its_base(base, options):
 
 
 def test_the_test_sees_plain_logits():
-    t = toy.trainer("la")
-    toy.train(t, range(1))
+    t = kit.trainer("la")
+    kit.losses_of(t, range(1))
     x = t.data.normalise(t.test_x[:9], t.dtype)
     with torch.no_grad():
         assert torch.equal(t.method.predict(t.average.net, x), t.average.net(x)["head"])
@@ -75,7 +75,7 @@ def test_the_test_sees_plain_logits():
 def test_adjusting_twice_is_refused():
     for base in ("", "fixmatch"):
         with pytest.raises(BadInput, match="post_hoc=1.0: 0 with la"):
-            toy.trainer("la", base=base, post_hoc=1.0)
+            kit.trainer("la", base=base, post_hoc=1.0)
 
 
 def test_mixed_targets_have_no_single_label():

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import math
 
+import kit
 import pytest
 import torch
-import toy
+from kit import close, f64, view, views
 from torch import nn
-from toy import close, f64, view, views
 
 from semilib.errors import BadInput
 from semilib.methods.losses import Term, ce, log_prior, normalised_entropy, one_hot, reduce
@@ -64,32 +64,32 @@ def test_the_denominator_weight_reproduces_cpe():
 
 
 def test_cross_entropy_takes_classes_and_probabilities():
-    close(ce(toy.A.X, toy.A.y).mean(), 0.896378)
-    close(ce(toy.B.X, toy.B.y), [.407606, .911901])
-    close(ce(toy.B.S, toy.B.W.argmax(-1)), [.306356, .665732, .385077, 1.001943])
-    close(ce(toy.A.S1, toy.A.W.argmax(-1)), [.407606, .958020, .839546, .407606])
+    close(ce(kit.A.X, kit.A.y).mean(), 0.896378)
+    close(ce(kit.B.X, kit.B.y), [.407606, .911901])
+    close(ce(kit.B.S, kit.B.W.argmax(-1)), [.306356, .665732, .385077, 1.001943])
+    close(ce(kit.A.S1, kit.A.W.argmax(-1)), [.407606, .958020, .839546, .407606])
     soft = f64([[.7, .2, .1], [0, .5, .5]])
     slow = [-sum(q * math.log(math.exp(z) / sum(map(math.exp, row))) for q, z in zip(target, row))
-            for target, row in zip(soft.tolist(), toy.A.X.tolist())]
-    close(ce(toy.A.X, soft), slow, 1e-12)
-    close(ce(toy.A.X, nn.functional.one_hot(toy.A.y, 3).double()), ce(toy.A.X, toy.A.y), 1e-12)
+            for target, row in zip(soft.tolist(), kit.A.X.tolist())]
+    close(ce(kit.A.X, soft), slow, 1e-12)
+    close(ce(kit.A.X, nn.functional.one_hot(kit.A.y, 3).double()), ce(kit.A.X, kit.A.y), 1e-12)
 
 
 def test_the_adjustment_of_a_prior():
-    close(log_prior(toy.A.pi, 2), [-0.713350, -3.218876, -4.605170])
-    close(log_prior(toy.B.pi, 1), [-.336472, -1.540445, -2.639057])
+    close(log_prior(kit.A.pi, 2), [-0.713350, -3.218876, -4.605170])
+    close(log_prior(kit.B.pi, 1), [-.336472, -1.540445, -2.639057])
     close(log_prior(f64([1, 0]), 2), [0, math.log(1e-12)])
 
 
 @pytest.mark.parametrize("tau, value", [(0, 0.896378), (1, 1.333223), (2, 2.063920), (4, 3.901754)])
 def test_logit_adjusted_cross_entropy(tau, value):
-    close(ce(toy.A.X + log_prior(toy.A.pi, tau), toy.A.y).mean(), value)
+    close(ce(kit.A.X + log_prior(kit.A.pi, tau), kit.A.y).mean(), value)
 
 
 @pytest.mark.parametrize("tau, rows, mean", [
     (.5, [.218567, 1.512447], .865507), (1, [.116802, 2.318399], 1.217601), (2, [.033882, 4.322815], 2.178348)])
 def test_logit_adjusted_cross_entropy_of_the_second_toy(tau, rows, mean):
-    have = ce(toy.B.X + log_prior(toy.B.pi, tau), toy.B.y)
+    have = ce(kit.B.X + log_prior(kit.B.pi, tau), kit.B.y)
     close(have, rows)
     close(have.mean(), mean)
 
@@ -101,9 +101,9 @@ def test_one_hot_is_torchs_without_its_read_back(dtype):
     assert out.dtype == dtype and torch.equal(out, torch.nn.functional.one_hot(label, 3).to(dtype))
     assert one_hot(torch.tensor([-1, 1]), 3, dtype).tolist() == [[0, 0, 0], [0, 1, 0]]      # no label: a row of zeros
     assert torch.equal(one_hot(label.view(2, 2), 3, dtype), out.view(2, 2, 3))
-    with toy.Captured():
+    with kit.Captured():
         one_hot(label, 3, dtype)
-    with toy.Captured(), pytest.raises(AssertionError):
+    with kit.Captured(), pytest.raises(AssertionError):
         torch.nn.functional.one_hot(label)
 
 
@@ -125,20 +125,20 @@ def test_normalised_entropy_clamps():
 
 
 def losses_of(m, v, y, step: int = 0):
-    p = m.pseudo(v, None, toy.time(step))
-    return p, toy.values(m.terms(v, toy.SimpleNamespace(y=y), p, toy.time(step)))
+    p = m.pseudo(v, None, kit.time(step))
+    return p, kit.values(m.terms(v, kit.SimpleNamespace(y=y), p, kit.time(step)))
 
 
-@pytest.mark.parametrize("tensors, value", [(toy.A, 0.896378), (toy.B, .659754)])
+@pytest.mark.parametrize("tensors, value", [(kit.A, 0.896378), (kit.B, .659754)])
 def test_supervised(tensors, value):
-    p, losses = losses_of(toy.method("supervised"), views(l=view(tensors.X)), tensors.y)
+    p, losses = losses_of(kit.method("supervised"), views(l=view(tensors.X)), tensors.y)
     assert p is None and list(losses) == ["x"]
     close(losses["x"], value)
 
 
 def test_fixmatch_with_one_strong_view():
-    m = toy.method("fixmatch", {"strong_views": 1})
-    p, losses = losses_of(m, views(l=view(toy.A.X), w=view(toy.A.W), s1=view(toy.A.S1)), toy.A.y)
+    m = kit.method("fixmatch", {"strong_views": 1})
+    p, losses = losses_of(m, views(l=view(kit.A.X), w=view(kit.A.W), s1=view(kit.A.S1)), kit.A.y)
     assert p.mask.tolist() == [1, 0, 1, 0] and p.label.tolist() == [0, 1, 2, 1]
     close(p.prob.amax(-1), [0.964663, 0.506480, 0.985253, 0.891084])
     close(losses["x"], 0.896378)
@@ -149,8 +149,8 @@ def test_fixmatch_with_one_strong_view():
 @pytest.mark.parametrize("tau, mask, value", [
     (.80, [1, 1, 1, 0], .339291), (.90, [1, 0, 1, 0], .172858), (.95, [0, 0, 1, 0], .096269)])
 def test_fixmatch_at_several_thresholds(tau, mask, value):
-    m = toy.method("fixmatch", {"strong_views": 1, "threshold": tau})
-    p, losses = losses_of(m, views(l=view(toy.B.X), w=view(toy.B.W), s1=view(toy.B.S)), toy.B.y)
+    m = kit.method("fixmatch", {"strong_views": 1, "threshold": tau})
+    p, losses = losses_of(m, views(l=view(kit.B.X), w=view(kit.B.W), s1=view(kit.B.S)), kit.B.y)
     assert p.mask.tolist() == mask
     close(losses["u"], value)
     if tau == .80:
@@ -158,10 +158,10 @@ def test_fixmatch_at_several_thresholds(tau, mask, value):
 
 
 def test_fixmatch_with_two_strong_views_takes_one_mean_over_both():
-    m = toy.method("fixmatch", {"threshold": .80})
-    v = views(l=view(toy.B.X), w=view(toy.B.W), s1=view(toy.B.S), s2=view(toy.B.Sa))
-    p, losses = losses_of(m, v, toy.B.y)
-    close(m.terms(v, toy.SimpleNamespace(y=toy.B.y), p, toy.time(0))["u"].rows,
+    m = kit.method("fixmatch", {"threshold": .80})
+    v = views(l=view(kit.B.X), w=view(kit.B.W), s1=view(kit.B.S), s2=view(kit.B.Sa))
+    p, losses = losses_of(m, v, kit.B.y)
+    close(m.terms(v, kit.SimpleNamespace(y=kit.B.y), p, kit.time(0))["u"].rows,
           [.306356, .665732, .385077, 1.001943, .597301, .794377, .512269, 1.365732])
     close(losses["u"], .407639)
 
@@ -169,18 +169,18 @@ def test_fixmatch_with_two_strong_views_takes_one_mean_over_both():
 def test_fixmatch_counts_a_confidence_at_the_threshold_and_scales_by_lambda():
     even = f64([[0, 0], [0, 0.1]])
     v = views(l=view(even), w=view(even), s1=view(even))
-    p, once = losses_of(toy.method("fixmatch", {"strong_views": 1, "threshold": 0.5}, counts=(2, 1)), v, torch.tensor([0, 1]))
+    p, once = losses_of(kit.method("fixmatch", {"strong_views": 1, "threshold": 0.5}, counts=(2, 1)), v, torch.tensor([0, 1]))
     assert p.mask.tolist() == [1, 1]
-    twice = losses_of(toy.method("fixmatch", {"strong_views": 1, "threshold": 0.5, "lambda_u": 2.0}, counts=(2, 1)), v,
+    twice = losses_of(kit.method("fixmatch", {"strong_views": 1, "threshold": 0.5, "lambda_u": 2.0}, counts=(2, 1)), v,
                       torch.tensor([0, 1]))[1]
     close(twice["u"], 2 * once["u"], 1e-12)
     close(twice["x"], once["x"], 0)
 
 
 def test_two_equal_strong_views_are_one():
-    v = dict(l=view(toy.A.X), w=view(toy.A.W), s1=view(toy.A.S1))
-    _, one = losses_of(toy.method("fixmatch", {"strong_views": 1}), views(**v), toy.A.y)
-    _, two = losses_of(toy.method("fixmatch"), views(**v, s2=view(toy.A.S1)), toy.A.y)
+    v = dict(l=view(kit.A.X), w=view(kit.A.W), s1=view(kit.A.S1))
+    _, one = losses_of(kit.method("fixmatch", {"strong_views": 1}), views(**v), kit.A.y)
+    _, two = losses_of(kit.method("fixmatch"), views(**v, s2=view(kit.A.S1)), kit.A.y)
     close(one["u"], two["u"], 1e-12)
 
 
@@ -231,7 +231,7 @@ def test_the_first_step_of_the_warm_up_average_is_the_live_network_exactly():
     with torch.no_grad():
         net[0].weight.copy_(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))
     average.update(torch.tensor(0), torch.tensor(0.1))
-    toy.same_state(average.net.state_dict(), net.state_dict())
+    kit.same_state(average.net.state_dict(), net.state_dict())
 
 
 @pytest.mark.parametrize("weight_decay, lr, live_after", [(.02, .002, 1.99992), (.04, .0015, 1.999880)])
@@ -254,7 +254,7 @@ def test_an_average_starts_as_a_copy_and_shares_nothing():
 
 
 def test_a_run_with_the_decaying_average_leaves_weight_decay_to_it():
-    plain, decaying = (toy.trainer("supervised", ema_rule=rule) for rule in ("parameters", "decaying"))
+    plain, decaying = (kit.trainer("supervised", ema_rule=rule) for rule in ("parameters", "decaying"))
     assert [g["weight_decay"] for g in plain.optimisers[0].param_groups] == [plain.run.weight_decay, 0.0]
     assert {g["weight_decay"] for g in decaying.optimisers[0].param_groups} == {0.0}
 
@@ -286,7 +286,7 @@ def test_the_slow_cosine_spans_a_sixteenth_of_pi(t, value):
 
 @pytest.mark.parametrize("kind, sixteenths", [("cosine", 7), ("slow_cosine", 1), ("constant", 0)])
 def test_a_run_uses_the_rate_of_its_zero_based_step(kind, sixteenths):
-    t = toy.trainer("supervised", lr=0.03, rate=kind)
+    t = kit.trainer("supervised", lr=0.03, rate=kind)
     for step in range(3):
         t.advance()
         close(float(t.lr), 0.03 * math.cos(sixteenths * math.pi * step / (16 * t.total)), 1e-8)

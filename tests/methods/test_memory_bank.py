@@ -1,10 +1,10 @@
 """The memory bank against slow twins of Python lists, which offer one by one; its released form; and its switches."""
 from __future__ import annotations
 
+import kit
 import pytest
 import torch
-import toy
-from toy import f64
+from kit import f64
 
 from semilib.methods.memory_bank import MemoryBank
 from semilib.methods.semi_released import ReleasedBank
@@ -233,14 +233,14 @@ def test_the_released_bank_with_its_defects_off_is_the_bank(balanced):
     bank = MemoryBank(3, 4, 2, balanced, torch.float64)
     other = released(3, 4, 2, balanced, shifted=False)
     for _ in run_both(bank, other, 3):
-        toy.same_state(bank.state_dict(), other.state_dict())
+        kit.same_state(bank.state_dict(), other.state_dict())
         assert all(torch.equal(x, y) for x, y in zip(bank.prototypes(), other.prototypes(), strict=True))
 
 
 def test_with_one_class_a_pool_is_a_cell():
     cell, pool = MemoryBank(1, 5, 2, True, torch.float64), MemoryBank(1, 5, 2, False, torch.float64)
     for _ in run_both(cell, pool, 1):
-        toy.same_state(cell.state_dict(), pool.state_dict())
+        kit.same_state(cell.state_dict(), pool.state_dict())
         for x, y in zip(cell.prototypes(), pool.prototypes(), strict=True):
             torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
 
@@ -397,7 +397,7 @@ def test_the_state_stays_in_its_memory(kind):
 def test_nothing_is_read_back(kind):
     g = torch.Generator().manual_seed(10)
     bank, batch = BANKS[kind](), offers(g, 8, 3, 2, 3, 0.7)
-    with toy.Captured():
+    with kit.Captured():
         bank.push(*batch)
         bank.decay(ON, .5)
         bank.prototypes()

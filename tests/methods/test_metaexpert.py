@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import kit
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import toy
-from toy import close, f64
+from kit import close, f64
 
 from semilib.methods.cpe import Experts
 from semilib.methods.losses import reduce
@@ -19,7 +19,7 @@ from semilib.networks.backbones import make_backbone
 from semilib.networks.net import Net, View, Views
 
 COUNTS = (9, 6, 4, 2, 1)
-EARLY = {"threshold": .3, "cut_1": 1, "cut_2": 2, "start": 4}              # of the 12 steps of toy.trainer
+EARLY = {"threshold": .3, "cut_1": 1, "cut_2": 2, "start": 4}              # of the 12 steps of kit.trainer
 
 
 def drawn(rows: int = 8, classes: int = 5, seed: int = 0):
@@ -35,7 +35,7 @@ def drawn(rows: int = 8, classes: int = 5, seed: int = 0):
 
 
 def step(m, v, batch, phase: str = "fused"):
-    t = toy.time(0, phase=phase)
+    t = kit.time(0, phase=phase)
     p = m.pseudo(v, batch, t)
     return p, m.terms(v, batch, p, t)
 
@@ -44,7 +44,7 @@ def step(m, v, batch, phase: str = "fused"):
 
 
 def test_the_toy_tensors():
-    m = toy.method("metaexpert", {"cut_1": 2, "cut_2": 4}, counts=(8, 4, 2, 1, 1))
+    m = kit.method("metaexpert", {"cut_1": 2, "cut_2": 4}, counts=(8, 4, 2, 1, 1))
     c, o = f64([[2, 1, 0, 0, 0], [1, 1, .5, 0, 0], [0, 0, 0, 1, 2]]), f64([[.4, .1, -.2]])
     d = f64([.3, 0, 0, 0, -.3])
     view = View({"experts": torch.stack([c + d, c, c - d], 1).unsqueeze(0), "gate": o}, torch.zeros(1, 4))
@@ -62,13 +62,13 @@ def test_the_toy_tensors():
 
 def test_the_weights_of_classes_and_groups():
     counts = (1500, 899, 539, 323, 193, 116, 69, 41, 25, 15)
-    m = toy.method("metaexpert", counts=counts)
+    m = kit.method("metaexpert", counts=counts)
     close(m.omega, [.429686, .429737, .431602, .447086, .501819, .624235, .859091, 1.272320, 1.933964, 3.070461])
     close(m.omega_group, [.996614, .996786, 1.006600])
     assert m.group.tolist() == [0, 0, 1, 1, 2, 2, 2, 2, 2, 2]
     close(effective_weights(f64([40, 20, 10, 5, 5]), .99), [.252672, .459334, .874747, 1.706623, 1.706623])
     close(effective_weights(f64([40, 20, 3]), 0.0), [1, 1, 1])
-    moved = toy.method("metaexpert", counts=counts[::-1])
+    moved = kit.method("metaexpert", counts=counts[::-1])
     close(moved.omega, m.omega.flip(0), 1e-12)
     assert moved.group.tolist() == m.group.tolist()[::-1] and torch.equal(moved.groups, m.groups.flip(1))
     assert all(torch.isfinite(x).all() for x in effective_weights(f64([[7, 0, 0], [1, 0, 3]]), .99))
@@ -92,7 +92,7 @@ def test_the_regime_is_read_from_the_largest_and_the_least(seen, rho):
 @pytest.mark.parametrize("counts", [COUNTS, (2, 9, 1, 6, 4)])
 def test_the_fused_and_the_gate_s_losses_row_by_row(counts, masked):
     """A slow twin, with the release's z - min z, which changes nothing."""
-    m = toy.method("metaexpert", {"threshold": .6, "cut_1": 1, "cut_2": 3, "lambda_u": .7, "masked": masked}, counts=counts)
+    m = kit.method("metaexpert", {"threshold": .6, "cut_1": 1, "cut_2": 3, "lambda_u": .7, "masked": masked}, counts=counts)
     m.rho.copy_(f64([.2, .5, .3]))
     v, batch = drawn()
     p, terms = step(m, v, batch)
@@ -145,8 +145,8 @@ def test_before_the_start_nothing_but_cpe_is_computed():
     for view in v.values():
         view.pop("gate")
     options = {"threshold": .5, "cut_1": 1, "cut_2": 3}
-    p, terms = step(toy.method("metaexpert", options, counts=COUNTS), v, batch, "experts")
-    q, want = step(toy.method("cpe", options, counts=COUNTS), v, batch)
+    p, terms = step(kit.method("metaexpert", options, counts=COUNTS), v, batch, "experts")
+    q, want = step(kit.method("cpe", options, counts=COUNTS), v, batch)
     assert list(terms) == list(want) and set(p.branches) == set(q.branches)
     assert all(torch.equal(reduce(terms[name]), reduce(want[name])) for name in want)
 
@@ -156,7 +156,7 @@ def test_before_the_start_nothing_but_cpe_is_computed():
 
 @pytest.mark.parametrize("steps, start, window", [(250_000, 19_531, 977), (2**18, 20_480, 1024), (600, 47, 20), (24, 2, 2)])
 def test_the_schedule_is_a_share_of_the_run(steps, start, window):
-    m = toy.method("metaexpert", steps=steps)
+    m = kit.method("metaexpert", steps=steps)
     assert m.durations() == {"start": start, "window": window} and [s.start for s in m.phases()] == [0, start]
 
 
@@ -176,8 +176,8 @@ def walk(m, days: list[tuple[Views, list[int]]]) -> list[list[float]]:
         known_u = torch.zeros(len(v.w.f), dtype=torch.bool)
         known_u[known] = True
         batch = SimpleNamespace(known_u=known_u)
-        t = toy.time(i, phase="experts" if i < m.start else "fused")
-        p = SimpleNamespace(**vars(m.pseudo(v, batch, toy.time(i, phase="experts"))))
+        t = kit.time(i, phase="experts" if i < m.start else "fused")
+        p = SimpleNamespace(**vars(m.pseudo(v, batch, kit.time(i, phase="experts"))))
         m.end_step(v, batch, p, t)
         out.append(m.seen.tolist())
     return out
@@ -185,7 +185,7 @@ def walk(m, days: list[tuple[Views, list[int]]]) -> list[list[float]]:
 
 @pytest.mark.parametrize("frequency", [False, True])
 def test_the_window_counts_the_classes_that_head_2_is_sure_of(frequency):
-    m = toy.method("metaexpert", {"start": 4, "window": 2, "frequency": frequency}, counts=COUNTS, steps=2**18)
+    m = kit.method("metaexpert", {"start": 4, "window": 2, "frequency": frequency}, counts=COUNTS, steps=2**18)
     days = [(sure_of(4, 4), []), (sure_of(4), []),                            # before the window of steps 2 and 3
             (sure_of(0, 0, 1, 2, unsure=(4,)), [2]),                          # the image of class 1 is a labelled one
             (sure_of(0, 2, 2, 1), []), (sure_of(4, 4, 4), []), (sure_of(3), [])]
@@ -199,7 +199,7 @@ def test_the_window_counts_the_classes_that_head_2_is_sure_of(frequency):
     ([(0, 1, 2, 3, 4)] * 4, [0, 1, 0]), ([(0, 1, 2, 3, 4), (1, 2, 3, 4), (2, 3, 4), (2, 3, 4)], [0, 0, 1]),
     ([(0, 1, 2, 3, 4), (0, 1), (0,), (0, 1, 2)], [1, 0, 0])])
 def test_the_regime_is_fixed_at_the_start_by_the_counts_of_the_window(days, rho):
-    m = toy.method("metaexpert", {"start": 4}, counts=COUNTS)
+    m = kit.method("metaexpert", {"start": 4}, counts=COUNTS)
     undecided = []
     end_step = m.end_step
     m.end_step = lambda *args: (undecided.append((bool(m.decided), m.rho.tolist())), end_step(*args))
@@ -209,13 +209,13 @@ def test_the_regime_is_fixed_at_the_start_by_the_counts_of_the_window(days, rho)
 
 
 def test_the_halves_are_those_of_the_labelled_counts():
-    m = toy.method("metaexpert", {"start": 4}, counts=(1, 2, 9, 6, 4))                                # from head to tail 2, 3, 4, 1, 0
+    m = kit.method("metaexpert", {"start": 4}, counts=(1, 2, 9, 6, 4))                                # from head to tail 2, 3, 4, 1, 0
     walk(m, [(sure_of(*day), []) for day in [(0, 1, 2, 3, 4), (0, 1, 3, 4), (0, 1, 4), (0, 1, 4)]])
     assert m.rho.tolist() == [0, 0, 1] and m.first_half.tolist() == [False, False, True, True, False]
 
 
 def test_a_window_without_a_sure_image_goes_on_until_it_has_one():
-    m = toy.method("metaexpert", {"start": 4, "window": 3}, counts=COUNTS, steps=2**18)               # it ends after 4, 7, 10 steps
+    m = kit.method("metaexpert", {"start": 4, "window": 3}, counts=COUNTS, steps=2**18)               # it ends after 4, 7, 10 steps
     days = [sure_of(unsure=(0, 1))] * 5 + [sure_of(3), sure_of(0, 1), sure_of(2)]
     rho = []
     end_step = m.end_step
@@ -287,8 +287,8 @@ def slow_prediction(net: Net, x: torch.Tensor, m) -> torch.Tensor:
 
 
 def test_the_prediction_is_the_gated_sum_of_the_three_heads():
-    t = toy.trainer("metaexpert", EARLY, precision="fp64")
-    toy.train(t, range(8))
+    t = kit.trainer("metaexpert", EARLY, precision="fp64")
+    kit.losses_of(t, range(8))
     x = t.data.normalise(t.source.test_images, t.dtype)
     with torch.no_grad():
         have = t.method.predict(t.average.net, x)
@@ -300,43 +300,43 @@ def test_the_prediction_is_the_gated_sum_of_the_three_heads():
 
 
 def test_until_the_start_it_is_cpe_to_the_last_bit():
-    cpe = toy.trainer("cpe", {k: v for k, v in EARLY.items() if k != "start"})
-    meta = toy.trainer("metaexpert", EARLY)
+    cpe = kit.trainer("cpe", {k: v for k, v in EARLY.items() if k != "start"})
+    meta = kit.trainer("metaexpert", EARLY)
     gate = {k: v.clone() for k, v in meta.net.heads["gate"].state_dict().items()}
-    assert toy.train(cpe, range(4)) == toy.train(meta, range(4))
+    assert kit.losses_of(cpe, range(4)) == kit.losses_of(meta, range(4))
     for a, b in ((cpe.net, meta.net), (cpe.average.net, meta.average.net)):
         shared = {k: v for k, v in b.state_dict().items() if ".depths." not in k and ".gate." not in k}
-        toy.same_state(a.state_dict(), shared)
-    toy.same_state(gate, meta.net.heads["gate"].state_dict())                # nor does decay wear the gate down
+        kit.same_state(a.state_dict(), shared)
+    kit.same_state(gate, meta.net.heads["gate"].state_dict())                # nor does decay wear the gate down
     assert all(norm.running_mean.any() for norm in meta.net.heads["depths"].norms)
-    first, = toy.train(meta, range(4, 5))
-    base, = toy.train(cpe, range(4, 5))
+    first, = kit.losses_of(meta, range(4, 5))
+    base, = kit.losses_of(cpe, range(4, 5))
     assert set(first) - set(base) == {"fused", "fused_u1", "fused_u2", "fused_u3", "gate", "gate_u"}
     assert {k: first[k] for k in base} == base                               # the network of step 4 is still the same one
-    assert toy.train(meta, range(5, 6))[0]["x1"] != toy.train(cpe, range(5, 6))[0]["x1"]
+    assert kit.losses_of(meta, range(5, 6))[0]["x1"] != kit.losses_of(cpe, range(5, 6))[0]["x1"]
 
 
 def test_a_frozen_gate_keeps_its_values_and_lets_the_gradient_through():
-    trained, frozen = (toy.trainer("metaexpert", {**EARLY, "official_frozen_gate": value}) for value in (False, True))
+    trained, frozen = (kit.trainer("metaexpert", {**EARLY, "official_frozen_gate": value}) for value in (False, True))
     start = {k: v.clone() for k, v in frozen.net.heads["gate"].state_dict().items()}
-    toy.same_state(start, trained.net.heads["gate"].state_dict())
-    assert toy.train(trained, range(5)) == toy.train(frozen, range(5))       # the first step with it moves neither's losses
+    kit.same_state(start, trained.net.heads["gate"].state_dict())
+    assert kit.losses_of(trained, range(5)) == kit.losses_of(frozen, range(5))       # the first step with it moves neither's losses
     for net in (frozen.net, frozen.average.net):
-        toy.same_state(net.heads["gate"].state_dict(), start)
+        kit.same_state(net.heads["gate"].state_dict(), start)
     assert all(p.grad is None for p in frozen.net.heads["gate"].parameters())
     assert not any(torch.equal(p, start[k]) for k, p in trained.net.heads["gate"].named_parameters())
-    toy.same_state(frozen.net.backbone.state_dict(), trained.net.backbone.state_dict())
-    toy.same_state(frozen.net.heads["depths"].state_dict(), trained.net.heads["depths"].state_dict())
+    kit.same_state(frozen.net.backbone.state_dict(), trained.net.backbone.state_dict())
+    kit.same_state(frozen.net.heads["depths"].state_dict(), trained.net.heads["depths"].state_dict())
     assert frozen.net.heads["depths"].norms[0].weight.grad.any(), "the only way to this norm is through the gate"
-    assert toy.train(trained, range(5, 7)) != toy.train(frozen, range(5, 7))
+    assert kit.losses_of(trained, range(5, 7)) != kit.losses_of(frozen, range(5, 7))
 
 
 def test_a_teacher_s_weak_view_goes_through_the_teacher_s_gate():
-    t = toy.trainer("metaexpert", EARLY, policy="ema_eval")
-    toy.train(t, range(7))
+    t = kit.trainer("metaexpert", EARLY, policy="ema_eval")
+    kit.losses_of(t, range(7))
     x = t.data.normalise(t.source.test_images, t.dtype)
     images = dict.fromkeys(("l", "w", "s1", "s2"), x)
-    v = t.method.forward(t.net, images, SimpleNamespace(), toy.time(7, phase="fused"), t.average.net)
+    v = t.method.forward(t.net, images, SimpleNamespace(), kit.time(7, phase="fused"), t.average.net)
     with torch.no_grad():
         said = t.average.net(x)
         assert torch.equal(v.w["gate"], t.method.gate(t.average.net, said))
@@ -345,14 +345,14 @@ def test_a_teacher_s_weak_view_goes_through_the_teacher_s_gate():
 
 @pytest.mark.parametrize("changes", [{}, {"official_frozen_gate": True}], ids=["trained", "frozen"])
 def test_it_resumes_in_either_stage_to_the_last_bit(changes, tmp_path):
-    t = toy.check_resume(lambda: toy.trainer("metaexpert", {**EARLY, **changes}), 8, [2, 4, 6], tmp_path)
+    t = kit.check_resume(lambda: kit.trainer("metaexpert", {**EARLY, **changes}), 8, [2, 4, 6], tmp_path)
     assert t.phase == "fused" and t.monitor.never_active(t.method.must_act) == []
     assert float(t.method.rho.sum()) == 1 and t.method.decided
 
 
 def test_features_of_all_depths_keep_their_precision_beside_a_bf16_backbone():
-    t = toy.trainer("metaexpert", EARLY, precision="bf16")
-    losses = toy.train(t, range(6))
+    t = kit.trainer("metaexpert", EARLY, precision="bf16")
+    losses = kit.losses_of(t, range(6))
     x = t.data.normalise(t.source.test_images, t.dtype)
     for net in (t.net.eval(), t.average.net):
         with torch.no_grad():
@@ -364,7 +364,7 @@ def test_features_of_all_depths_keep_their_precision_beside_a_bf16_backbone():
 
 
 def test_the_fused_heads_are_adjusted_as_the_three_are(monkeypatch):
-    m = toy.method("metaexpert", {"threshold": .6}, counts=COUNTS)
+    m = kit.method("metaexpert", {"threshold": .6}, counts=COUNTS)
     v, batch = drawn()
     seen = []
     monkeypatch.setattr(m, "pseudo_prob", lambda prob, *rest: seen.append(prob) or prob.flip(-1))
@@ -377,8 +377,8 @@ def test_the_fused_heads_are_adjusted_as_the_three_are(monkeypatch):
 
 def test_entropy_weights_act_on_the_fused_losses_by_their_own_entropy():
     v, batch = drawn()
-    m = toy.method("metaexpert", {"semi_warmup": 0, "threshold": .5}, counts=COUNTS, add="oheml")
-    _, plain = step(toy.method("metaexpert", {"threshold": .5}, counts=COUNTS), v, batch)
+    m = kit.method("metaexpert", {"semi_warmup": 0, "threshold": .5}, counts=COUNTS, add="oheml")
+    _, plain = step(kit.method("metaexpert", {"threshold": .5}, counts=COUNTS), v, batch)
     _, terms = step(m, v, batch)
     each = m.fused(v.w)[1].softmax(-1)
     for name, prob in (("fused_u2", each[:, 1]), ("gate_u", v.w["gate"].softmax(-1))):
@@ -390,5 +390,5 @@ def test_entropy_weights_act_on_the_fused_losses_by_their_own_entropy():
 
 def test_all_three_modules_train_on_it_and_resume(tmp_path):
     options = {**EARLY, "threshold": .4, "plce_epoch": 2, "plce_decay_every": 2, "semi_warmup": 1}
-    t = toy.check_resume(lambda: toy.trainer("metaexpert", options, add="oheml+plce+align"), 7, [5], tmp_path)
+    t = kit.check_resume(lambda: kit.trainer("metaexpert", options, add="oheml+plce+align"), 7, [5], tmp_path)
     assert t.monitor.never_active([*t.method.must_act, "oheml", "plce", "align"]) == []

@@ -4,9 +4,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 
+import kit
 import pytest
 import torch
-import toy
 
 from semilib.errors import BadInput
 from semilib.methods import ADDITIONS, METHODS, combine, get, merged_options, title_of
@@ -17,7 +17,7 @@ from semilib.options import Options, option
 from semilib.training.config import PROFILES, SCALE, Run
 
 PAIRS = [(name, base) for name in METHODS for base in get(name).bases or ("",)]
-REFUSALS = {name: why for name in METHODS if (why := toy.recipe_refusal(name))}
+REFUSALS = {name: why for name in METHODS if (why := kit.recipe_refusal(name))}
 
 # ---- the registry ------------------------------------------------------------------------------------------------------------
 
@@ -248,10 +248,10 @@ def test_a_class_registered_at_run_time_is_a_method(monkeypatch):
     assert get("mine") is Mine and Run.of(method="mine").label == "mine"
     with pytest.raises(BadInput, match="did you mean 'mine'"):
         get("mime")
-    one, half = (toy.train(toy.trainer(name, {"threshold": 0.3}), range(1))[0] for name in ("fixmatch", "mine"))
+    one, half = (kit.losses_of(kit.trainer(name, {"threshold": 0.3}), range(1))[0] for name in ("fixmatch", "mine"))
     assert half == pytest.approx({name: loss / 2 for name, loss in one.items()}) and half["u"] > 0
-    mixed = toy.train(toy.trainer("mine", base="remixmatch"), range(1))[0]
-    assert mixed == pytest.approx({k: v / 2 for k, v in toy.train(toy.trainer("remixmatch"), range(1))[0].items()})
+    mixed = kit.losses_of(kit.trainer("mine", base="remixmatch"), range(1))[0]
+    assert mixed == pytest.approx({k: v / 2 for k, v in kit.losses_of(kit.trainer("remixmatch"), range(1))[0].items()})
 
     class Other(Mine):
         pass

@@ -1,4 +1,4 @@
-"""One line of METHODS makes a file a method: tables, grids, documentation, README and tests know it, and nothing else is edited."""
+"""One line of METHODS makes a file a method: tables, grids, documentation, README and tests know it without another edit."""
 from __future__ import annotations
 
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from kit import ROOT
 
 import semilib
 from semilib import METHODS, Run
@@ -86,9 +86,9 @@ def test_tables_grids_documentation_and_readme_know_it(project):
 
 
 def test_the_tests_that_are_asked_of_every_method_ask_it_too(project):
-    files = ("methods/test_methods.py", "methods/test_recipes.py", "study/test_grids.py", "report/test_tables.py", "training/test_config.py")
+    files = [f"tests/{name}.py" for name in ("methods/test_methods", "methods/test_recipes", "study/test_grids")]
     wanted = "halved and not trains or written_name_of_its_own or has_a_row_for_every_method or eight_cells"
-    said = python(project, "-m", "pytest", "-p", "no:cacheprovider", "-k", wanted, *(f"tests/{name}" for name in files), "-rA")
+    said = python(project, "-m", "pytest", "-p", "no:cacheprovider", "-k", wanted, *files, "-rA")
     passed = {line.split("::")[1] for line in said.splitlines() if line.startswith("PASSED")}
     assert {"test_a_name_leads_to_a_class_that_has_options_and_components[halved]",
             "test_every_file_says_what_it_follows_where_it_differs_and_gives_numbers[halved]",

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
-from toy import close, f64, views
+from kit import close, f64, views
 
 from semilib.errors import BadInput
 from semilib.methods.losses import reduce
@@ -24,25 +24,25 @@ def view(main, other):
     return View({"head": main, "complementary": other}, torch.zeros(len(main), 4).double())
 
 
-TOY = views(l=view(toy.A.X, X_R), w=view(toy.A.W, W_R), s1=view(toy.A.S1, S_R))
+TOY = views(l=view(kit.A.X, X_R), w=view(kit.A.W, W_R), s1=view(kit.A.S1, S_R))
 
 
 def rda(monkeypatch=None, **options):
-    m = toy.method("rda", {"strong_views": 1, **options}, steps=250_000)
+    m = kit.method("rda", {"strong_views": 1, **options}, steps=250_000)
     if monkeypatch:
         monkeypatch.setattr(m, "other_class", lambda y, t: torch.tensor([2, 0]))
     return m
 
 
-def step(m, v=TOY, at: int = 0, y=toy.A.y):
-    batch, t = SimpleNamespace(y=y), toy.time(at, m.info.steps)
+def step(m, v=TOY, at: int = 0, y=kit.A.y):
+    batch, t = SimpleNamespace(y=y), kit.time(at, m.info.steps)
     p = m.pseudo(v, batch, t)
-    return p, toy.values(m.terms(v, batch, p, t))
+    return p, kit.values(m.terms(v, batch, p, t))
 
 
 def fill(m, want):
     """Buffers whose mean after the first step's write is `want`."""
-    for buffer, z in ((m.d, toy.A.W), (m.d_r, W_R)):
+    for buffer, z in ((m.d, kit.A.W), (m.d_r, W_R)):
         n = len(buffer)
         buffer.copy_(((n * want - z.softmax(-1).mean(0)) / (n - 1)).expand(n, -1))
 
@@ -80,7 +80,7 @@ def test_full_buffers(monkeypatch, batch_sum, value):
 def test_lambda_u_scales_both_unsupervised_terms_and_both_views_count():
     plain, half = (step(rda(lambda_u=x))[1] for x in (1.0, .5))
     assert half == {"x": plain["x"], "x_c": plain["x_c"], "u": plain["u"] / 2, "u_c": plain["u_c"] / 2}
-    two = views(l=TOY.l, w=TOY.w, s1=TOY.s1, s2=view(toy.A.S2, S_R.flip(-1)))
+    two = views(l=TOY.l, w=TOY.w, s1=TOY.s1, s2=view(kit.A.S2, S_R.flip(-1)))
     m = rda(strong_views=2)
     p, losses = step(m, two)
     other = [step(rda(), views(l=TOY.l, w=TOY.w, s1=two[name]))[1] for name in ("s1", "s2")]
@@ -91,7 +91,7 @@ def test_lambda_u_scales_both_unsupervised_terms_and_both_views_count():
 @pytest.mark.parametrize("start", ["uniform", "ones"])
 def test_the_window_by_a_slow_twin(start):
     """Lists of the last five batch means, over seventeen steps."""
-    m = toy.method("rda", {"window": 5, "start": start}, steps=250_000)
+    m = kit.method("rda", {"window": 5, "start": start}, steps=250_000)
     value = {"uniform": 1 / 3, "ones": 1.0}[start]
     last = {name: [np.full(3, value)] * 5 for name in ("head", "balanced")}
 
@@ -99,7 +99,7 @@ def test_the_window_by_a_slow_twin(start):
         return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     changed = 0
     for at in range(17):
-        drawn, batch = toy.drawn(at)
+        drawn, batch = kit.drawn(at)
         v = views(**{name: view(drawn[name]["head"], drawn[name]["balanced"]) for name in ("l", "w", "s1", "s2")})
         p, losses = step(m, v, at, batch.y)
         main, other = (soft(drawn.w[name].numpy()) for name in last)
@@ -121,11 +121,11 @@ def test_the_window_by_a_slow_twin(start):
 def test_uniform_buffers_align_nothing_and_the_main_head_is_fixmatch_without_a_threshold():
     m = rda()
     assert (m.d == 1 / 3).all() and (m.d_r == 1 / 3).all()
-    prob = toy.A.W.softmax(-1)
-    close(m.pseudo_prob(prob, TOY, SimpleNamespace(), toy.time(0)), prob, 1e-12)
+    prob = kit.A.W.softmax(-1)
+    close(m.pseudo_prob(prob, TOY, SimpleNamespace(), kit.time(0)), prob, 1e-12)
     fill(m, f64([1 / 3] * 3))
     _, losses = step(m)
-    fixmatch = toy.method("fixmatch", {"strong_views": 1, "threshold": 0.0})
+    fixmatch = kit.method("fixmatch", {"strong_views": 1, "threshold": 0.0})
     _, want = step(fixmatch)
     assert losses["x"] == want["x"] and losses["u"] == want["u"]
 
@@ -143,31 +143,31 @@ def test_a_class_that_vanished_divides_by_no_zero():
 
 
 def test_complementary_labels_are_the_other_classes_evenly_and_new_in_each_step():
-    m = toy.method("rda", counts=(5, 4, 3, 2))
+    m = kit.method("rda", counts=(5, 4, 3, 2))
     y = torch.arange(4).repeat(300)
-    seen = torch.stack([m.other_class(y, toy.time(at)) for at in range(5)])
+    seen = torch.stack([m.other_class(y, kit.time(at)) for at in range(5)])
     assert (seen != y).all() and not torch.equal(seen[0], seen[1])
     counts = torch.stack([torch.bincount(seen[:, y == k].flatten(), minlength=4) for k in range(4)])
     assert (counts.diagonal() == 0).all()
     off = counts[~torch.eye(4, dtype=torch.bool)]
     assert (off - 500).abs().max() < 90                       # 4.9 standard deviations of a third of 1,500
-    assert torch.equal(m.other_class(y, toy.time(3)), seen[3])
-    assert torch.equal(toy.method("rda", counts=(1, 1)).other_class(torch.tensor([0, 1]), toy.time(0)), torch.tensor([1, 0]))
+    assert torch.equal(m.other_class(y, kit.time(3)), seen[3])
+    assert torch.equal(kit.method("rda", counts=(1, 1)).other_class(torch.tensor([0, 1]), kit.time(0)), torch.tensor([1, 0]))
 
 
 @pytest.mark.parametrize("steps, rows", [(250_000, 128), (2**20, 128), (125_000, 64), (24, 20)])
 def test_the_window_keeps_its_share_of_a_shorter_run(steps, rows):
-    assert toy.method("rda", steps=steps).d.shape == (rows, 3)
+    assert kit.method("rda", steps=steps).d.shape == (rows, 3)
 
 
 def test_both_heads_reach_the_backbone():
-    t = toy.trainer("rda")
+    t = kit.trainer("rda")
     t.data.prepare(0)
-    batch, raw = t.data.batch(toy.time(0))
+    batch, raw = t.data.batch(kit.time(0))
     images = {name: t.data.normalise(x, t.dtype) for name, x in raw.items()}
-    v = t.method.forward(t.net, images, batch, toy.time(0), t.average.net)
-    p = t.method.pseudo(v.detach(), batch, toy.time(0))
-    terms = t.method.terms(v, batch, p, toy.time(0))
+    v = t.method.forward(t.net, images, batch, kit.time(0), t.average.net)
+    p = t.method.pseudo(v.detach(), batch, kit.time(0))
+    terms = t.method.terms(v, batch, p, kit.time(0))
     assert set(terms) == {"x", "x_c", "u", "u_c"}
     stem = t.net.backbone.stem.weight
     for name, term in terms.items():

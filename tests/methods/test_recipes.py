@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import kit
 import pytest
 import torch
-import toy
-from conftest import smoke_run
+from kit import smoke_run
 
 from semilib.errors import BadInput
 from semilib.methods import METHODS, get
@@ -181,7 +181,7 @@ ON_REMIXMATCH = {
               "steps": 300 * 500, "weight_decay": 0.04, "labelled_in_unlabelled": True, "lambda_u": 2.0, "lambda_r": 1.0},
 }
 
-WITH_RECIPE = [name for name in METHODS if not toy.recipe_refusal(name)]
+WITH_RECIPE = [name for name in METHODS if not kit.recipe_refusal(name)]
 
 
 def differing(run: Run, want: dict) -> dict[str, tuple]:

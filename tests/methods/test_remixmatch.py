@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
+from kit import close, f64, view, views
 from torch import nn
-from toy import close, f64, view, views
 
 from semilib.data import rng
 from semilib.data.step import Batch, Notes
@@ -24,10 +24,10 @@ SHARP = [[.999659, .000312, .000028], [.126867, .872596, .000537], [.028199, .00
 
 
 def method(steps: int = 250_000, **options):
-    return toy.method("remixmatch", options, counts=(100, 30, 10), steps=steps)
+    return kit.method("remixmatch", options, counts=(100, 30, 10), steps=steps)
 
 
-def weak(logits=toy.B.W) -> Views:
+def weak(logits=kit.B.W) -> Views:
     return views(w=view(logits))
 
 
@@ -36,27 +36,27 @@ def weak(logits=toy.B.W) -> Views:
 
 def test_alignment_to_the_labelled_prior_and_sharpening():
     m = method()
-    close(m.align(toy.B.W.softmax(-1)), ALIGNED)
+    close(m.align(kit.B.W.softmax(-1)), ALIGNED)
     close(m.mean, [.359992, .304279, .335729])                              # the first batch sets it
-    m.align(toy.B.W[[3, 2]].softmax(-1))
+    m.align(kit.B.W[[3, 2]].softmax(-1))
     close(m.mean, [.359842, .30415, .336008])
-    close(method().pseudo_prob(toy.B.W.softmax(-1), weak(), None, toy.time(0)), SHARP)
-    close(method(temperature=1.0).pseudo_prob(toy.B.W.softmax(-1), weak(), None, toy.time(0)), ALIGNED)
+    close(method().pseudo_prob(kit.B.W.softmax(-1), weak(), None, kit.time(0)), SHARP)
+    close(method(temperature=1.0).pseudo_prob(kit.B.W.softmax(-1), weak(), None, kit.time(0)), ALIGNED)
 
 
 def test_without_alignment_and_sharpening_nothing_changes():
-    prob = toy.B.W.softmax(-1)
+    prob = kit.B.W.softmax(-1)
     m = method(align=False, temperature=1.0)
-    close(m.pseudo_prob(prob, weak(), None, toy.time(0)), prob, 1e-15)
+    close(m.pseudo_prob(prob, weak(), None, kit.time(0)), prob, 1e-15)
     assert not m.mean.any()
-    sharp = method(align=False).pseudo_prob(prob, weak(), None, toy.time(0))
+    sharp = method(align=False).pseudo_prob(prob, weak(), None, kit.time(0))
     close(sharp, prob**2 / (prob**2).sum(-1, keepdim=True), 1e-15)
 
 
 def test_the_mean_of_the_predictions_over_many_steps():
     m, mean = method(align_momentum=.9), None
     for step in range(30):
-        prob = toy.drawn(step)[0].w["head"].softmax(-1)
+        prob = kit.drawn(step)[0].w["head"].softmax(-1)
         now = prob.numpy().mean(0)
         mean = now if mean is None else .9 * mean + .1 * now
         aligned = prob.numpy() * (np.array([100, 30, 10]) / 140 + 1e-6) / (mean + 1e-6)
@@ -67,7 +67,7 @@ def test_the_mean_of_the_predictions_over_many_steps():
 
 def test_pseudo_labels_are_soft_rows_that_all_count():
     q = f64(SHARP)
-    p = method().pseudo(weak(), Batch(notes=Notes(q=q)), toy.time(0))
+    p = method().pseudo(weak(), Batch(notes=Notes(q=q)), kit.time(0))
     assert p.label.tolist() == [0, 1, 2, 0] and p.mask.tolist() == [1] * 4 and p.target is q and p.prob is q and p.branches == {}
 
 
@@ -75,7 +75,7 @@ def test_pseudo_labels_are_soft_rows_that_all_count():
 
 
 def test_soft_cross_entropy():
-    rows = ce(toy.B.S, SOFT)
+    rows = ce(kit.B.S, SOFT)
     close(rows, [1.556356, 1.235732, 1.255077, 1.001943])
     close(rows.mean(), 1.262277)
 
@@ -84,14 +84,14 @@ def step_of(m, step: int):
     """The terms at a step whose mixed rows are the toy's, all with the four soft targets; turns 0, 1, 2, 3."""
     names = ("mixed_l", "mixed_s1", "mixed_s2", "mixed_w", "s1")
     rotation = View({"rotation": f64(np.eye(4))}, torch.zeros(4, 1))
-    v = Views({**{name: view(toy.B.S) for name in names}, "rotated": rotation, "w": view(toy.B.W)}, ["s1"])
+    v = Views({**{name: view(kit.B.S) for name in names}, "rotated": rotation, "w": view(kit.B.W)}, ["s1"])
     batch = Batch(notes=Notes(q=f64(SHARP), mixed=dict.fromkeys(("l", "s1", "s2", "w"), SOFT), turns=torch.arange(4)))
-    t = toy.time(step, m.info.steps)
+    t = kit.time(step, m.info.steps)
     return m.terms(v, batch, m.pseudo(v, batch, t), t)
 
 
 def test_the_four_terms_and_the_usb_ramp():
-    s1 = float(ce(toy.B.S, f64(SHARP)).mean())
+    s1 = float(ce(kit.B.S, f64(SHARP)).mean())
     for step, ramp in ((0, 0), (2048, .5), (4096, 1), (8192, 1)):
         terms = step_of(method(steps=2**18, ramp=1 / 64), step)
         assert set(terms) == {"x", "u", "s1", "r"} and len(terms["u"].rows) == 12
@@ -102,7 +102,7 @@ def test_the_four_terms_and_the_usb_ramp():
 @pytest.mark.parametrize("policy", ["weak_first", "ema_eval"])
 def test_a_policy_that_it_cannot_follow_is_refused(policy):
     with pytest.raises(BadInput, match=f"policy='{policy}': joint, separate, frozen or interleave"):
-        toy.method("remixmatch", policy=policy)
+        kit.method("remixmatch", policy=policy)
 
 
 def test_the_ramp_over_the_whole_run():
@@ -146,7 +146,7 @@ def table_step(**options):
     logits = torch.cat([SOFT[:2].log(), torch.zeros(2, 1).double()], 1)
     images["w"] = logits.view(2, 1, 2, 2)
     batch, net = Batch(y=torch.tensor([0, 2])), Table()
-    return m, images, batch, net, m.forward(net, images, batch, toy.time(0), None)
+    return m, images, batch, net, m.forward(net, images, batch, kit.time(0), None)
 
 
 @pytest.mark.parametrize("drawn", [.7, .3])
@@ -199,9 +199,9 @@ def watch(t, monkeypatch) -> list[SimpleNamespace]:
 
 
 def test_targets_are_distributions_and_each_step_draws_anew(monkeypatch):
-    t = toy.trainer("remixmatch", precision="fp64")
+    t = kit.trainer("remixmatch", precision="fp64")
     seen = watch(t, monkeypatch)
-    toy.train(t, range(6))
+    kit.losses_of(t, range(6))
     shares, turns = [], []
     for step, s in enumerate(seen):
         targets = torch.cat([s.batch.notes.mixed[name] for name in ("l", "s1", "s2", "w")])
@@ -219,8 +219,8 @@ def test_targets_are_distributions_and_each_step_draws_anew(monkeypatch):
 
 
 def test_the_weak_pass_uses_the_batch_s_statistics_and_leaves_the_running_ones_alone(monkeypatch):
-    t = toy.trainer("remixmatch", precision="fp64")
-    toy.train(t, range(2))
+    t = kit.trainer("remixmatch", precision="fp64")
+    kit.losses_of(t, range(2))
     norms = [m for m in t.net.modules() if isinstance(m, nn.BatchNorm2d)]
     before, at, momenta = [n.running_mean.clone() for n in norms], [], [n.momentum for n in norms]
     joint = t.net.views
@@ -231,11 +231,11 @@ def test_the_weak_pass_uses_the_batch_s_statistics_and_leaves_the_running_ones_a
     monkeypatch.setattr(t.net, "views", watched)
     seen = watch(t, monkeypatch)
     weights = {k: p.detach().clone() for k, p in t.net.named_parameters()}
-    toy.train(t, range(2, 3))
+    kit.losses_of(t, range(2, 3))
     assert all(torch.equal(a, b) for a, b in zip(before, at, strict=True)) and [n.momentum for n in norms] == momenta
     moved = [not torch.equal(n.running_mean, b) for n, b in zip(norms, before, strict=True)]
     assert sum(moved) == len(moved) - 2                                     # V1 has two norms that it never uses
-    other = toy.trainer("remixmatch", precision="fp64")
+    other = kit.trainer("remixmatch", precision="fp64")
     other.net.load_state_dict({**other.net.state_dict(), **weights})
     with torch.no_grad():
         close(seen[0].v.w["head"], other.net(seen[0].images["w"])["head"], 1e-12)           # in training mode
@@ -244,10 +244,10 @@ def test_the_weak_pass_uses_the_batch_s_statistics_and_leaves_the_running_ones_a
 
 def test_the_joint_batch_and_the_passes_of_the_original_recipe(monkeypatch):
     for policy, sizes in (("joint", [8, 48]), ("frozen", [8] * 7)):
-        t = toy.trainer("remixmatch", policy=policy)
+        t = kit.trainer("remixmatch", policy=policy)
         passes, compute = [], t.net.compute
         monkeypatch.setattr(t.net, "compute", lambda x, passes=passes, compute=compute: passes.append(len(x)) or compute(x))
-        toy.train(t, range(1))
+        kit.losses_of(t, range(1))
         assert passes == sizes, policy
 
 
@@ -257,8 +257,8 @@ OFF = dict(lambda_u=0.0, lambda_1=0.0, lambda_r=0.0)
 def test_without_its_terms_and_with_the_whole_share_it_is_supervised(monkeypatch):
     """policy="frozen": the labelled images pass first and alone, and alone move the running statistics."""
     monkeypatch.setattr(rng, "beta", lambda u, a: torch.ones_like(u))
-    t, base = (toy.trainer(name, options, precision="fp64", policy="frozen") for name, options in (("remixmatch", OFF), ("supervised", {})))
-    have, want = toy.train(t, range(5)), toy.train(base, range(5))
+    t, base = (kit.trainer(name, options, precision="fp64", policy="frozen") for name, options in (("remixmatch", OFF), ("supervised", {})))
+    have, want = kit.losses_of(t, range(5)), kit.losses_of(base, range(5))
     assert [s["x"] for s in have] == [s["x"] for s in want]
     assert all(s[name] == 0 for s in have for name in ("u", "s1", "r"))
     state = t.net.state_dict()

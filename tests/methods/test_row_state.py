@@ -2,10 +2,10 @@
 last bit, only touched rows are written, and a file that is not the right one is named."""
 from __future__ import annotations
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
 
 from semilib.errors import TrainingError
 from semilib.methods import row_state
@@ -26,7 +26,7 @@ def split_large_rows(monkeypatch):
 
 
 def run():
-    return toy.run("darp", OPTIONS, steps=STEPS, eval_every=3, keep_seconds=0.0)
+    return kit.run("darp", OPTIONS, steps=STEPS, eval_every=3, keep_seconds=0.0)
 
 
 def files(folder):
@@ -39,8 +39,8 @@ def files(folder):
 def test_rows_are_read_and_written_by_index():
     r = RowState(5, 2, dtype=torch.float64, fill=0.5)
     r.touched.zero_()
-    with toy.Captured():
-        r.scatter(torch.tensor([3, 1]), toy.f64([[1, 2], [3, 4]]))
+    with kit.Captured():
+        r.scatter(torch.tensor([3, 1]), kit.f64([[1, 2], [3, 4]]))
         got = r.gather(torch.tensor([1, 0]))
     assert got.tolist() == [[3, 4], [.5, .5]] and r.rows[3].tolist() == [1, 2]
     assert r.touched.int().tolist() == [[0, 1, 0, 1, 0]] * 2
@@ -55,7 +55,7 @@ def test_of_an_image_twice_in_a_batch_the_later_row_counts():
 
 
 def test_a_small_state_is_an_ordinary_buffer(tmp_path):
-    t = Trainer(run(), toy.source())
+    t = Trainer(run(), kit.source())
     state = t.state_dict(tmp_path)
     assert torch.equal(state["method/q.rows"], t.method.q.rows) and not list(tmp_path.iterdir())
     assert not any("touched" in name for name in state)
@@ -111,11 +111,11 @@ def test_the_checksum_sees_values_places_and_types():
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The folder of a run that was never stopped and held its rows in the checkpoint."""
-    return train(run(), folder=tmp_path_factory.mktemp("whole"), source=toy.source())
+    return train(run(), folder=tmp_path_factory.mktemp("whole"), source=kit.source())
 
 
 def state_of(folder):
-    t = Trainer(run(), toy.source())
+    t = Trainer(run(), kit.source())
     state = checkpoint.load(folder / "checkpoint.npz")
     state.pop("seconds")
     t.load_state_dict(state, folder)
@@ -123,23 +123,23 @@ def state_of(folder):
 
 
 def test_a_run_with_its_rows_apart_resumes_to_the_last_bit(tmp_path, split_large_rows):
-    first = Trainer(run(), toy.source())
+    first = Trainer(run(), kit.source())
     losses = []
     for step in range(6):
-        losses += toy.train(first, range(step, step + 1))
+        losses += kit.losses_of(first, range(step, step + 1))
         checkpoint.save(tmp_path / "checkpoint.npz", first.state_dict(tmp_path))
     assert files(tmp_path) == ["q.0.npy", "q.1.npy"] and "method/q.rows" not in checkpoint.load(tmp_path / "checkpoint.npz")
-    rest = toy.train(first, range(6, STEPS))
+    rest = kit.losses_of(first, range(6, STEPS))
     for _ in range(2):                                             # the second time from a checkpoint made by a resumed run
-        again = Trainer(run(), toy.source())
+        again = Trainer(run(), kit.source())
         again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.npz"), tmp_path)
         checkpoint.save(tmp_path / "checkpoint.npz", again.state_dict(tmp_path))
-        assert again.step == 6 and toy.train(again, range(6, STEPS)) == rest
-        toy.same_state(again.state_dict(), first.state_dict())
+        assert again.step == 6 and kit.losses_of(again, range(6, STEPS)) == rest
+        kit.same_state(again.state_dict(), first.state_dict())
 
 
 def test_files_take_turns_by_what_the_checkpoint_names(tmp_path, split_large_rows):
-    t = Trainer(run(), toy.source())
+    t = Trainer(run(), kit.source())
 
     def named():
         return int(checkpoint.load(tmp_path / "checkpoint.npz")["rows/q"][0])
@@ -149,7 +149,7 @@ def test_files_take_turns_by_what_the_checkpoint_names(tmp_path, split_large_row
         turns.append(named())
     assert turns == [0, 1, 0]
     before = (tmp_path / "q.0.npy").read_bytes()
-    toy.train(t, range(1))
+    kit.losses_of(t, range(1))
     for _ in range(3):                                             # checkpoints that never got written
         t.state_dict(tmp_path)
     assert (tmp_path / "q.0.npy").read_bytes() == before and named() == 0
@@ -191,10 +191,10 @@ def test_a_kill_at_any_moment_of_a_checkpoint_leaves_a_pair_that_belongs_togethe
         else:
             m.setattr(checkpoint, "save", dies(checkpoint.save, moment.split()[0]))
         with pytest.raises(Killed):
-            train(run(), folder=tmp_path, source=toy.source())
-    train(run(), folder=tmp_path, source=toy.source())
+            train(run(), folder=tmp_path, source=kit.source())
+    train(run(), folder=tmp_path, source=kit.source())
     assert len(record.read(tmp_path)["sessions"]) == 2
-    toy.same_state(state_of(tmp_path), state_of(whole))
+    kit.same_state(state_of(tmp_path), state_of(whole))
     assert files(tmp_path) == ["q.0.npy", "q.1.npy"] and not files(whole)
     logs = [[{**e, "seconds": 0} for e in record.read_log(folder)] for folder in (whole, tmp_path)]
     assert logs[0] == logs[1] and len(logs[0]) == 3
@@ -203,8 +203,8 @@ def test_a_kill_at_any_moment_of_a_checkpoint_leaves_a_pair_that_belongs_togethe
 @pytest.mark.parametrize("damage, what", [("missing", "is missing"), ("cut", "is damaged"), ("text", "is damaged"),
                                           ("flipped", "is not the one that belongs to it"), ("other", "is not the one that belongs to it")])
 def test_a_file_that_is_missing_or_damaged_says_what_to_do(tmp_path, whole, split_large_rows, damage, what):
-    t = Trainer(run(), toy.source())
-    toy.train(t, range(2))
+    t = Trainer(run(), kit.source())
+    kit.losses_of(t, range(2))
     checkpoint.save(tmp_path / "checkpoint.npz", {**t.state_dict(tmp_path), "seconds": torch.tensor(0.0)})
     file = tmp_path / "q.0.npy"
     content = bytearray(file.read_bytes())
@@ -220,14 +220,14 @@ def test_a_file_that_is_missing_or_damaged_says_what_to_do(tmp_path, whole, spli
     else:
         np.save(file, np.zeros((3, 4), dtype=np.float32))
     with pytest.raises(TrainingError, match=rf"q.0.npy, a part of checkpoint.npz, {what}.*delete checkpoint.npz to begin"):
-        run_loop(Trainer(run(), toy.source()), tmp_path, None)
+        run_loop(Trainer(run(), kit.source()), tmp_path, None)
     if damage == "cut":
         (tmp_path / "checkpoint.npz").unlink()                     # begins again, over what lies there
-        train(run(), folder=tmp_path, source=toy.source())
-        toy.same_state(state_of(tmp_path), state_of(whole))
+        train(run(), folder=tmp_path, source=kit.source())
+        kit.same_state(state_of(tmp_path), state_of(whole))
 
 
 def test_a_checkpoint_without_its_folder_asks_for_it(tmp_path, split_large_rows):
-    t = Trainer(run(), toy.source())
+    t = Trainer(run(), kit.source())
     with pytest.raises(TrainingError, match="name its folder"):
         t.load_state_dict(t.state_dict(tmp_path))

@@ -1,10 +1,10 @@
 """SAW: its class weights, the count that they come from, and what they do to each base's loss."""
 from __future__ import annotations
 
+import kit
 import pytest
 import torch
-import toy
-from toy import close, f64
+from kit import close, f64
 
 from semilib.data.step import Batch
 from semilib.methods.losses import ce
@@ -26,24 +26,24 @@ def test_the_reference_s_weights():
 
 
 def one_view(m):
-    batch = Batch(y=toy.B.y, index_u=torch.arange(4))
-    v = toy.views(l=toy.view(toy.B.X), w=toy.view(toy.B.W), s1=toy.view(toy.B.S))
-    return v, batch, m.pseudo(v, batch, toy.time(0))
+    batch = Batch(y=kit.B.y, index_u=torch.arange(4))
+    v = kit.views(l=kit.view(kit.B.X), w=kit.view(kit.B.W), s1=kit.view(kit.B.S))
+    return v, batch, m.pseudo(v, batch, kit.time(0))
 
 
 def test_the_reference_s_losses():
-    m = toy.method("saw", dict(threshold=.8, strong_views=1), counts=(100, 30, 10))
+    m = kit.method("saw", dict(threshold=.8, strong_views=1), counts=(100, 30, 10))
     for w, u in ((weights(f64([300, 90, 0])), .291473), (weights(f64([300, 90, 1])), .291471)):
         m.w_u.copy_(w)
         v, batch, p = one_view(m)
-        losses = toy.values(m.terms(v, batch, p, toy.time(0)))
+        losses = kit.values(m.terms(v, batch, p, kit.time(0)))
         close(losses["x"], .923084)
         close(losses["u"], u)
     assert batch.y.tolist() == [0, 2] and p.target.tolist() == [0, 1, 2, 0], "the batch and the pseudo-labels stay as they were"
 
 
 def test_w_u_is_counted_from_every_image_s_latest_pseudo_label_at_the_end_of_an_epoch():
-    t = toy.trainer("saw", dict(threshold=0.3, epoch=4))
+    t = kit.trainer("saw", dict(threshold=0.3, epoch=4))
     latest, m = {}, t.method
     end_step = m.end_step
 
@@ -53,7 +53,7 @@ def test_w_u_is_counted_from_every_image_s_latest_pseudo_label_at_the_end_of_an_
     m.end_step = watched
     for step in range(12):
         before = m.w_u.clone()
-        toy.train(t, range(step, step + 1))
+        kit.losses_of(t, range(step, step + 1))
         if (step + 1) % 4:
             assert torch.equal(m.w_u, before)
         else:
@@ -68,17 +68,17 @@ def test_w_u_is_counted_from_every_image_s_latest_pseudo_label_at_the_end_of_an_
 def test_with_weights_of_one_it_is_its_base(base):
     even = dict(gamma_l=1.0, n1=8, base=base)
     sure = dict(threshold=0.3) if base == "fixmatch" else {}
-    one = toy.trainer("saw", dict(**sure, epoch=11), **even)
-    two = toy.trainer(base, sure, gamma_l=1.0, n1=8)
+    one = kit.trainer("saw", dict(**sure, epoch=11), **even)
+    two = kit.trainer(base, sure, gamma_l=1.0, n1=8)
     assert torch.equal(one.method.w_x, torch.ones(4))
-    assert toy.train(one, range(11)) == toy.train(two, range(11))
+    assert kit.losses_of(one, range(11)) == kit.losses_of(two, range(11))
     assert one.monitor.never_active(one.method.must_act) == ["weights"]
-    assert toy.train(one, range(11, 12)) != toy.train(two, range(11, 12))
+    assert kit.losses_of(one, range(11, 12)) != kit.losses_of(two, range(11, 12))
 
 
 def test_mixed_targets_have_each_class_s_part_weighted():
-    t = toy.trainer("saw", dict(epoch=11), base="remixmatch", precision="fp64")
-    toy.train(t, range(4))
+    t = kit.trainer("saw", dict(epoch=11), base="remixmatch", precision="fp64")
+    kit.losses_of(t, range(4))
     m, seen = t.method, []
     m.w_u.copy_(f64([.5, 2, 1, .5]))
     terms = m.terms
@@ -101,12 +101,12 @@ def test_mixed_targets_have_each_class_s_part_weighted():
 
 
 def test_it_resumes_inside_an_epoch(tmp_path):
-    toy.check_resume(lambda: toy.trainer("saw", dict(threshold=0.3, epoch=3)), 9, [4], tmp_path)
+    kit.check_resume(lambda: kit.trainer("saw", dict(threshold=0.3, epoch=3)), 9, [4], tmp_path)
 
 
 def test_semi_s_modules_work_on_it():
-    t = toy.trainer("saw", dict(threshold=0.5, epoch=2, semi_warmup=2, plce_epoch=2, plce_decay_every=2), add="oheml+plce+align")
-    toy.train(t, range(12))
+    t = kit.trainer("saw", dict(threshold=0.5, epoch=2, semi_warmup=2, plce_epoch=2, plce_decay_every=2), add="oheml+plce+align")
+    kit.losses_of(t, range(12))
     assert t.monitor.never_active(t.method.must_act) == []
 
 

@@ -6,12 +6,11 @@ import json
 import math
 from types import SimpleNamespace
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
-from conftest import ROOT
-from toy import close, drive, f64, view, views
+from kit import ROOT, close, drive, f64, view, views
 
 from semilib.errors import BadInput
 from semilib.methods import METHODS
@@ -25,7 +24,7 @@ PI = [0.7, 0.2, 0.1]                                                         # o
 
 
 def semi(**options):
-    return toy.method("semi", {**SHORT, **options})
+    return kit.method("semi", {**SHORT, **options})
 
 
 def fill(bank: MemoryBank, features: dict[int, list[float]]) -> None:
@@ -175,7 +174,7 @@ def test_the_blend_of_linear_and_semantic_pseudo_label():
     m = semi(t_proto=5.0)
     fill(m.blend.bank, {0: [0, 0, 0, 0], 1: [3, 4, 0, 0]})                        # class 2 has no feature
     m.blend.u.copy_(f64([0.5, 0.25, 0.25]))
-    p = m.blend(f64([[.6, .3, .1]]), f64([[0, 0, 0, 0]]), toy.time(20))   # epoch 4 of 8: r = 0.5
+    p = m.blend(f64([[.6, .3, .1]]), f64([[0, 0, 0, 0]]), kit.time(20))   # epoch 4 of 8: r = 0.5
     s0 = 1 / (1 + math.exp(-1))                                             # distances 0 and 5 over T = 5
     a0, a1 = 0.4 * 0.5 * 0.5, 0.4 * 0.5 * 0.25
     close(p, [[(1 - a0) * .6 + a0 * s0, (1 - a1) * .3 + a1 * (1 - s0), .1]], 1e-9)
@@ -184,7 +183,7 @@ def test_the_blend_of_linear_and_semantic_pseudo_label():
     big = semi(t_proto=5.0, u_norm="max")
     fill(big.blend.bank, {0: [0, 0, 0, 0], 1: [3, 4, 0, 0]})
     big.blend.u.copy_(f64([0.5, 0.25, 0.25]))
-    p = big.blend(f64([[.6, .3, .1]]), f64([[0, 0, 0, 0]]), toy.time(20))
+    p = big.blend(f64([[.6, .3, .1]]), f64([[0, 0, 0, 0]]), kit.time(20))
     close(p, [[.8 * .6 + .2 * s0, .9 * .3 + .1 * (1 - s0), .1]])
 
 
@@ -192,7 +191,7 @@ def strength(m, step: int) -> float:
     """a of class 0 at a step, read off a blend in which the linear part is another class's."""
     if not m.blend.bank.prototypes()[1].any():
         fill(m.blend.bank, {0: [0, 0, 0, 0]})
-    return float(m.blend(f64([[0, 1, 0]]), f64([[1, 1, 1, 1]]), toy.time(step, m.info.steps))[0, 0])
+    return float(m.blend(f64([[0, 1, 0]]), f64([[1, 1, 1, 1]]), kit.time(step, m.info.steps))[0, 0])
 
 
 def test_the_strength_follows_the_epochs_done_of_all():
@@ -202,7 +201,7 @@ def test_the_strength_follows_the_epochs_done_of_all():
 
 
 def test_r_stays_below_one_where_the_last_epoch_is_cut_short():
-    m = toy.method("semi", {**SHORT, "warmup": 1, "alpha": 1.0}, steps=43)       # eight epochs and three steps
+    m = kit.method("semi", {**SHORT, "warmup": 1, "alpha": 1.0}, steps=43)       # eight epochs and three steps
     assert max(strength(m, step) for step in range(1, 43)) < 1
 
 
@@ -210,16 +209,16 @@ def test_a_single_filled_class_takes_the_whole_semantic_part_and_an_empty_bank_n
     m = semi(alpha=1.0)
     linear, f = f64([[.2, .5, .3], [1, 0, 0]]), f64([[1, -1, 0, 2], [0, 3, 1, 1]])
     for step in (0, 10, 39):
-        p = m.blend(linear, f, toy.time(step))
+        p = m.blend(linear, f, kit.time(step))
         assert torch.equal(p, linear) and torch.isfinite(p).all()
     fill(m.blend.bank, {1: [1, 2, 3, 4]})
     r = 7 / 8
-    close(m.blend(linear, f, toy.time(39)), [[.2, (1 - r) * .5 + r, .3], [1, r, 0]], 1e-9)
+    close(m.blend(linear, f, kit.time(39)), [[.2, (1 - r) * .5 + r, .3], [1, r, 0]], 1e-9)
 
 
 def masks(m, weak, balanced=None, linear_shift=None):
     v = views(l=view(weak), w=view(weak, weak if balanced is None else balanced), s1=view(weak), s2=view(weak))
-    return m.pseudo(v, None, toy.time(39))
+    return m.pseudo(v, None, kit.time(39))
 
 
 def test_a_row_counts_if_the_blended_or_the_linear_pseudo_label_is_sure():
@@ -266,10 +265,10 @@ def test_the_adjusted_pseudo_label_and_the_mask_of_the_balanced_head():
 
 def test_the_supervised_terms():
     m = semi()
-    v = views(l=view(toy.A.X, toy.A.X), w=view(toy.A.W, toy.A.W), s1=view(toy.A.S1, toy.A.S1),
-              s2=view(toy.A.S2, toy.A.S2))
-    batch = SimpleNamespace(y=toy.A.y)
-    losses = toy.values(m.terms(v, batch, m.pseudo(v, batch, toy.time(0)), toy.time(0)))
+    v = views(l=view(kit.A.X, kit.A.X), w=view(kit.A.W, kit.A.W), s1=view(kit.A.S1, kit.A.S1),
+              s2=view(kit.A.S2, kit.A.S2))
+    batch = SimpleNamespace(y=kit.A.y)
+    losses = kit.values(m.terms(v, batch, m.pseudo(v, batch, kit.time(0)), kit.time(0)))
     close(losses["x"], 0.896378)
     close(losses["x_b"], 2.063920)
 
@@ -283,37 +282,37 @@ def test_the_entropy_weights():
 
 def test_the_unsupervised_terms_on_toy_tensors():
     """FixMatch's toy with two views: mask [1, 0, 1, 0] at 0.95; CE of both with argmax W; weights after the warm-up."""
-    v = views(l=view(toy.A.X, toy.A.X), w=view(toy.A.W, toy.A.W), s1=view(toy.A.S1, toy.A.S2),
-              s2=view(toy.A.S2, toy.A.S1))
-    batch = SimpleNamespace(y=toy.A.y)
+    v = views(l=view(kit.A.X, kit.A.X), w=view(kit.A.W, kit.A.W), s1=view(kit.A.S1, kit.A.S2),
+              s2=view(kit.A.S2, kit.A.S1))
+    batch = SimpleNamespace(y=kit.A.y)
     m = semi(threshold=0.95, plce=False)
-    weak = softmax(toy.A.W.numpy())
-    rows = np.stack([cross_entropy(s.numpy(), [0, 1, 2, 1]) for s in (toy.A.S1, toy.A.S2)])
+    weak = softmax(kit.A.W.numpy())
+    rows = np.stack([cross_entropy(s.numpy(), [0, 1, 2, 1]) for s in (kit.A.S1, kit.A.S2)])
     close(rows[0], [0.407606, 0.958020, 0.839546, 0.407606])
     mask = np.array([1, 0, 1, 0])
     w = .75 * -(weak * np.log(weak)).sum(-1) / math.log(3) + .25
     for step, weight in ((0, np.ones(4)), (5, np.ones(4)), (6, w), (39, w)):
-        t = toy.time(step)
+        t = kit.time(step)
         terms = m.terms(v, batch, m.pseudo(v, batch, t), t)
-        close(toy.values(terms)["u"], (rows * mask * weight).sum() / 8)
-    adjusted = softmax(toy.A.W.numpy() - 2 * np.log(PI))
+        close(kit.values(terms)["u"], (rows * mask * weight).sum() / 8)
+    adjusted = softmax(kit.A.W.numpy() - 2 * np.log(PI))
     assert adjusted.argmax(-1).tolist() == [0, 2, 2, 1]
     mask_b = (weak.max(-1) >= .95) | (adjusted.max(-1) >= .95)
-    rows_b = np.stack([cross_entropy(s.numpy(), [0, 2, 2, 1]) for s in (toy.A.S2, toy.A.S1)])
-    close(toy.values(terms)["u_b"], (rows_b * mask_b).sum() / 8)
+    rows_b = np.stack([cross_entropy(s.numpy(), [0, 2, 2, 1]) for s in (kit.A.S2, kit.A.S1)])
+    close(kit.values(terms)["u_b"], (rows_b * mask_b).sum() / 8)
 
 
 def test_embedding_alignment_and_its_centre():
     m = semi(threshold=0.95, plce=False, t_e=0.5, lambda_e=0.2)
     g = torch.Generator().manual_seed(3)
     f = {name: torch.randn(4, 4, generator=g, dtype=torch.float64) for name in ("l", "w", "s1", "s2")}
-    v = views(l=view(toy.A.X.repeat(2, 1), toy.A.X.repeat(2, 1), f["l"]), **{
-        name: view(z, z, f[name]) for name, z in (("w", toy.A.W), ("s1", toy.A.S1), ("s2", toy.A.S2))})
-    batch, qbar = SimpleNamespace(y=toy.A.y.repeat(2)), np.zeros(4)
+    v = views(l=view(kit.A.X.repeat(2, 1), kit.A.X.repeat(2, 1), f["l"]), **{
+        name: view(z, z, f[name]) for name, z in (("w", kit.A.W), ("s1", kit.A.S1), ("s2", kit.A.S2))})
+    batch, qbar = SimpleNamespace(y=kit.A.y.repeat(2)), np.zeros(4)
     for step in range(9):
-        t = toy.time(step)
+        t = kit.time(step)
         p = m.pseudo(v, batch, t)
-        loss = toy.values(m.terms(v, batch, p, t))["e"]
+        loss = kit.values(m.terms(v, batch, p, t))["e"]
         q = softmax((f["w"].numpy() - qbar) / 0.1)
         rows = np.stack([cross_entropy(f[s].numpy() / 0.5, q) for s in ("s1", "s2")])
         close(loss, 0.2 * (rows * np.array([0, 1, 0, 1])).sum() / 8 if step >= 6 else 0.0, 1e-9)
@@ -332,7 +331,7 @@ def test_embedding_alignment_and_its_centre():
 def count_only(m, weak, steps: range) -> None:
     v = views(l=view(weak, weak), w=view(weak, weak), s1=view(weak, weak), s2=view(weak, weak))
     for step in steps:
-        t = toy.time(step, m.info.steps)
+        t = kit.time(step, m.info.steps)
         m.end_step(v, None, m.pseudo(v, None, t), t)
 
 
@@ -367,7 +366,7 @@ def test_the_bank_is_offered_the_rows_that_count_view_by_view():
     z = f64([[.8, .1, .1], [.1, .8, .1], [.4, .3, .3], [.05, .05, .9]]).log()
     f1, f2 = torch.arange(16).view(4, 4).double(), 100 + torch.arange(16).view(4, 4).double()
     v = views(l=view(z, z), w=view(z, z), s1=view(z, z, f1), s2=view(z, z, f2))
-    m.end_step(v, None, m.pseudo(v, None, toy.time(0)), toy.time(0))
+    m.end_step(v, None, m.pseudo(v, None, kit.time(0)), kit.time(0))
     assert (m.blend.bank.confidence > 0).sum(1).tolist() == [2, 2, 2]
     for k, row in ((0, 0), (1, 1), (2, 3)):
         assert torch.equal(m.blend.bank.features[k, :2], torch.stack([f1[row], f2[row]]))
@@ -380,10 +379,10 @@ def test_the_bank_is_filled_from_the_first_step_and_read_before_it_is_pushed():
     assert (steps[0].state["blend.bank.confidence"] > 0).any()
     fresh = semi(warmup=1, alpha=1.0, u_norm="max", epoch=1, threshold=0.4)
     fresh.load_state_dict(steps[0].state)
-    p = fresh.pseudo(steps[1].v, None, toy.time(1))
+    p = fresh.pseudo(steps[1].v, None, kit.time(1))
     assert torch.equal(p.prob, steps[1].p.prob) and (p.prob != p.linear).any()
     fresh.load_state_dict(steps[1].state)
-    assert not torch.equal(fresh.pseudo(steps[1].v, None, toy.time(1)).prob, p.prob)
+    assert not torch.equal(fresh.pseudo(steps[1].v, None, kit.time(1)).prob, p.prob)
 
 
 def test_nothing_but_fixmatch_and_the_second_head_acts_in_the_warm_up():
@@ -395,7 +394,7 @@ def test_nothing_but_fixmatch_and_the_second_head_acts_in_the_warm_up():
         assert not s.state["align.qbar"].any()
     m = semi(warmup=20)
     [s] = drive(m, 1)
-    acted = m.acted(s.v, None, s.p, toy.time(19), {})
+    acted = m.acted(s.v, None, s.p, kit.time(19), {})
     assert not any(bool(acted[name]) for name in ("oheml", "plce", "e"))
 
 
@@ -416,22 +415,22 @@ def test_an_empty_bank_never_divides_by_zero():
 
 def gradient_rows(m, rows: int = 8):
     """How many rows of the logits and features of each view the loss reaches, by (view, what)."""
-    v, batch = toy.drawn(0, rows=rows, spread=0.5)
+    v, batch = kit.drawn(0, rows=rows, spread=0.5)
     names, parts = ("l", "w", "s1", "s2"), ("head", "balanced", "f")
     leaves = {(name, part): (v[name].f if part == "f" else v[name][part]).clone().requires_grad_()
               for name in names for part in parts}
     v = views(**{name: view(*(leaves[name, part] for part in parts)) for name in names})
-    t = toy.time(20)
+    t = kit.time(20)
     with torch.no_grad():
         p = m.pseudo(v.detach(), batch, t)
-    losses = toy.values(m.terms(v, batch, p, t))
+    losses = kit.values(m.terms(v, batch, p, t))
     sum(losses.values()).backward()
     assert not any(x.requires_grad for x in (*m.buffers(), *vars(p).values()) if isinstance(x, torch.Tensor))
     return p, {k: 0 if x.grad is None else int(x.grad.abs().sum(-1).gt(0).sum()) for k, x in leaves.items()}
 
 
 def test_no_gradient_reaches_pseudo_labels_bank_or_weak_views():
-    m = toy.method("semi", {**SHORT, "threshold": 0.45}, batch=8)
+    m = kit.method("semi", {**SHORT, "threshold": 0.45}, batch=8)
     fill(m.blend.bank, {0: [0, 0, 0, 0], 1: [1, 1, 1, 1], 2: [2, 0, 2, 0]})
     p, reached = gradient_rows(m)
     sure, unsure = int(p.mask.sum()), int((1 - p.mask).sum())
@@ -445,7 +444,7 @@ def test_no_gradient_reaches_pseudo_labels_bank_or_weak_views():
 
 def test_with_misaligned_features_alignment_reaches_labelled_and_weak_images():
     """At B = 64, 32 + 32 of its 128 rows."""
-    m = toy.method("semi", {**SHORT, "threshold": 1.0, "misaligned_features": True}, batch=64)
+    m = kit.method("semi", {**SHORT, "threshold": 1.0, "misaligned_features": True}, batch=64)
     p, reached = gradient_rows(m, rows=64)
     assert not p.mask.any()
     assert {k: n for (k, what), n in reached.items() if what == "f"} == {"l": 32, "w": 32, "s1": 32, "s2": 32}
@@ -524,20 +523,20 @@ ALL_OFF = dict(threshold=0.95, balanced_head=False, logit_align=False, oheml=Fal
 @pytest.mark.parametrize("threshold", [0.95, 0.3])
 def test_with_all_of_its_switches_off_semi_is_fixmatch_with_two_strong_views_loss_for_loss(threshold):
     short = {name: SHORT[name] for name in ("warmup", "epoch", "decay_every")}
-    a = toy.trainer("semi", {**ALL_OFF, **short, "warmup": 2, "threshold": threshold})
-    b = toy.trainer("fixmatch", {"threshold": threshold})
-    losses = toy.train(a, range(8))
-    assert losses == toy.train(b, range(8))
+    a = kit.trainer("semi", {**ALL_OFF, **short, "warmup": 2, "threshold": threshold})
+    b = kit.trainer("fixmatch", {"threshold": threshold})
+    losses = kit.losses_of(a, range(8))
+    assert losses == kit.losses_of(b, range(8))
     assert [set(step) for step in losses] == [{"x", "u"}] * 8 and (threshold == 0.95 or losses[-1]["u"] > 0)
-    toy.same_state(a.net.state_dict(), b.net.state_dict())
-    toy.same_state(a.average.net.state_dict(), b.average.net.state_dict())
+    kit.same_state(a.net.state_dict(), b.net.state_dict())
+    kit.same_state(a.average.net.state_dict(), b.average.net.state_dict())
     assert torch.equal(a.evaluate(), b.evaluate())
 
 
 def test_with_one_head_semi_is_fixmatch_until_the_warm_up_ends():
-    a = toy.trainer("semi", {**SHORT, "warmup": 3, "threshold": 0.3, "balanced_head": False})
-    b = toy.trainer("fixmatch", {"threshold": 0.3})
-    have, want = toy.train(a, range(5)), toy.train(b, range(5))
+    a = kit.trainer("semi", {**SHORT, "warmup": 3, "threshold": 0.3, "balanced_head": False})
+    b = kit.trainer("fixmatch", {"threshold": 0.3})
+    have, want = kit.losses_of(a, range(5)), kit.losses_of(b, range(5))
     equal = [x["u"] == y["u"] and x["x"] == y["x"] for x, y in zip(have, want, strict=True)]
     assert equal == [True, True, True, False, False]
 
@@ -554,7 +553,7 @@ MANY = [name for name in CELLS if name.startswith("cifar100")]
 
 
 def preset(name: str, cell: str, steps: int = 250_000):
-    return toy.method("semi", {"preset": name}, steps=steps, batch=64, **CELLS[cell])
+    return kit.method("semi", {"preset": name}, steps=steps, batch=64, **CELLS[cell])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -581,7 +580,7 @@ def test_presets_hold_the_published_values(cell):
 
 def test_there_are_seven_defects_to_switch_and_paper_is_the_default():
     assert len(DEFECTS) == 7
-    assert toy.method("semi", steps=250_000).cfg == toy.method("semi", {"preset": "paper"}, steps=250_000).cfg
+    assert kit.method("semi", steps=250_000).cfg == kit.method("semi", {"preset": "paper"}, steps=250_000).cfg
 
 
 @pytest.mark.parametrize("options", [{}, ACTIVE, {**ACTIVE, "bank_balance": False}])
@@ -608,10 +607,10 @@ def test_committed_runs_with_semi_s_options_keep_their_keys():
 def test_presets_scale_their_durations_with_the_run_and_give_way_to_what_is_given():
     m = preset("paper", "cifar10 1500/3000", steps=25_000)
     assert (m.warmup, m.epoch, m.decay_every) == (300, 50, 10)
-    m = toy.method("semi", {"preset": "readme", "warmup": 7, "alpha": 0.1, "u_from_blend": False}, steps=250_000)
+    m = kit.method("semi", {"preset": "readme", "warmup": 7, "alpha": 0.1, "u_from_blend": False}, steps=250_000)
     assert m.warmup == 7 and m.alpha == 0.1 and not m.cfg.u_from_blend and m.cfg.shifted_bank
     with pytest.raises(BadInput, match="preset='papre': unknown; did you mean 'paper'"):
-        toy.method("semi", {"preset": "papre"})
+        kit.method("semi", {"preset": "papre"})
 
 
 # ---- the defects of the release -------------------------------------------------------------------------------------
@@ -620,7 +619,7 @@ RELEASED = dict(preset="released", warmup=2, epoch=5, decay_every=3, threshold=0
 
 
 def released_losses(**change) -> list[dict[str, float]]:
-    return toy.train(toy.trainer("semi", {**RELEASED, **change}), range(11))
+    return kit.losses_of(kit.trainer("semi", {**RELEASED, **change}), range(11))
 
 
 @pytest.fixture(scope="module")
@@ -642,8 +641,8 @@ def test_in_the_released_preset_only_defects_1_and_5_change_a_loss(defect, relea
 
 
 def test_the_bank_of_the_released_preset_is_in_use_all_the_same():
-    t = toy.trainer("semi", RELEASED)
-    toy.train(t, range(6))
+    t = kit.trainer("semi", RELEASED)
+    kit.losses_of(t, range(6))
     assert (t.method.blend.bank.confidence > 0).any() and t.method.blend.used.sum() > 0 and t.method.alpha == 0
 
 
@@ -654,7 +653,7 @@ README = {**dict.fromkeys(DEFECTS, False), "preset": "readme", "warmup": 2, "epo
 def drive_readme(**change):
     """With class counts over a drop-last pass that leave two images of class 0 out."""
     first_pass = torch.arange(3).repeat_interleave(torch.tensor([5, 2, 1]))
-    return drive(toy.method("semi", {**README, **change}, first_pass=first_pass, batch=16), 40)
+    return drive(kit.method("semi", {**README, **change}, first_pass=first_pass, batch=16), 40)
 
 
 @pytest.mark.parametrize("defect, states, losses", [
@@ -682,7 +681,7 @@ def test_misaligned_features_are_those_of_row_4_j_plus_g():
     rows = 64
     joined = np.arange(4 * rows)
     interleaved = joined.reshape(rows, 4).T.reshape(-1)                    # of four equal parts, as the release does it
-    m = toy.method("semi", {**SHORT, "misaligned_features": True}, batch=rows)
+    m = kit.method("semi", {**SHORT, "misaligned_features": True}, batch=rows)
     numbers = torch.from_numpy(joined).double().view(4, rows, 1)
     v = views(**{name: view(torch.zeros(rows, 3), None, numbers[g]) for g, name in enumerate(("l", "w", "s1", "s2"))})
     f = {name: x.f.flatten().long().numpy() for name, x in m.features(v).items()}
@@ -694,21 +693,21 @@ def test_misaligned_features_are_those_of_row_4_j_plus_g():
     assert own[:rows].sum() == 1 and own.sum() == 2 and (part == 0).mean() == 0.25
     weak = np.tile(f["w"], 2)
     assert not ((weak // rows > 0) & (part > 0) & (weak % rows == image)).any()   # alignment pairs no image with itself
-    assert toy.method("semi", SHORT, batch=rows).features(v) is v
+    assert kit.method("semi", SHORT, batch=rows).features(v) is v
 
 
 def test_misaligned_features_ask_for_four_equal_parts():
     with pytest.raises(BadInput, match="mu=2"):
-        toy.method("semi", {**SHORT, "misaligned_features": True}, mu=2)
+        kit.method("semi", {**SHORT, "misaligned_features": True}, mu=2)
 
 
 def test_the_droplast_prior_leaves_out_what_a_full_pass_left_over():
     first_pass = torch.tensor([0, 0, 1, 0, 2, 1, 0, 0])
-    right, wrong = (toy.method("semi", {**SHORT, "droplast_prior": on}, first_pass=first_pass) for on in (False, True))
+    right, wrong = (kit.method("semi", {**SHORT, "droplast_prior": on}, first_pass=first_pass) for on in (False, True))
     close(right.adjust_x, 2 * np.log([.7, .2, .1]), 1e-9)
     close(wrong.adjust_x, 2 * np.log([5 / 8, 2 / 8, 1 / 8]), 1e-9)
     close(wrong.adjust_u, wrong.adjust_x, 0)
-    t = toy.trainer("semi", {**SHORT, "warmup": 2, "droplast_prior": True})
+    t = kit.trainer("semi", {**SHORT, "warmup": 2, "droplast_prior": True})
     pass_ = t.method.info.first_pass
     assert len(pass_) == 32 and t.method.info.n_labelled == 33
     left_out = t.method.info.counts - torch.bincount(pass_, minlength=4)
@@ -720,20 +719,20 @@ def decay_steps(m, steps: int) -> list[int]:
     """The steps, counted from 1, after which the bank decays."""
     seen = []
     m.blend.bank.decay = lambda now, beta: seen.append(bool(now))
-    v, batch = toy.drawn(0, rows=1)
-    p = m.pseudo(v, batch, toy.time(0))
+    v, batch = kit.drawn(0, rows=1)
+    p = m.pseudo(v, batch, kit.time(0))
     for step in range(steps):
-        m.end_step(v, batch, p, toy.time(step, m.info.steps))
+        m.end_step(v, batch, p, kit.time(step, m.info.steps))
     return [i + 1 for i, now in enumerate(seen) if now]
 
 
 def test_the_decay_counter_restarts_with_each_epoch_in_the_release():
     given = dict(epoch=500, decay_every=200, warmup=3000, slots=1)
-    right, wrong = (toy.method("semi", {**given, "decay_restarts": on}, steps=250_000) for on in (False, True))
+    right, wrong = (kit.method("semi", {**given, "decay_restarts": on}, steps=250_000) for on in (False, True))
     assert decay_steps(right, 1500) == [200, 400, 600, 800, 1000, 1200, 1400]
     assert decay_steps(wrong, 1500) == [200, 400, 700, 900, 1200, 1400]
     for every in (50, 100):                                # the other published periods divide the epoch: no difference
-        a, b = (toy.method("semi", {**given, "decay_every": every, "decay_restarts": on}, steps=250_000)
+        a, b = (kit.method("semi", {**given, "decay_every": every, "decay_restarts": on}, steps=250_000)
                 for on in (False, True))
         assert decay_steps(a, 1100) == decay_steps(b, 1100) == list(range(every, 1101, every))
 
@@ -742,7 +741,7 @@ def test_r_by_epoch_length_is_progress_only_when_epochs_are_as_many_as_steps_in_
     def pair(total):
         given = {**SHORT, "warmup": 1, "alpha": 1.0}
         given["epoch"] = 500
-        return [toy.method("semi", {**given, "r_by_epoch_length": on}, steps=total) for on in (True, False)]
+        return [kit.method("semi", {**given, "r_by_epoch_length": on}, steps=total) for on in (True, False)]
 
     wrong, right = pair(250_000)
     for step in (499, 500, 125_000, 249_999):
@@ -757,7 +756,7 @@ def test_u_from_blend_counts_the_blended_pseudo_labels():
         fill(m.blend.bank, {0: [0, 0, 0, 0]})
         weak = f64([[.55, .35, .10], [.20, .75, .05], [.75, .20, .05]]).log()
         v = views(l=view(weak, weak), w=view(weak, weak), s1=view(weak, weak), s2=view(weak, weak))
-        m.end_step(v, None, m.pseudo(v, None, toy.time(39)), toy.time(39))
+        m.end_step(v, None, m.pseudo(v, None, kit.time(39)), kit.time(39))
         assert m.blend.used.tolist() == ([3, 0, 0] if on else [1, 1, 0])
 
 
@@ -766,7 +765,7 @@ def test_u_from_blend_counts_the_blended_pseudo_labels():
 
 def test_on_images_every_component_acts_and_a_resumed_run_ends_alike(tmp_path):
     options = {**SHORT, "warmup": 3, "threshold": 0.5, "u_norm": "max"}
-    t = toy.check_resume(lambda: toy.trainer("semi", options), 12, [2, 7], tmp_path)
+    t = kit.check_resume(lambda: kit.trainer("semi", options), 12, [2, 7], tmp_path)
     assert t.monitor.never_active(t.method.must_act) == []
     assert set(t.last_losses) == {"x", "u", "x_b", "u_b", "e"}
     assert all(math.isfinite(float(x)) for x in t.last_losses.values())
@@ -776,17 +775,17 @@ def test_on_images_every_component_acts_and_a_resumed_run_ends_alike(tmp_path):
     {}, {"preset": "released"}, {"preset": "readme", "shifted_bank": False}, {"bank_balance": False},
     {"empty_as_zero": True}, {"u_norm": "max", "bank_decay": False}])
 def test_a_step_that_reads_a_value_back_says_that_it_cannot_be_captured(options):
-    t = toy.trainer("semi", {**SHORT, "threshold": 0.3, **options})
-    toy.train(t, range(2))
+    t = kit.trainer("semi", {**SHORT, "threshold": 0.3, **options})
+    kit.losses_of(t, range(2))
     t.data.prepare(2)
     if t.method.capturable:
-        with toy.Captured():
+        with kit.Captured():
             t.compute_step()
     assert t.method.capturable or t.method.cfg.shifted_bank, "only the sequential bank may read back"
 
 
 def test_parameters_do_not_see_the_bank():
-    t = toy.trainer("semi", {**SHORT, "threshold": 0.3})
+    t = kit.trainer("semi", {**SHORT, "threshold": 0.3})
     assert not [name for name, _ in t.net.named_parameters() if "bank" in name]
     assert not list(t.method.parameters())
     assert all(not isinstance(b, torch.nn.Parameter) for b in t.method.blend.bank.buffers())

@@ -4,10 +4,10 @@ from __future__ import annotations
 import itertools
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
-import toy
-from toy import A, close, f64, view, views
+from kit import A, close, f64, view, views
 
 from semilib.errors import BadInput
 from semilib.methods import get
@@ -19,7 +19,7 @@ ONE_EACH = torch.arange(3)
 
 
 def seval(steps: int = 250_000, **options):
-    return toy.method("seval", {"strong_views": 1, **options}, steps=steps)
+    return kit.method("seval", {"strong_views": 1, **options}, steps=steps)
 
 
 # ---- a step --------------------------------------------------------------------------------------------------------------------
@@ -30,11 +30,11 @@ def test_the_step_of_the_reference_and_its_invariance():
     m.bar.copy_(f64([.97, .45, .9]))
     for multiple in (1, 3):
         m.pi.copy_(multiple * f64([2, 1, .5]))
-        v, batch, t = views(l=view(A.X), w=view(A.W), s1=view(A.S1)), SimpleNamespace(y=A.y), toy.time(0)
+        v, batch, t = views(l=view(A.X), w=view(A.W), s1=view(A.S1)), SimpleNamespace(y=A.y), kit.time(0)
         p = m.pseudo(v, batch, t)
         close(p.prob.max(-1).values, [.900987, .490431, .994234, .874394])
         assert p.label.tolist() == [0, 1, 2, 1] and p.mask.tolist() == [0, 1, 1, 1]
-        losses = toy.values(m.terms(v, batch, p, t))
+        losses = kit.values(m.terms(v, batch, p, t))
         close([losses["x"], losses["u"]], [.896378, .551293])
 
 
@@ -178,12 +178,12 @@ def test_the_momenta_of_the_reference_and_the_ends_of_its_trajectories():
 
 def test_momenta_follow_the_number_of_periods():
     for entries in (500, 50, 10, 2):
-        m = toy.method("seval", {"period": 2}, steps=4 * entries, eval_every=2)
+        m = kit.method("seval", {"period": 2}, steps=4 * entries, eval_every=2)
         assert m.entries == entries
         assert .3 < 1 - m.d_t ** entries < .45, "as much of the start is left as after 500 periods"
     cifar100 = Run.of("cifar100", "seval", recipe="original", device="cpu")
     assert cifar100.eval_steps == 2500 and cifar100.steps == 500_000
-    m = toy.method("seval", cifar100.options, steps=500_000, dataset="cifar100")
+    m = kit.method("seval", cifar100.options, steps=500_000, dataset="cifar100")
     assert m.period == 2500 and m.entries == 100 and m.d_pi == pytest.approx(.9) and m.cfg.target == .65
 
 
@@ -203,11 +203,11 @@ OPTIONS = {"threshold": .3, "period": 2, "few": 2, "threshold_groups": 2}
 
 
 def small(**changes):
-    return toy.trainer("seval", {**OPTIONS, **changes}, steps=13)
+    return kit.trainer("seval", {**OPTIONS, **changes}, steps=13)
 
 
 def test_two_stages_resume_to_the_last_bit(tmp_path):
-    t = toy.check_resume(small, 13, [0, 1, 3, 6, 7, 9, 12], tmp_path)
+    t = kit.check_resume(small, 13, [0, 1, 3, 6, 7, 9, 12], tmp_path)
     assert t.monitor.never_active(t.method.must_act) == []
     assert [(s.name, s.start, s.fresh) for s in t.phases] == [("split", 0, False), ("estimate", 0, False), ("train", 6, True)]
 
@@ -221,7 +221,7 @@ def test_half_of_each_class_is_held_out_and_comes_back():
     for k in range(4):
         assert m.held[y == k].tolist() == sorted(m.held[y == k].tolist(), reverse=True), "the first ones"
     assert torch.equal(stream.members, t.data.labelled[~m.held]) and torch.equal(stream.targets, y[~m.held])
-    toy.train(t, range(1, 6))
+    kit.losses_of(t, range(1, 6))
     trained = {k: v.clone() for k, v in t.net.named_parameters()}
     restart, fresh = t.restart, {}
     t.restart = lambda: (restart(), fresh.update({k: v.clone() for k, v in t.net.named_parameters()}))
@@ -231,7 +231,7 @@ def test_half_of_each_class_is_held_out_and_comes_back():
 
 
 def test_a_class_with_one_image_keeps_it():
-    t = toy.trainer("seval", OPTIONS, steps=13, n1=3, gamma_l=3.0)
+    t = kit.trainer("seval", OPTIONS, steps=13, n1=3, gamma_l=3.0)
     t.advance()
     assert t.data.counts.tolist()[-1] == 1 and torch.bincount(t.data.streams["labelled"].targets, minlength=4).min() == 1
 
@@ -256,7 +256,7 @@ def test_the_second_stage_reads_the_trajectory_of_the_first():
 def test_the_calibration_sees_the_held_out_images_through_the_average(monkeypatch):
     t, seen = small(), {}
     monkeypatch.setattr(t.method, "calibrate", lambda logits, y: seen.update(logits=logits, y=y))
-    toy.train(t, range(2))
+    kit.losses_of(t, range(2))
     held = t.method.held
     x = t.data.normalise(t.data.images[t.data.labelled[held]], t.dtype)
     with torch.no_grad():
@@ -267,10 +267,10 @@ def test_the_calibration_sees_the_held_out_images_through_the_average(monkeypatc
 
 
 def test_without_calibration_and_hold_out_the_first_stage_is_fixmatch_loss_for_loss(monkeypatch):
-    base = toy.trainer("fixmatch", {"threshold": .3}, rate="constant", steps=13)
-    t = toy.trainer("seval", {**OPTIONS, "portion": 0.0}, rate="constant", steps=13)
+    base = kit.trainer("fixmatch", {"threshold": .3}, rate="constant", steps=13)
+    t = kit.trainer("seval", {**OPTIONS, "portion": 0.0}, rate="constant", steps=13)
     monkeypatch.setattr(t.method, "calibrate", lambda *given: None)
-    assert toy.train(t, range(6)) == toy.train(base, range(6))
+    assert kit.losses_of(t, range(6)) == kit.losses_of(base, range(6))
 
 
 def test_the_rate_runs_over_each_stage():

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
-from toy import A, close, f64, view, views
+from kit import A, close, f64, view, views
 
 from semilib.data.splits import arrange
 from semilib.training.config import Run
@@ -16,16 +16,16 @@ X1 = f64([[1.5, .2, -.3], [.1, .4, .6]])          # the labelled strong view of 
 
 
 def simpro(steps: int = 40, epoch: int = 1, **options):
-    m = toy.method("simpro", {"epoch": epoch, **options}, steps=steps)
+    m = kit.method("simpro", {"epoch": epoch, **options}, steps=steps)
     m.rho = 2.0
     return m
 
 
 def one_step(m, step: int = 0):
     v = views(l=view(A.X), w=view(A.W), s1=view(A.S1), s2=view(A.S2), l1=view(X1))
-    batch, t = SimpleNamespace(y=A.y), toy.time(step)
+    batch, t = SimpleNamespace(y=A.y), kit.time(step)
     p = m.pseudo(v, batch, t)
-    losses = toy.values(m.terms(v, batch, p, t))
+    losses = kit.values(m.terms(v, batch, p, t))
     return v, batch, p, losses, t
 
 
@@ -58,9 +58,9 @@ def test_epochs_by_hand():
     prior_u, prior_a = np.full(3, 1 / 3), np.array([.7, .2, .1])
     d_u, d_l, moves = np.zeros(3), np.zeros(3), 0
     for step in range(11):
-        v, batch = toy.drawn(step)
+        v, batch = kit.drawn(step)
         v["l1"] = view(torch.zeros(4, 3, dtype=torch.float64))
-        t = toy.time(step)
+        t = kit.time(step)
         p = m.pseudo(v, batch, t)
         z = v.w["head"].numpy() + np.log(prior_u + 1e-12)
         q = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
@@ -91,14 +91,14 @@ def test_a_multiple_of_a_prior_changes_nothing_and_uniform_priors_leave_plain_so
     log = [-torch.cat([A.X, X1]).log_softmax(-1)[torch.arange(4), torch.cat([A.y, A.y])].mean() / 2,
            -(torch.cat([p.mask, p.mask]).unsqueeze(1) * torch.cat([p.prob, p.prob]) * torch.cat([A.S1, A.S2]).log_softmax(-1)).sum() / 8]
     close([plain["x"], plain["u"]], log)
-    off = toy.values(simpro(tau=0.0).terms(*[one_step(simpro(tau=0.0))[i] for i in (0, 1, 2, 4)]))
+    off = kit.values(simpro(tau=0.0).terms(*[one_step(simpro(tau=0.0))[i] for i in (0, 1, 2, 4)]))
     close([off["x"], off["u"]], log)
 
 
 def test_the_labelled_images_are_seen_weak_and_strong():
-    t = toy.trainer("simpro", {"threshold": .3})
+    t = kit.trainer("simpro", {"threshold": .3})
     t.data.prepare(0)
-    batch, images = t.data.batch(toy.time(0))
+    batch, images = t.data.batch(kit.time(0))
     plain = t.data.images[t.data.labelled[batch.index_l]]
     assert torch.equal(images["l1"], t.data.view(plain, "strong", "l1", 0)) and not torch.equal(images["l1"], images["l"])
     assert t.method.step_images().strong == ["s1", "s2"]
@@ -131,7 +131,7 @@ def test_values_follow_the_data_set():
 
 def test_semi_s_modules_act_and_soft_targets_keep_their_sum(tmp_path):
     options = {"threshold": .5, "semi_warmup": 2, "plce_u": "max", "tau": 1.0}
-    t = toy.check_resume(lambda: toy.trainer("simpro", options, add="oheml+plce+align"), 12, [4, 8], tmp_path)
+    t = kit.check_resume(lambda: kit.trainer("simpro", options, add="oheml+plce+align"), 12, [4, 8], tmp_path)
     assert t.monitor.never_active(["u", "prior", "oheml", "plce", "align"]) == []
     terms, seen = t.method.terms, {}
     t.method.terms = lambda v, batch, p, time: seen.setdefault("out", (p, terms(v, batch, p, time)))[1]

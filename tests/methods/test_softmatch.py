@@ -3,26 +3,26 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
-from toy import close, drive, f64, view, views
+from kit import close, drive, f64, view, views
 
 from semilib.errors import BadInput
 from semilib.methods import get
 
-TOY = views(l=view(toy.B.X), w=view(toy.B.W), s1=view(toy.B.S))
-BATCH = SimpleNamespace(y=toy.B.y)
+TOY = views(l=view(kit.B.X), w=view(kit.B.W), s1=view(kit.B.S))
+BATCH = SimpleNamespace(y=kit.B.y)
 
 
 def softmatch(**options):
-    return toy.method("softmatch", {"strong_views": 1, **options}, steps=250_000)
+    return kit.method("softmatch", {"strong_views": 1, **options}, steps=250_000)
 
 
 def step(m):
-    p = m.pseudo(TOY, BATCH, toy.time(0))
-    return p, toy.values(m.terms(TOY, BATCH, p, toy.time(0)))
+    p = m.pseudo(TOY, BATCH, kit.time(0))
+    return p, kit.values(m.terms(TOY, BATCH, p, kit.time(0)))
 
 
 @pytest.mark.parametrize("momentum, statistics, mu, var, weights, loss", [
@@ -52,7 +52,7 @@ def test_weights_of_a_fixed_gaussian(align, last):
     close(p.mask, [1, 1, 1, last])
     if align == "none":
         close(losses["u"], .339381)
-        assert torch.equal(p.prob, toy.B.W.softmax(-1))
+        assert torch.equal(p.prob, kit.B.W.softmax(-1))
 
 
 def test_the_alignment_to_a_uniform_target():
@@ -60,18 +60,18 @@ def test_the_alignment_to_a_uniform_target():
     p, _ = step(m)
     close(m.mean, [.359992, .304279, .335729])                                  # the first batch sets it
     close(p.prob, [[.899048, .052957, .047996], [.096225, .841194, .062581], [.016396, .023693, .95991], [.372107, .360437, .267457]])
-    again = views(l=view(toy.B.X), w=view(toy.B.W[[3, 2]]), s1=view(toy.B.S[:2]))
-    m.pseudo(again, BATCH, toy.time(1))
+    again = views(l=view(kit.B.X), w=view(kit.B.W[[3, 2]]), s1=view(kit.B.S[:2]))
+    m.pseudo(again, BATCH, kit.time(1))
     close(m.mean, [.359842, .30415, .336008])
 
 
 def test_the_alignment_to_the_predictions_on_labelled_images():
     m = softmatch(align="labelled", momentum=.9)
     p, _ = step(m)
-    labelled = toy.B.X.softmax(-1).mean(0).numpy()
+    labelled = kit.B.X.softmax(-1).mean(0).numpy()
     target = .9 / 3 + .1 * labelled
     close(m.target, target)
-    raw = toy.B.W.softmax(-1).numpy()
+    raw = kit.B.W.softmax(-1).numpy()
     want = raw * (target + 1e-6) / (raw.mean(0) + 1e-6)
     close(p.prob, want / want.sum(-1, keepdims=True), 1e-12)
 
@@ -87,7 +87,7 @@ def test_the_label_is_that_of_the_raw_prediction_and_the_weight_that_of_the_alig
 
 
 def test_forty_steps_equal_a_plain_twin():
-    m = toy.method("softmatch", {"momentum": .9, "n_sigma": 1.5}, steps=250_000)
+    m = kit.method("softmatch", {"momentum": .9, "n_sigma": 1.5}, steps=250_000)
     mu, var, mean, least = 1 / 3, 1.0, None, 1.0
     for s in drive(m, 40):
         prob = s.v.w["head"].softmax(-1).numpy()
@@ -107,22 +107,22 @@ def test_forty_steps_equal_a_plain_twin():
 
 
 def test_a_width_of_all_weights_is_fixmatch_without_a_threshold():
-    m, base = softmatch(n_sigma=0.0), toy.method("fixmatch", {"strong_views": 1, "threshold": 0.0})
+    m, base = softmatch(n_sigma=0.0), kit.method("fixmatch", {"strong_views": 1, "threshold": 0.0})
     _, losses = step(m)
-    want = toy.values(base.terms(TOY, BATCH, base.pseudo(TOY, BATCH, toy.time(0)), toy.time(0)))
+    want = kit.values(base.terms(TOY, BATCH, base.pseudo(TOY, BATCH, kit.time(0)), kit.time(0)))
     assert losses.keys() == want.keys() and all(torch.equal(losses[k], want[k]) for k in want)
 
 
 def test_equal_confidences_for_ever_leave_the_weights_finite():
     m = softmatch(momentum=.5)
     m.var.fill_(1e-300)
-    same = views(l=view(toy.B.X), w=view(f64([[9, 0, 0]] * 4)), s1=view(toy.B.S))
+    same = views(l=view(kit.B.X), w=view(f64([[9, 0, 0]] * 4)), s1=view(kit.B.S))
     for _ in range(50):
-        p = m.pseudo(same, BATCH, toy.time(0))
+        p = m.pseudo(same, BATCH, kit.time(0))
     assert torch.isfinite(p.mask).all() and float(m.var) < 1e-12
 
 
 def test_the_momentum_of_a_short_run_and_the_refusal_of_semi_s_modules():
-    assert softmatch().momentum == pytest.approx(.999) and toy.method("softmatch").momentum == pytest.approx(.95)
+    assert softmatch().momentum == pytest.approx(.999) and kit.method("softmatch").momentum == pytest.approx(.95)
     with pytest.raises(BadInput, match="labels are read before"):
         get("softmatch", "", "plce")

@@ -4,10 +4,10 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
-import toy
-from toy import B, close, drawn, f64, view, views
+from kit import B, close, drawn, f64, view, views
 
 from semilib.methods.losses import reduce
 from semilib.training.config import Run
@@ -19,15 +19,15 @@ LA = [-.336472, -1.540445, -2.639057]
 
 
 def tras(phase: str = "balanced", **options):
-    m = toy.method("tras", options, counts=COUNTS)
+    m = kit.method("tras", options, counts=COUNTS)
     m.phase = phase
     return m
 
 
 def step(m, v, y):
     batch = SimpleNamespace(y=y)
-    p = m.pseudo(v, batch, toy.time(0, phase=m.phase))
-    return p, m.terms(v, batch, p, toy.time(0, phase=m.phase))
+    p = m.pseudo(v, batch, kit.time(0, phase=m.phase))
+    return p, m.terms(v, batch, p, kit.time(0, phase=m.phase))
 
 
 def softmax(z: list[float]) -> list[float]:
@@ -99,7 +99,7 @@ def test_without_a_prior_the_warm_up_is_fixmatch():
     for i in range(4):
         v, batch = drawn(i)
         _, terms = step(tras("warmup", tau=0.0, threshold=.6), v, batch.y)
-        _, plain = step(toy.method("fixmatch", {"threshold": .6}, counts=COUNTS), v, batch.y)
+        _, plain = step(kit.method("fixmatch", {"threshold": .6}, counts=COUNTS), v, batch.y)
         assert terms.keys() == plain.keys()
         for name in plain:
             close(reduce(terms[name]), reduce(plain[name]), 1e-9)
@@ -111,8 +111,8 @@ def test_the_teacher_gives_no_gradient_and_the_student_s_reaches_its_views():
     v = views(**{name: view(leaves[name, "head"], leaves[name, "balanced"]) for name in ("l", "w", "s1", "s2")})
     m = tras(threshold=0.4)
     with torch.no_grad():
-        p = m.pseudo(v.detach(), batch, toy.time(0))
-    terms = m.terms(v, batch, p, toy.time(0))
+        p = m.pseudo(v.detach(), batch, kit.time(0))
+    terms = m.terms(v, batch, p, kit.time(0))
     (reduce(terms["x_b"]) + reduce(terms["u_b"])).backward()
     assert {key for key, x in leaves.items() if x.grad is not None and x.grad.any()} == {("l", "balanced"), ("s1", "balanced"),
                                                                                          ("s2", "balanced")}
@@ -120,7 +120,7 @@ def test_the_teacher_gives_no_gradient_and_the_student_s_reaches_its_views():
 
 def test_the_drop_last_prior_may_miss_a_class():
     first = torch.tensor([0, 0, 0, 1])
-    m = toy.method("tras", {"droplast_prior": True}, counts=(4, 1, 1), first_pass=first)
+    m = kit.method("tras", {"droplast_prior": True}, counts=(4, 1, 1), first_pass=first)
     close(m.la, [math.log(.75), math.log(.25), math.log(1e-12)])
     assert torch.isfinite(m.enhancement).all()
 
@@ -129,18 +129,18 @@ def test_the_drop_last_prior_may_miss_a_class():
 
 
 def test_the_warm_up_is_the_share_of_eleven_epochs():
-    assert toy.method("tras", steps=250_000).durations() == {"warmup": 5500}
-    assert [(s.name, s.start) for s in toy.method("tras", steps=2500).phases()] == [("warmup", 0), ("balanced", 55)]
-    assert [(s.name, s.start) for s in toy.method("tras", {"warmup": 0}).phases()] == [("balanced", 0)]
+    assert kit.method("tras", steps=250_000).durations() == {"warmup": 5500}
+    assert [(s.name, s.start) for s in kit.method("tras", steps=2500).phases()] == [("warmup", 0), ("balanced", 55)]
+    assert [(s.name, s.start) for s in kit.method("tras", {"warmup": 0}).phases()] == [("balanced", 0)]
 
 
 def test_it_resumes_in_both_stages_and_at_their_border(tmp_path):
-    t = toy.check_resume(lambda: toy.trainer("tras", {"threshold": 0.3, "warmup": 4}), 9, [2, 4, 6], tmp_path)
+    t = kit.check_resume(lambda: kit.trainer("tras", {"threshold": 0.3, "warmup": 4}), 9, [2, 4, 6], tmp_path)
     assert set(t.last_losses) == {"x", "u", "x_b", "u_b"} and t.last_losses["u_b"] > 0
 
 
 def test_the_balanced_head_rests_in_the_warm_up_and_predicts_after_it():
-    t = toy.trainer("tras", {"threshold": 0.3, "warmup": 3})
+    t = kit.trainer("tras", {"threshold": 0.3, "warmup": 3})
     head = t.net.heads["balanced"]
     start = head.weight.clone()
     x = t.data.normalise(t.test_x, t.dtype)
@@ -148,20 +148,20 @@ def test_the_balanced_head_rests_in_the_warm_up_and_predicts_after_it():
     def predicts(name: str) -> bool:
         with torch.no_grad():
             return torch.equal(t.method.predict(t.average.net, x), t.average.net(x)[name])
-    losses = toy.train(t, range(3))
+    losses = kit.losses_of(t, range(3))
     assert [set(s) for s in losses] == [{"x", "u"}] * 3 and torch.equal(head.weight, start)
     assert predicts("head") and not predicts("balanced")
-    losses = toy.train(t, range(3, 4))
+    losses = kit.losses_of(t, range(3, 4))
     assert set(losses[0]) == {"x", "u", "x_b", "u_b"} and not torch.equal(head.weight, start)
     assert predicts("balanced") and not predicts("head")
 
 
 def test_the_balanced_head_s_first_gradient_comes_late_and_moves_it_as_a_first_step_would():
-    t = toy.trainer("tras", {"warmup": 2, "threshold": 0.3})
+    t = kit.trainer("tras", {"warmup": 2, "threshold": 0.3})
     head = t.net.heads["balanced"].bias
-    toy.train(t, range(2))
+    kit.losses_of(t, range(2))
     assert head.grad is None and not head.any()
-    toy.train(t, range(2, 3))
+    kit.losses_of(t, range(2, 3))
     torch.testing.assert_close(head.detach(), -t.lr * 1.9 * head.grad)         # Nesterov's first step; biases are not decayed
 
 
@@ -169,12 +169,12 @@ def test_the_original_recipe():
     run = Run.of("cifar10", "tras", recipe="original")
     assert (run.optimiser, run.lr, run.rate, run.ema_rule, run.weight_decay) == ("adam", .002, "constant", "decaying", .02)
     assert run.policy == "separate" and run.options["droplast_prior"] and run.options["strong_views"] == 2
-    t = toy.trainer("tras", {"threshold": 0.3, "warmup": 1}, recipe="original")
-    assert all(math.isfinite(x) for s in toy.train(t, range(3)) for x in s.values())
+    t = kit.trainer("tras", {"threshold": 0.3, "warmup": 1}, recipe="original")
+    assert all(math.isfinite(x) for s in kit.losses_of(t, range(3)) for x in s.values())
     assert [type(o) for o in t.optimisers] == [torch.optim.Adam]
 
 
 @pytest.mark.parametrize("warmup", [12, 40])
 def test_a_warm_up_without_an_end_is_refused(warmup):
     with pytest.raises(ValueError, match="warmup"):
-        toy.trainer("tras", {"warmup": warmup})
+        kit.trainer("tras", {"warmup": warmup})

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import close
 from torch import nn
-from toy import close
 
 from semilib.errors import BadInput
 from semilib.networks.backbones import Shortcut, initialise, make_backbone, parse_network

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from kit import method, time, values, views
 from torch import Tensor
-from toy import method, time, values, views
 
 from semilib.data.step import Batch
 from semilib.methods import cossl, crest

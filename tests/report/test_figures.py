@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from test_tables import CELL, LABELLED, UNLABELLED, steady, write
+from kit import CELL, LABELLED, UNLABELLED, steady, write_record
 
 from semilib.errors import BadInput
 from semilib.methods import METHODS
@@ -32,9 +32,9 @@ def records(tmp_path):
     lower = [[50, 20, 2], [80, 50, 26]]
     labels = [pseudo(u) for u in USED]
     return load([
-        write(tmp_path, rising, seed=0, pseudo=labels), write(tmp_path, lower, seed=1, pseudo=labels),
-        write(tmp_path, lower, method="semi", pseudo=labels[::-1]), write(tmp_path, rising, method="supervised"),
-        write(tmp_path, rising, seed=1, method="semi", status="failed", pseudo=labels)])
+        write_record(tmp_path, rising, seed=0, pseudo=labels), write_record(tmp_path, lower, seed=1, pseudo=labels),
+        write_record(tmp_path, lower, method="semi", pseudo=labels[::-1]), write_record(tmp_path, rising, method="supervised"),
+        write_record(tmp_path, rising, seed=1, method="semi", status="failed", pseudo=labels)])
 
 
 def text_of(figure):
@@ -67,7 +67,7 @@ def test_every_figure(records, tmp_path, draw):
 
 @pytest.mark.parametrize("draw", ALL)
 def test_refusals(records, tmp_path, draw):
-    other = read(write(tmp_path / "other", steady(80, 50, 20), profile="paper"))
+    other = read(write_record(tmp_path / "other", steady(80, 50, 20), profile="paper"))
     with pytest.raises(BadInput, match="not comparable"):
         draw([*records, other])
     with pytest.raises(BadInput, match="finished run"):
@@ -159,7 +159,7 @@ def test_learning_curves(records):
 
 
 def test_averaged_span_is_marked(tmp_path):
-    record = read(write(tmp_path, steady(80, 50, 20, n=30)))
+    record = read(write_record(tmp_path, steady(80, 50, 20, n=30)))
     assert "averaged in the table" in text_of(figures.learning_curves([record])[0])
 
 
@@ -178,7 +178,7 @@ def test_pseudo_label_quality(records):
 
 def test_many_evaluations_are_pooled_by_their_counts(tmp_path):
     log = [pseudo([[60, 0, 0], [20, 0, 0], [0, 0, 0]]), pseudo([[0, 0, 0], [0, 1, 0], [0, 3, 0]])] * 15
-    record = read(write(tmp_path, steady(80, 50, 20, n=30), pseudo=log))
+    record = read(write_record(tmp_path, steady(80, 50, 20, n=30), pseudo=log))
     _, frame = figures.pseudo_label_quality([record])
     own = frame.set_index("quantity")
     assert len(own.loc["used"]) == 15 and own.loc["used", "step"].tolist()[:2] == [2 * record.log[0]["step"], 4 * record.log[0]["step"]]
@@ -210,7 +210,7 @@ def test_the_whole_field_can_be_told_apart():
 
 
 def test_combinations_are_written_out_in_figures(tmp_path):
-    records = [read(write(tmp_path, steady(80, 50, 20), method=name, pseudo=[pseudo(USED[0])] * 4))
+    records = [read(write_record(tmp_path, steady(80, 50, 20), method=name, pseudo=[pseudo(USED[0])] * 4))
                for name in ("remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1")]
     for draw in ALL:
         figure, frame = draw(records)
@@ -230,7 +230,7 @@ def test_colours_in_figures(records):
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
 def test_panels_end_at_the_bottom(tmp_path, n):
     """Rows of at most three; every panel of the last row is drawn and carries the axis label."""
-    records = [read(write(tmp_path, steady(80, 50, 20), method=f"m{i}", pseudo=[pseudo(USED[0])] * 4)) for i in range(n)]
+    records = [read(write_record(tmp_path, steady(80, 50, 20), method=f"m{i}", pseudo=[pseudo(USED[0])] * 4)) for i in range(n)]
     figure, _ = figures.confusion_matrices(records)
     panels = [axes for axes in figure.axes if axes.images]
     assert len(panels) == n
@@ -243,7 +243,7 @@ def test_many_classes(tmp_path):
     """A hundred classes: ranks in place of names, lines in place of bars, no printed values."""
     counts = [150 - k for k in range(100)]
     matrix = np.diag([50] * 100) + 50 * np.roll(np.eye(100, dtype=int), 1, axis=1)
-    record = read(write(tmp_path, steady(80, 50, 20, n=1)))
+    record = read(write_record(tmp_path, steady(80, 50, 20, n=1)))
     line = {**record.log[0], **metrics.scores(matrix, counts),
             "pseudo_labels": metrics.pseudo_label_scores(matrix, matrix.sum(1), matrix.sum(0), 10_000)}
     names = [f"class {k}" for k in range(100)]

@@ -3,71 +3,21 @@ import json
 import math
 import subprocess
 import sys
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from kit import CELL, ROOT, evaluation, steady, write_record
 
 from semilib.errors import BadInput
 from semilib.report import frames
 from semilib.report import labels as names
 from semilib.report.records import load, read
 from semilib.report.tables import overview
-from semilib.training import metrics
-
-CELL = "mnistm5k-lt.n8.m16.g4-4"
-LABELLED, UNLABELLED = [8, 4, 2], [24, 12, 6]
-IMAGES = 100                                  # test images a class
-
-
-def confusion(recall):
-    """A confusion matrix with these recalls (per cent); what is wrong goes to the next class."""
-    matrix = np.diag(recall)
-    for k, r in enumerate(recall):
-        matrix[k, (k + 1) % len(recall)] += IMAGES - r
-    return matrix
-
-
-def evaluation(step, recall, pseudo=None):
-    return {"step": step, "seconds": float(step), "lr": 0.1, "losses": {"x": 1.0},
-            **metrics.scores(confusion(recall), LABELLED), "pseudo_labels": pseudo}
-
-
-def config(method="fixmatch", seed=0, options=None, steps=40, profile="quickstart", **changes):
-    return {"dataset": "mnistm5k", "method": method, "options": options or {}, "seed": seed, "labelled_in_unlabelled": True,
-            "split_seed": None, "root": "data", "profile": profile, "steps": steps, "lr": 0.1, "device": "auto", **changes}
-
-
-def write(runs, recalls, method="fixmatch", seed=0, cell=CELL, status="done", every=10, seconds=60.0, pseudo=None,
-          code="c0dec0de", report="mean_last", **changes):
-    """A run's folder: `recalls` holds a list of recalls (per cent) an evaluation, `pseudo` what they say of pseudo-labels. method: the
-    run's label."""
-    log = [evaluation((i + 1) * every, r, pseudo and pseudo[i]) for i, r in enumerate(recalls)]
-    made = config(method, seed, **{"steps": len(recalls) * every, **changes})
-    key = f"{zlib.crc32(json.dumps(made, sort_keys=True).encode()):08x}"
-    run = {"name": f"{cell}.s{seed}/{method}", "key": key, "code": code, "status": status, "config": made,
-           "resolved": {"device": "cpu", "precision": "fp32", "eval_every": every},
-           "split": {"fingerprint": "ab" * 32, "labelled_counts": LABELLED, "unlabelled_counts": UNLABELLED,
-                     "class_names": ["ant", "bee", "cow"], "test_images": 3 * IMAGES, "drawn_by": "file order"},
-           "commit": None, "dirty": False}
-    run |= {"seconds": seconds, "result": metrics.summary(log, report=report)} if status == "done" else \
-        {"error": "TrainingError: the loss 'x' was not finite"} if status == "failed" else {}
-    folder = Path(runs) / f"{cell}.s{seed}" / f"{method}-{key}-{code}"
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
-    (folder / "log.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log), encoding="utf-8")
-    return folder
-
-
-def steady(*recall, n=4):
-    return [list(recall)] * n
 
 
 def test_load_leaves_out_a_line_cut_short(tmp_path):
-    folder = write(tmp_path, steady(90, 60, 30))
+    folder = write_record(tmp_path, steady(90, 60, 30))
     with open(folder / "log.jsonl", "a") as file:
         file.write('{"step": 50, "balanced')
     record = read(folder)
@@ -90,7 +40,7 @@ def test_results_by_hand(tmp_path):
     """25 evaluations: the first five are not averaged. Balanced accuracy of (r, 60, 30) is (r + 90) / 3."""
     first = [[0, 0, 0]] * 5
     rest = [[40 + k, 60, 30] for k in range(20)]               # r = 40 ... 59
-    frame = frames.runs([read(write(tmp_path, first + rest))])
+    frame = frames.runs([read(write_record(tmp_path, first + rest))])
     row = frame.iloc[0]
     assert row["mean_last"] == pytest.approx((49.5 + 90) / 300)
     assert row["median_last"] == pytest.approx((49.5 + 90) / 300)
@@ -103,7 +53,7 @@ def test_results_by_hand(tmp_path):
 
 
 def test_log_that_is_not_the_runs_is_refused(tmp_path):
-    folder = write(tmp_path, steady(90, 60, 30))
+    folder = write_record(tmp_path, steady(90, 60, 30))
     log = (folder / "log.jsonl").read_text().splitlines()
     (folder / "log.jsonl").write_text("\n".join(log[:-1]) + "\n")                       # an evaluation is missing
     with pytest.raises(BadInput, match="run.json"):
@@ -115,9 +65,9 @@ def test_log_that_is_not_the_runs_is_refused(tmp_path):
 
 def test_means_and_spreads(tmp_path):
     """Three seeds at 50, 53 and 59 per cent: mean 54, standard deviation sqrt(((-4)^2 + (-1)^2 + 5^2) / 2) = sqrt(21)."""
-    folders = [write(tmp_path, steady(b + 30, b, b - 30), seed=s, seconds=t)
+    folders = [write_record(tmp_path, steady(b + 30, b, b - 30), seed=s, seconds=t)
                for s, b, t in ((0, 50, 60), (1, 53, 120), (2, 59, 240))]
-    folders.append(write(tmp_path, steady(60, 30, 0), method="supervised", seconds=30))
+    folders.append(write_record(tmp_path, steady(60, 30, 0), method="supervised", seconds=30))
     frame, text = made = overview(load(folders))
     assert list(frame["label"]) == ["supervised", "fixmatch"]                          # the order of every table and figure
     row = frame.set_index("label").loc["fixmatch"]
@@ -135,7 +85,7 @@ def test_means_and_spreads(tmp_path):
 
 
 def test_footnotes(tmp_path):
-    folders = [write(tmp_path, steady(80, 50, 20), seed=s) for s in (0, 1)]
+    folders = [write_record(tmp_path, steady(80, 50, 20), seed=s) for s in (0, 1)]
     records = load(folders)
     notes = " ".join(overview(records).notes)
     assert "mean of all 4 evaluations of the averaged network (steps 10 to 40)" in notes
@@ -144,37 +94,37 @@ def test_footnotes(tmp_path):
     assert "the 1 largest, 1 middle and 1 smallest classes" in notes
     for record in records:
         assert f"s{record.seed}:{record.run['key']}-c0dec0de" in notes
-    long = read(write(tmp_path / "long", steady(80, 50, 20, n=30)))
+    long = read(write_record(tmp_path / "long", steady(80, 50, 20, n=30)))
     notes = " ".join(overview([long]).notes)
     assert "mean of the last 20 evaluations of the averaged network (steps 110 to 300)" in notes
     assert "Single runs" in notes and "±" not in notes
 
 
 def test_a_part_that_never_acted_is_told(tmp_path):
-    folder = write(tmp_path, steady(80, 50, 20), seed=1)
+    folder = write_record(tmp_path, steady(80, 50, 20), seed=1)
     run = json.loads((folder / "run.json").read_text())
     run["result"]["never_acted"] = {"u": "lower the threshold"}
     (folder / "run.json").write_text(json.dumps(run))
-    other = write(tmp_path, steady(80, 50, 20))                                         # a record of before this was told
+    other = write_record(tmp_path, steady(80, 50, 20))                                         # a record of before this was told
     notes = overview(load([folder, other])).notes
     assert [n for n in notes if "Never" in n] == ["Never acted in FixMatch seed 1: u (lower the threshold)."]
 
 
 def test_different_code_is_told(tmp_path):
-    folders = [write(tmp_path, steady(80, 50, 20), seed=s, code=c) for s, c in ((0, "c0dec0de"), (1, "0ddc0de0"))]
+    folders = [write_record(tmp_path, steady(80, 50, 20), seed=s, code=c) for s, c in ((0, "c0dec0de"), (1, "0ddc0de0"))]
     assert "of different code" in " ".join(overview(load(folders)).notes)
 
 
 def test_title_holds_the_scale(tmp_path):
-    records = load([write(tmp_path, steady(80, 50, 20))])
+    records = load([write_record(tmp_path, steady(80, 50, 20))])
     scale = f"{CELL}, 40 steps of profile quickstart"
     assert overview(records, "Quickstart").title == f"Quickstart: {scale}"
     assert overview(records, f"Quickstart ({scale})").title == f"Quickstart ({scale})"
 
 
 def test_runs_that_are_not_done_are_seen(tmp_path):
-    folders = [write(tmp_path, steady(80, 50, 20), seed=0), write(tmp_path, steady(99, 99, 99), seed=1, status="failed"),
-               write(tmp_path, steady(80, 50, 20), seed=0, method="supervised", status="running"),
+    folders = [write_record(tmp_path, steady(80, 50, 20), seed=0), write_record(tmp_path, steady(99, 99, 99), seed=1, status="failed"),
+               write_record(tmp_path, steady(80, 50, 20), seed=0, method="supervised", status="running"),
                tmp_path / f"{CELL}.s0" / "semi-01234567-89abcdef"]
     frame, text = made = overview(load(folders))
     rows = {line.split()[0]: line for line in text.splitlines()[4:7]}
@@ -196,23 +146,23 @@ def test_runs_that_are_not_done_are_seen(tmp_path):
     ("cell", dict(cell="mnistm5k-lt.n8.m16.g8-8")), ("profile", dict(profile="paper")), ("steps", dict(every=20)),
     ("recipe", dict(recipe="original"))])
 def test_scales_do_not_mix(tmp_path, field, change):
-    records = load([write(tmp_path, steady(80, 50, 20)), write(tmp_path, steady(80, 50, 20), seed=1, **change)])
+    records = load([write_record(tmp_path, steady(80, 50, 20)), write_record(tmp_path, steady(80, 50, 20), seed=1, **change)])
     with pytest.raises(BadInput, match=f"^{field}=.*not comparable"):
         overview(records)
 
 
 def test_splits_and_repeated_seeds_do_not_mix(tmp_path):
-    one = read(write(tmp_path, steady(80, 50, 20)))
+    one = read(write_record(tmp_path, steady(80, 50, 20)))
     with pytest.raises(BadInput, match="fixmatch, seed 0, 2 times"):
-        overview([one, read(write(tmp_path, steady(80, 50, 20), code="0ddc0de0"))])
-    other = read(write(tmp_path, steady(80, 50, 20), seed=1))
+        overview([one, read(write_record(tmp_path, steady(80, 50, 20), code="0ddc0de0"))])
+    other = read(write_record(tmp_path, steady(80, 50, 20), seed=1))
     other.run["split"]["fingerprint"] = "cd" * 32
     with pytest.raises(BadInput, match="^split="):
         overview([one, other])
 
 
 def labels_of(tmp_path, *runs):
-    return names.labels(load([write(tmp_path, steady(80, 50, 20), **{"seed": i, **r}) for i, r in enumerate(runs)]))
+    return names.labels(load([write_record(tmp_path, steady(80, 50, 20), **{"seed": i, **r}) for i, r in enumerate(runs)]))
 
 
 def test_labels_tell_what_differs(tmp_path):
@@ -270,7 +220,7 @@ def test_what_stands_before_the_brackets_is_not_repeated_in_them(tmp_path):
 
 def test_combinations_have_rows_of_their_own_beside_their_method(tmp_path):
     names = ["acr+oheml", "remixmatch+abc", "mine", "semi", "fixmatch+posthoc1", "abc", "fixmatch", "acr", "crestplus"]
-    records = load([write(tmp_path, steady(80, 50, 20), method=name) for name in names])
+    records = load([write_record(tmp_path, steady(80, 50, 20), method=name) for name in names])
     made = overview(records)
     assert list(made.frame["label"]) == ["fixmatch", "fixmatch+posthoc1", "crestplus", "abc", "remixmatch+abc", "acr", "acr+oheml",
                                          "semi", "mine"]
@@ -292,9 +242,9 @@ def test_original_recipes_have_tables_of_their_own(tmp_path):
     rising = [[10 * k, 60, 30] for k in range(1, 9)]                                    # balanced accuracy (10 k + 90) / 3
     own = dict(recipe="original")
     records = load([
-        write(tmp_path, rising, **own, lr=0.03, mu=7, report="best_on_test"), write(tmp_path, rising, "daso", **own, report="median_last"),
-        write(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam"),
-        write(tmp_path, rising, "darp", **own, lr=0.001, optimiser="adam", seed=1)])
+        write_record(tmp_path, rising, **own, lr=0.03, mu=7, report="best_on_test"), write_record(tmp_path, rising, "daso", **own, report="median_last"),
+        write_record(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam"),
+        write_record(tmp_path, rising, "darp", **own, lr=0.001, optimiser="adam", seed=1)])
     made = overview(records)
     assert made.title == f"{CELL}, 80 steps of profile quickstart, each method's original recipe"
     assert list(made.frame["label"]) == ["fixmatch", "darp (lr=0.002)", "darp (lr=0.001)", "daso"]
@@ -304,19 +254,19 @@ def test_original_recipes_have_tables_of_their_own(tmp_path):
                     "DASO 45.00 (median of the evaluations averaged here).")
     assert made.runs["report"].tolist() == ["best_on_test", "mean_last", "mean_last", "median_last"]
     with pytest.raises(BadInput, match="darp, seed 0, 2 times"):                        # the same seed of one label, again
-        overview([records[2], read(write(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam", code="0ddc0de0"))])
+        overview([records[2], read(write_record(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam", code="0ddc0de0"))])
 
 
 def test_records_of_before_there_were_recipes_are_of_the_shared_one(tmp_path):
-    old, new = (read(write(tmp_path, steady(80, 50, 20), seed=i, **r)) for i, r in enumerate([{}, dict(recipe="shared")]))
+    old, new = (read(write_record(tmp_path, steady(80, 50, 20), seed=i, **r)) for i, r in enumerate([{}, dict(recipe="shared")]))
     assert "recipe" not in old.config and names.labels([old, new]) == ["fixmatch", "fixmatch"]
     made = overview([old, new])
     assert made.title == f"{CELL}, 40 steps of profile quickstart" and "own recipes" not in made.text
 
 
 def test_files(tmp_path):
-    folders = [write(tmp_path / "runs", steady(80, 50, 20), seed=s) for s in (0, 1)]
-    folders.append(write(tmp_path / "runs", [], method="semi", status="failed", steps=40))
+    folders = [write_record(tmp_path / "runs", steady(80, 50, 20), seed=s) for s in (0, 1)]
+    folders.append(write_record(tmp_path / "runs", [], method="semi", status="failed", steps=40))
     made = overview(load(folders), "A | B")
     for name in (f"out/{CELL}", f"out/{CELL}.csv", f"out/{CELL}.md"):                  # the dots of a cell stay
         assert made.write(tmp_path / name) == (tmp_path / f"out/{CELL}.csv", tmp_path / f"out/{CELL}.md")
@@ -332,14 +282,14 @@ def test_files(tmp_path):
 
 
 def test_digits_follow_the_test_set(tmp_path):
-    record = read(write(tmp_path, steady(80, 50, 20)))
+    record = read(write_record(tmp_path, steady(80, 50, 20)))
     assert " 50.0 " in overview([record]).text
     record.run["split"]["test_images"] = 10_000
     assert " 50.00 " in overview([record]).text
 
 
 def test_class_without_test_images(tmp_path):
-    record = read(write(tmp_path, steady(80, 50, 20)))
+    record = read(write_record(tmp_path, steady(80, 50, 20)))
     for line in record.log:
         line["recall"][2], line["tail"] = None, None
     assert np.isnan(record.recalls).tolist() == [False, False, True]

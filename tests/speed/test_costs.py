@@ -3,7 +3,7 @@ FixMatch."""
 import json
 
 import pytest
-from conftest import smoke_run
+from kit import smoke_run
 
 from semilib.speed import costs
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
 import torch.nn.functional as F
-import toy
 from torch import nn
 
 from semilib.errors import BadInput
@@ -236,7 +236,7 @@ def test_parts_have_seconds_and_operators(tiny):
 
 @pytest.mark.parametrize("method", ["semi", "fixmatch", "supervised"])
 def test_the_parts_together_are_the_step(method):
-    pieces = workloads.parts_of(toy.trainer(method))
+    pieces = workloads.parts_of(kit.trainer(method))
     assert ("of these: memory bank" in pieces) == (method == "semi")
     count = {name: count_operators(piece) for name, piece in pieces.items() if not name.startswith("of these")}
     whole = count.pop("whole step")
@@ -244,16 +244,16 @@ def test_the_parts_together_are_the_step(method):
 
 
 def test_the_parts_one_after_the_other_make_the_same_step():
-    one, other = toy.trainer("semi"), toy.trainer("semi")
+    one, other = kit.trainer("semi"), kit.trainer("semi")
     started = [value.clone() for value in one.net.buffers()]
-    toy.train(other, range(1))
+    kit.losses_of(other, range(1))
     one.data.prepare(0)
     pieces = workloads.parts_of(one)
     for value, before in zip(one.net.buffers(), started, strict=True):              # it has passed the images already
         value.copy_(before)
     for name in ("network, losses, backward", "optimiser", "average, state, measurements"):
         pieces[name]()
-    toy.same_state(one.state_dict(), other.state_dict())
+    kit.same_state(one.state_dict(), other.state_dict())
 
 
 def test_a_whole_run_is_worked_out_from_its_pieces(tiny):
@@ -301,14 +301,14 @@ def test_sharing_counts_the_steps_of_all(tiny):
 
 
 def test_runs_that_share_a_process_go_on_side_by_side():
-    seeds = [toy.trainer("semi", seed=seed) for seed in range(2)]
+    seeds = [kit.trainer("semi", seed=seed) for seed in range(2)]
     step = workloads.side_by_side(seeds)
     step()
     step()
     for seed, trainer in enumerate(seeds):
-        alone = toy.trainer("semi", seed=seed)
-        toy.train(alone, range(2))
-        toy.same_state(trainer.state_dict(), alone.state_dict())
+        alone = kit.trainer("semi", seed=seed)
+        kit.losses_of(alone, range(2))
+        kit.same_state(trainer.state_dict(), alone.state_dict())
 
 
 def test_random_images_are_the_same_each_time():

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import speed_toy
-from conftest import ROOT
+from kit import ROOT
 
 from semilib import cli
 from semilib.errors import BadInput

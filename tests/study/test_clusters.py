@@ -3,7 +3,6 @@
 Without an engine its test is skipped; SEMILIB_ENGINES="slurm ray" in the environment, as .ci/run sets it, makes that a failure.
 """
 import concurrent.futures
-import contextlib
 import importlib.util
 import json
 import os
@@ -17,69 +16,21 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DATA, ROOT, smoke_run
+from kit import ROOT, check_done_once, in_mid_run, linux, parent, smoke_run, smoke_table
 
 from semilib.errors import BadInput
-from semilib.study import clusters, grids
+from semilib.study import clusters
 from semilib.study.launchers import Ray, Slurm
-from semilib.study.status import share_done, summary
 from semilib.study.sweep import sweep
 from semilib.study.unit import Outcome
 from semilib.training import record
 from semilib.training.progress import Progress
-
-linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds a run's process in /proc, which only Linux has")
 
 
 def needs(engine: str, missing: str) -> None:
     """Skip if something of an engine is missing, unless it is said to be there."""
     if missing:
         (pytest.fail if engine in os.environ.get("SEMILIB_ENGINES", "").split() else pytest.skip)(f"{engine} is not installed: {missing}")
-
-
-def table(steps: int = 150) -> grids.Grid:
-    """Three rows of Table 1 at smoke scale, long enough to be killed on the way; each step is in the checkpoint."""
-    return grids.grid("table1", "smoke", ["fixmatch", "supervised", "la"], [0], root=DATA, steps=steps, eval_every=10,
-                       keep_seconds=0.0)
-
-
-def holder(file: Path) -> int | None:
-    """The process that has a file open."""
-    for fd in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(fd) == str(file):
-                return int(fd.parts[2])
-    return None
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def in_mid_run(runs, folder: Path, fits=lambda pid: True, seconds: float = 240.0):
-    """Wait until one of some runs has logged something and its worker `fits`: (run, the worker's pid)."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        for run in runs:
-            if 0 < share_done(run, folder) < 0.8:
-                pid = holder(record.folder(run, folder) / "unit" / "lock")
-                if pid is not None and fits(pid):
-                    return run, pid
-        time.sleep(0.02)
-    raise AssertionError("no run was seen in its middle")
-
-
-def check_done_once(grid: grids.Grid, folder: Path, outcomes, killed: dict[str, int], notebook: bool, others: int = 0) -> None:
-    """All done, each by as many sessions as it was killed and one more, with no evaluation lost or written twice."""
-    assert [o.state for o in outcomes] == ["done"] * len(grid.runs), summary(outcomes)
-    assert len(list(folder.rglob("run.json"))) == len(grid.runs) + others
-    for run in grid.runs:
-        path = record.folder(run, folder)
-        found, steps = record.read(path), [line["step"] for line in record.read_log(path)]
-        assert found["status"] == "done" and json.loads((path / "done.json").read_text())["notebook"] == ("run.ipynb" if notebook else None)
-        assert steps == list(range(10, run.steps + 1, 10)), run.name
-        assert len(found["sessions"]) == 1 + killed.get(run.key, 0), run.name
-        assert (path / "run.ipynb").exists() == notebook and not list((path / "unit").glob("*.ipynb"))
 
 
 # ---- SLURM ---------------------------------------------------------------------------------------------------------------------------
@@ -168,7 +119,7 @@ def wait_for(ready, home: Path, seconds: float = 60.0) -> None:
 
 @linux
 def test_slurm_loses_nothing_when_a_worker_and_a_task_are_killed(slurm, tmp_path):
-    grid = table()
+    grid = smoke_table()
     first, second = grid.runs[:2]
 
     def disturb():
@@ -206,7 +157,7 @@ from semilib.study.sweep import sweep
 from semilib.training.progress import Progress
 from test_clusters import in_mid_run, parent, table
 
-folder, grid = Path(sys.argv[1]), table()
+folder, grid = Path(sys.argv[1]), smoke_table()
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8})
 node = cluster.add_node(num_cpus=1, object_store_memory=10**8)
 ray.init(address=cluster.address, log_to_driver=False)
@@ -244,7 +195,7 @@ def test_ray_loses_nothing_when_a_worker_is_killed_and_a_node_is_lost(tmp_path):
     finally:
         shutil.rmtree(place, ignore_errors=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    told, grid = json.loads(done.stdout.splitlines()[-1]), table()
+    told, grid = json.loads(done.stdout.splitlines()[-1]), smoke_table()
     by_key = {run.key: run for run in grid.runs}
     outcomes = [Outcome(by_key[key], record.folder(by_key[key], tmp_path / "runs"), state, error)
                 for key, state, error in told["outcomes"]]

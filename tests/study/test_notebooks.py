@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from kit import ROOT
 
 from semilib.errors import BadInput
 from semilib.study import notebooks
@@ -156,7 +156,7 @@ def test_a_failed_notebook_is_kept_apart_and_the_old_result_stays(tmp_path):
 def test_progress_reaches_a_follower_and_a_terminal(tmp_path, monkeypatch, capsys):
     import io
 
-    from conftest import smoke_run
+    from kit import smoke_run
     monkeypatch.setenv(progress.FILE, str(tmp_path / "p.json"))
     terminal = progress.Terminal(of=2, stream=io.StringIO())
     run = smoke_run("fixmatch")

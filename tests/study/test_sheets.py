@@ -52,6 +52,15 @@ def test_a_row_shows_mean_spread_n_and_rule_of_its_records(made):
     assert len(sheet.runs) == 9 and "abcdef12" in sheet.text
 
 
+def test_a_part_that_never_acted_is_told_in_a_footnote(made):
+    grid, folder = made
+    path = folder / "results" / "fixmatch-1" / "run.json"
+    entry = json.loads(path.read_text())
+    path.write_text(json.dumps({**entry, "result": {**entry["result"], "never_acted": {"u": "lower the threshold"}}}))
+    sheets._committed.cache_clear()
+    assert [n for n in show(grid, folder).notes if "Never" in n] == ["Never acted in FixMatch seed 1: u (lower the threshold)."]
+
+
 def test_a_difference_is_paired_over_seeds_with_student_s_interval(made):
     row = show(*made).frame.set_index("row").loc["FixMatch"]
     pairs = [-10, -13, -7]

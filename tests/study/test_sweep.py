@@ -6,8 +6,7 @@ import os
 import signal
 
 import pytest
-from conftest import DATA, ROOT, smoke_run
-from test_clusters import check_done_once, holder, in_mid_run, linux, table
+from kit import DATA, ROOT, check_done_once, holder, in_mid_run, linux, smoke_run, smoke_table
 
 from semilib import cli
 from semilib.errors import BadInput, RunBusy
@@ -96,7 +95,7 @@ def test_a_run_that_another_process_has_is_left_alone(tmp_path):
 
 @linux
 def test_killed_workers_are_started_again_and_a_failed_run_stops_nothing(tmp_path):
-    grid = table(60)
+    grid = smoke_table(60)
     alone = dataclasses.replace(grid, entries=grid.entries[:2])
     first, second, bad = *alone.runs, failing()
     pool = concurrent.futures.ThreadPoolExecutor(2)
@@ -113,7 +112,7 @@ def test_killed_workers_are_started_again_and_a_failed_run_stops_nothing(tmp_pat
 
 @linux
 def test_ctrl_c_ends_the_workers_and_the_next_call_goes_on(tmp_path, monkeypatch):
-    run = table(60).runs[0]
+    run = smoke_table(60).runs[0]
     path = record.folder(run, tmp_path)
 
     def press(self, running, slots):

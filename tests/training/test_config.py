@@ -2,7 +2,7 @@
 import dataclasses
 
 import pytest
-from conftest import DATA
+from kit import DATA
 
 from semilib.errors import BadInput
 from semilib.methods import METHODS, get

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import smoke_run
-from test_engine import SEQUENTIAL, VARIANTS, last_phase, losses_of, same_state
+from kit import SEQUENTIAL, VARIANTS, last_phase, losses_of, same_state, smoke_run
 
 from semilib.data.step import Time
 from semilib.training import checkpoint, engine, record

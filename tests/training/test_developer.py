@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import smoke_run
+from kit import smoke_run
 
 from semilib.data.step import Batch, Notes
 from semilib.errors import BadInput, MethodError, TrainingError
@@ -243,7 +243,7 @@ class Told(Progress):
 def test_a_component_that_has_not_acted_after_a_quarter_of_the_run_is_told_once(tmp_path, source):
     told = Told()
     with pytest.raises(TrainingError, match="never active in 24 steps"):
-        train(smoke_run("fixmatch", options={"threshold": 1.0}, eval_every=4), folder=tmp_path, progress=told, source=source)
+        train(smoke_run("fixmatch", options={"threshold": 1.0}, eval_every=4, strict=True), folder=tmp_path, progress=told, source=source)
     assert told.notes == ["mnistm5k-lt.n40.m360.g20-20.s0/fixmatch: not active in the first 8 of 24 steps: "
                           "u (no pseudo-label reached the threshold: lower it, or train longer)"]
 

@@ -14,55 +14,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DATA, ROOT, smoke_run
+from kit import DATA, ROOT, VARIANTS, last_phase, losses_of, same_state, smoke_run, smoke_trainer
 
 from semilib import files
 from semilib.data.step import Time
 from semilib.errors import BadInput, TrainingError
-from semilib.methods import METHODS, get
 from semilib.training import checkpoint, engine, record
 from semilib.training.monitor import Monitor
 from semilib.training.progress import Progress
 from semilib.training.train import train
 
 GOLDEN = ROOT / "tests" / "golden"
-# SeMi's modules on these, early enough and with a threshold that some rows pass.
-ADDED = {"semi_warmup": 2, "plce_epoch": 1, "plce_decay_every": 2, "plce_slots": 8}
-HOSTS = {"freematch": {}, **{host: {"threshold": 0.25} for host in ("fixmatch", "daso", "acr", "cpe", "abc", "darp")}}
-# name -> what a smoke run of it changes; `options` on top of those of the profile.
-VARIANTS = {**{name: {"method": name} for name in METHODS},
-            **{f"{base}+{name}": {"method": name, "base": base} for name in METHODS for base in get(name).bases[1:]},
-            "fixmatch+la": {"method": "la", "base": "fixmatch"},
-            **{f"{host}+oheml+plce+align": {"method": host, "add": "oheml+plce+align", "options": {**ADDED, **more}}
-               for host, more in HOSTS.items()},
-            "semi-readme": {"method": "semi", "options": {"preset": "readme", "warmup": 3, "epoch": 2, "decay_every": 2,
-                            "threshold": 0.2, "slots": 8, "r_by_epoch_length": False}},       # with it the blend begins at step 500
-            "semi-pool": {"method": "semi", "options": {"bank_balance": False, "u_norm": "max", "warmup": 2, "epoch": 2}}}
-SEQUENTIAL = {"semi-readme"}           # the release's bank is a loop by nature
-
-
-def trainer(variant: str, source, **changes) -> engine.Trainer:
-    return engine.Trainer(smoke_run(**{**VARIANTS[variant], **changes}), source)
-
-
-def losses_of(t: engine.Trainer, steps: range) -> list[dict[str, float]]:
-    out = []
-    for step in steps:
-        assert t.step == step
-        t.advance()
-        out.append({name: float(value) for name, value in t.last_losses.items()})
-    return out
-
-
-def same_state(a: dict, b: dict) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_ten_steps_in_float64_are_the_stored_ones(variant, source, request):
-    found = losses_of(trainer(variant, source, precision="fp64"), range(10))
+    found = losses_of(smoke_trainer(variant, source, precision="fp64"), range(10))
     file = GOLDEN / f"{variant}.json"
     if request.config.getoption("--regenerate"):
         file.parent.mkdir(exist_ok=True)
@@ -75,32 +42,27 @@ def test_ten_steps_in_float64_are_the_stored_ones(variant, source, request):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_run_goes_on_to_the_last_bit(variant, source, tmp_path):
-    whole = trainer(variant, source)
+    whole = smoke_trainer(variant, source)
     first = losses_of(whole, range(4))
     checkpoint.save(tmp_path / "c.npz", whole.state_dict())
     rest = losses_of(whole, range(4, 8))
-    again = trainer(variant, source)
+    again = smoke_trainer(variant, source)
     again.load_state_dict(checkpoint.load(tmp_path / "c.npz"))
     assert again.step == 4 and len(first) == 4
     assert losses_of(again, range(4, 8)) == rest
     same_state(again.state_dict(), whole.state_dict())
 
 
-def last_phase(t) -> int:
-    """The step at which a run's last phase begins."""
-    return max(s.start for s in t.phases if s.start < t.total - 1)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_training_leaves_the_global_random_state_alone(variant, source):
     before = torch.get_rng_state()
-    losses_of(trainer(variant, source), range(3))
+    losses_of(smoke_trainer(variant, source), range(3))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("supervised", "la")])
 def test_no_gradient_reaches_a_target(variant, source, monkeypatch):
-    t = trainer(variant, source)
+    t = smoke_trainer(variant, source)
     begun = max(2, last_phase(t))
     losses_of(t, range(begun))
     seen = {}
@@ -136,7 +98,7 @@ def test_all_methods_of_a_seed_see_the_same_images(source):
 
 def test_the_optimiser_follows_the_schedule_and_the_textbook(source):
     """Nesterov SGD with decay on weights alone, the rate of each step read from the device: a plain twin over three steps."""
-    t = trainer("fixmatch", source, precision="fp64", steps=24)
+    t = smoke_trainer("fixmatch", source, precision="fp64", steps=24)
     name = "heads.head"
     params = {k: dict(t.net.named_parameters())[f"{name}.{k}"] for k in ("weight", "bias")}
     twin = {k: p.detach().clone() for k, p in params.items()}

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import smoke_run
+from kit import smoke_run
 
 from semilib import METHODS, Run, cli, train
 from semilib.data.augment import strong

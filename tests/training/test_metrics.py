@@ -1,9 +1,9 @@
 """Scores against hand computation and the references' numbers; which evaluations a reported number averages; evaluation with
 post-hoc logit adjustment."""
+import kit
 import numpy as np
 import pytest
 import torch
-import toy
 
 from semilib.training import metrics
 
@@ -79,7 +79,7 @@ def test_each_measure_of_accuracy_is_reported_under_its_name_and_as_often_as_it_
 
 
 def test_accuracy_on_a_subset_counts_the_images_of_the_subset():
-    t = toy.trainer("supervised")
+    t = kit.trainer("supervised")
     predicted = torch.arange(20) % 4
     subset = torch.arange(20) < 7
     assert torch.equal(t.confusion(predicted), t.confusion(predicted, subset) + t.confusion(predicted, ~subset))
@@ -101,7 +101,7 @@ def confusion_of(t, logits) -> torch.Tensor:
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, 2.0])
 def test_post_hoc_adjustment_subtracts_tau_log_prior_from_test_logits(tau):
-    t = toy.trainer("supervised", post_hoc=tau)
+    t = kit.trainer("supervised", post_hoc=tau)
     logits = 2 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     prior = np.array([14, 9, 6, 4]) / 33
     want = np.zeros((4, 4), dtype=int)
@@ -109,25 +109,25 @@ def test_post_hoc_adjustment_subtracts_tau_log_prior_from_test_logits(tau):
         want[y, (row - tau * np.log(prior)).argmax()] += 1
     assert confusion_of(t, logits).tolist() == want.tolist()
     assert (t.post_hoc is None) == (tau == 0)
-    plain = confusion_of(toy.trainer("supervised"), logits)
+    plain = confusion_of(kit.trainer("supervised"), logits)
     assert torch.equal(plain, torch.tensor(want)) == (tau == 0)                          # it changes something
 
 
 def test_post_hoc_adjustment_golden():
     """argmax(W - log pi) = [0, 1, 2, 2] where argmax W = [0, 1, 2, 0]; the adjustment of a fourth class that is never predicted."""
-    t = toy.trainer("supervised", post_hoc=1.0)
+    t = kit.trainer("supervised", post_hoc=1.0)
     assert torch.allclose(t.post_hoc, torch.tensor([14, 9, 6, 4]).div(33).log())
-    w = torch.cat([toy.B.W, torch.full((4, 1), -99.0, dtype=torch.float64)], 1).repeat(5, 1)
-    for post_hoc, predicted in ((torch.cat([toy.B.pi.log(), toy.f64([0])]), [5, 5, 10, 0]), (None, [10, 5, 5, 0])):
+    w = torch.cat([kit.B.W, torch.full((4, 1), -99.0, dtype=torch.float64)], 1).repeat(5, 1)
+    for post_hoc, predicted in ((torch.cat([kit.B.pi.log(), kit.f64([0])]), [5, 5, 10, 0]), (None, [10, 5, 5, 0])):
         t.post_hoc = post_hoc
         assert confusion_of(t, w).sum(0).tolist() == predicted
 
 
 def test_post_hoc_adjustment_leaves_training_and_ties_of_equal_classes_alone():
-    plain, adjusted = toy.trainer("supervised"), toy.trainer("supervised", post_hoc=1.5)
-    assert toy.train(plain, range(3)) == toy.train(adjusted, range(3))
-    toy.same_state(plain.state_dict(), adjusted.state_dict())
+    plain, adjusted = kit.trainer("supervised"), kit.trainer("supervised", post_hoc=1.5)
+    assert kit.losses_of(plain, range(3)) == kit.losses_of(adjusted, range(3))
+    kit.same_state(plain.state_dict(), adjusted.state_dict())
     assert plain.run.key != adjusted.run.key and adjusted.run.label == "supervised+posthoc1.5"
     logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
-    balanced = [toy.trainer("supervised", post_hoc=tau, gamma_l=1.0, gamma_u=1.0) for tau in (0.0, 3.0)]
+    balanced = [kit.trainer("supervised", post_hoc=tau, gamma_l=1.0, gamma_u=1.0) for tau in (0.0, 3.0)]
     assert torch.equal(*(confusion_of(t, logits) for t in balanced))                     # an equal prior moves no argmax

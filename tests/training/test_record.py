@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from conftest import smoke_run
+from kit import smoke_run
 
 from semilib.errors import BadInput
 from semilib.training import fingerprint, record

@@ -12,12 +12,11 @@ from __future__ import annotations
 import shutil
 from types import SimpleNamespace
 
+import kit
 import pytest
 import torch
 import torch.nn.functional as F
-import toy
-from conftest import smoke_run
-from test_engine import SEQUENTIAL, VARIANTS, losses_of, same_state, trainer
+from kit import SEQUENTIAL, VARIANTS, losses_of, same_state, smoke_run, smoke_trainer
 from torch import nn
 
 from semilib.data import augment, rng
@@ -60,12 +59,12 @@ def end_period(t: engine.Trainer) -> None:
 @pytest.mark.parametrize("variant", CAPTURED)
 def test_no_step_waits_for_the_device(variant, source):
     """In every phase, within a period and after the end of one. A phase's first step fills small tables and is not watched."""
-    t, seen = trainer(variant, source), []
+    t, seen = smoke_trainer(variant, source), []
     for phase in running(t):
         for between in (lambda t: None, end_period):
             between(t)
             t.data.prepare(int(t.now))
-            with toy.Captured():
+            with kit.Captured():
                 t.compute_step()
         seen.append(phase)
     assert seen == list({s.start: s.name for s in t.phases}.values())
@@ -82,13 +81,13 @@ WAITS = {"item": lambda x: x.sum().item(), "float": lambda x: float(x[0]), "bool
 @pytest.mark.parametrize("name", WAITS)
 def test_the_trap_for_waiting_works(name):
     WAITS[name](torch.tensor([1., 2., 3.]))
-    with pytest.raises(AssertionError, match="in a step"), toy.Captured():
+    with pytest.raises(AssertionError, match="in a step"), kit.Captured():
         WAITS[name](torch.tensor([1., 2., 3.]))
 
 
 def test_the_trap_for_waiting_lets_all_else_pass():
     x, i = torch.tensor([1., 2., 3.], requires_grad=True), torch.tensor([2, 0])
-    with toy.Captured():
+    with kit.Captured():
         y = x[i] + torch.where(x > 1, x, 0)[:2] + x[:2].masked_fill(x[:2] > 1, 0)
         y.repeat_interleave(2).sum().backward()
     assert x.grad.tolist() == [4, 2, 2]
@@ -219,7 +218,7 @@ def test_views_are_compiled_once_and_whole(name, source, tracer):
 
 
 def test_what_cannot_be_captured_is_not_compiled(source, tracer):
-    t = trainer("semi-readme", source, capture="compile")
+    t = smoke_trainer("semi-readme", source, capture="compile")
     assert not t.method.capturable and t.parts["losses_of_step"] == t.losses_of_step
     one_more(t)
     assert tracer.made == 0
@@ -247,7 +246,7 @@ def test_the_traps_for_breaks_and_recompilations_work(tracer):
 
 def test_a_dozen_runs_one_after_the_other_are_all_compiled(small, tracer):
     for seed in range(12):
-        t = toy.trainer("supervised", seed=seed, capture="compile")
+        t = kit.trainer("supervised", seed=seed, capture="compile")
         t.parts["views"] = t.views
         losses_of(t, range(2))
         assert (tracer.made, tracer.ran) == (2 * (seed + 1), 4 * (seed + 1))
@@ -257,10 +256,10 @@ def test_two_runs_in_turn_stay_compiled(small, tracer):
     """The second run's start forgets what was compiled for the first. When that goes on it shares what was compiled for the second, but
     for its own constants."""
     steps = [range(n, n + 1) for n in range(4)]
-    want = [[losses_of(t, s) for s in steps] for t in (toy.trainer("supervised", seed=seed) for seed in (0, 1))]
-    first = toy.trainer("supervised", seed=0, capture="compile")
+    want = [[losses_of(t, s) for s in steps] for t in (kit.trainer("supervised", seed=seed) for seed in (0, 1))]
+    first = kit.trainer("supervised", seed=0, capture="compile")
     have = [[losses_of(first, steps[0])], []]
-    second = toy.trainer("supervised", seed=1, capture="compile")
+    second = kit.trainer("supervised", seed=1, capture="compile")
     have[1].append(losses_of(second, steps[0]))
     have[0].append(losses_of(first, steps[1]))
     made = tracer.made
@@ -290,7 +289,7 @@ needs_compiler = pytest.mark.skipif(not (compiling.can_compile(CPU) and any(map(
 def test_compiled_views_are_the_same_in_every_bit(monkeypatch):
     """A strong view, which makes a weak one first, over all of its operations: one slot of them, which halves the code."""
     monkeypatch.setitem(augment.SLOTS, "A", 1)
-    t = toy.trainer("fixmatch", precision="fp64")
+    t = kit.trainer("fixmatch", precision="fp64")
 
     def view(raw, step):
         return t.data.normalise(t.data.view(raw, "strong", "s1", step), t.dtype)
@@ -306,7 +305,7 @@ def test_compiled_views_are_the_same_in_every_bit(monkeypatch):
 @needs_compiler
 def test_a_compiled_step_is_an_uncompiled_one_but_for_rounding(small):
     """Losses and state in float64, over steps in which some pseudo-labels count."""
-    compiled, plain = (toy.trainer("fixmatch", {"threshold": 0.4}, precision="fp64", capture=c) for c in ("compile", "off"))
+    compiled, plain = (kit.trainer("fixmatch", {"threshold": 0.4}, precision="fp64", capture=c) for c in ("compile", "off"))
     compiled.parts["views"] = compiled.views
     for have, want in zip(losses_of(compiled, range(6)), losses_of(plain, range(6)), strict=True):
         assert have == pytest.approx(want, rel=1e-12, abs=1e-14)
@@ -320,14 +319,14 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch, source):
     monkeypatch.setattr(compiling, "can_compile", lambda device: True)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(BadInput, match=r"capture='compile'.*C\+\+ compiler"):
-        trainer("fixmatch", source, capture="compile")
-    trainer("fixmatch", source)                                                     # auto needs none on a CPU
+        smoke_trainer("fixmatch", source, capture="compile")
+    smoke_trainer("fixmatch", source)                                                     # auto needs none on a CPU
 
 
 def test_compiling_with_a_pytorch_that_cannot_is_refused_and_auto_does_without(monkeypatch, source):
     monkeypatch.setattr(torch, "__version__", "2.6.1+cpu")
     with pytest.raises(BadInput, match=r"capture='compile': off: .* cpu from PyTorch 2\.14 on, and this is 2\.6\.1"):
-        trainer("fixmatch", source, capture="compile")
+        smoke_trainer("fixmatch", source, capture="compile")
     how = {}
     for version in ("2.6.1+cpu", "2.11.0+cu130", "2.14.1+cu130", "3.0.0"):
         monkeypatch.setattr(torch, "__version__", version)

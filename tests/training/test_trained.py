@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, smoke_run
+from kit import DATA, smoke_run
 from PIL import Image
 
 from semilib.data import examples, sources
