@@ -220,18 +220,46 @@ def status(args) -> None:
               f"{found['key']}-{found['code']}")
 
 
+def combination(label: str) -> tuple[str, str, str]:
+    """Base, method and additions of a label such as remixmatch+abc or acr+oheml."""
+    from semilib.methods import ADDITIONS
+    names = label.split("+")
+    base, _, method = "+".join(name for name in names if name not in ADDITIONS).rpartition("+")
+    return base, method, "+".join(name for name in names if name in ADDITIONS)
+
+
 def describe(args) -> None:
     """Every parameter of a run, and the options of a method, of one on a base (remixmatch+abc), or with SeMi's modules (acr+oheml)."""
-    from semilib.methods import ADDITIONS, get
+    from semilib.methods import get
     from semilib.training.config import Run
-    names = args.method.split("+")
-    add = "+".join(name for name in names if name in ADDITIONS)
-    base, _, method = "+".join(name for name in names if name not in ADDITIONS).rpartition("+")
+    base, method, add = combination(args.method)
     for title, kind in (("run", Run), (f"options of {args.method}", get(method, base, add).Config)):
         print(f"\n{title}:")
         for f in dataclasses.fields(kind):
             default = f.default if f.default is not dataclasses.MISSING else {}
             print(f"  {f.name:24} {default!r:22} {f.metadata['doc']}")
+
+
+def explain(args) -> None:
+    """Which class defines which hook of a method."""
+    from semilib.errors import check_name
+    from semilib.training import inspecting
+    base, method, add = combination(args.method)
+    given = {"base": base, "add": add, **assignments(args.what)}
+    for name in given:
+        check_name("parameter", name, ("base", "add"))
+    print(inspecting.explain(method, **given))
+
+
+def trace(args) -> None:
+    """What the time of a method's step is spent on."""
+    from semilib import files
+    from semilib.training import inspecting
+    base, method, add = combination(args.method)
+    traced = given_run([f"method={method}", *([f"base={base}"] if base else []), *([f"add={add}"] if add else []), *args.what])
+    out = files.place(args.out or f"runs/traces/{traced.name.split('/')[1]}-{traced.key}.json")
+    print(inspecting.trace(traced, out))
+    print(f"trace: {files.shown(out)}")
 
 
 def execute(args) -> None:
@@ -381,6 +409,16 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb(describe, "list every field of a run and every option of a method")
     sub.add_argument("method", nargs="?", default="semi")
+
+    method = "a method, on a base (remixmatch+abc) or with SeMi's modules (acr+oheml)"
+    sub = verb(explain, "which class defines which hook of a method, outermost first")
+    sub.add_argument("method", help=method)
+    sub.add_argument("what", nargs="*", metavar="NAME=VALUE", help="base=..., add=...")
+
+    sub = verb(trace, "profile ten steps of a method: a Chrome trace, and the five heaviest operators")
+    sub.add_argument("method", help=method)
+    sub.add_argument("what", nargs="*", metavar="NAME=VALUE", help="fields of the run, such as profile=smoke device=cuda")
+    sub.add_argument("--out", default=None, help="the trace (default: a file in runs/traces)")
 
     sub = verb(status, "list the runs and their state")
     sub.add_argument("--runs", default="runs")

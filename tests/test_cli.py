@@ -73,6 +73,7 @@ def test_another_folder_of_the_same_name_is_another_run(photos, tmp_path):
     (["run", "dataset=imagefolder", "root=nowhere"], "root='nowhere': a folder that holds train/<class>/<pictures>"),
     (["run", "n1=450", "m1=10"], "450"),
     (["run", "method=fixmatch", "semi.alpha=0.1"], "argument='semi.alpha': fixmatch.alpha for an option"),
+    (["run", "method=fixmatch", "threshold=0.5"], "threshold=0.5: an option of fixmatch: fixmatch.threshold=0.5"),
     (["run", "seed=1", "seed=2"], "argument='seed=2': one value for seed"),
     (["run", "semi.threshold=0.1"], "threshold=0.1: above 1/C = 0.1"),
 ])

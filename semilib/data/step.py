@@ -55,7 +55,8 @@ class Notes(Fields):
     """What the hooks of one step leave for hooks that run later in it. A new object in each step; any name can be written. The
     docstring of the hook that writes a note names the hook that reads it."""
 
-    __setattr__ = object.__setattr__
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     def __init__(self, **notes: Any):
         for name, value in notes.items():

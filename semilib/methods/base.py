@@ -196,18 +196,19 @@ class Method(nn.Module):
         """Pseudo-labels, or None for a step without unlabelled images; called without gradient on detached views."""
         raise NotImplementedError
 
-    def terms(self, views: Views, batch: Batch, pseudo: Pseudo | None, now: Time) -> dict[str, Term]:
-        """The loss, unreduced, by name; the engine reduces and sums it and owns the only backward pass."""
+    def terms(self, views: Views, batch: Batch, pseudo: Pseudo, now: Time) -> dict[str, Term]:
+        """The loss, unreduced, by name; the engine reduces and sums it and owns the only backward pass. pseudo: what the hook of this
+        name returned, here and below."""
         raise NotImplementedError
 
-    def end_step(self, views: Views, batch: Batch, pseudo: Pseudo | None, now: Time) -> None:
+    def end_step(self, views: Views, batch: Batch, pseudo: Pseudo, now: Time) -> None:
         """Move the state, after the optimisers; without gradient, on detached views."""
 
-    def acted(self, views: Views, batch: Batch, pseudo: Pseudo | None, now: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
+    def acted(self, views: Views, batch: Batch, pseudo: Pseudo, now: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
         """Which of `must_act` acted in this step, as 0-dim bools; called after `end_step`. The record names those that never did."""
         return {}
 
-    def timed_parts(self, views: Views, pseudo: Pseudo | None, now: Time) -> dict[str, Callable[[], None]]:
+    def timed_parts(self, views: Views, pseudo: Pseudo, now: Time) -> dict[str, Callable[[], None]]:
         """Parts of a step that `semilib speed` times alone, by name; each is a call that can be repeated on the step's detached
         views and pseudo-labels."""
         return {}

@@ -54,10 +54,10 @@ class FixMatch(Method):
         confidence, label = prob.max(-1)
         return Pseudo(prob=prob, label=label, mask=(confidence >= self.cfg.threshold).to(prob.dtype))
 
-    def terms(self, views: Views, batch: Batch, pseudo: Pseudo | None, now: Time) -> dict[str, Term]:
+    def terms(self, views: Views, batch: Batch, pseudo: Pseudo, now: Time) -> dict[str, Term]:
         return {"x": Term(ce(views.l["head"], batch.y)),
                 "u": Term(ce(views.s["head"], self.per_view(pseudo.target)), self.per_view(pseudo.mask),
                           scale=self.cfg.lambda_u)}
 
-    def acted(self, views: Views, batch: Batch, pseudo: Pseudo | None, now: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
+    def acted(self, views: Views, batch: Batch, pseudo: Pseudo, now: Time, terms: dict[str, Term]) -> dict[str, Tensor]:
         return {"u": pseudo.mask.sum() > 0}

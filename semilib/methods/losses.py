@@ -6,7 +6,7 @@ one of them without knowing the method it wraps.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,13 @@ class Term(NamedTuple):
     """
     rows: Tensor
     weight: Tensor | None = None
-    denominator: str | float | Tensor = "rows"
+    denominator: Literal["rows", "weight"] | float | Tensor = "rows"
     scale: float | Tensor = 1.0
 
     def detach(self) -> Term:
-        return Term(*(x.detach() if isinstance(x, Tensor) else x for x in self))
+        def free(value: Any) -> Any:
+            return value.detach() if isinstance(value, Tensor) else value
+        return Term(free(self.rows), free(self.weight), free(self.denominator), free(self.scale))
 
 
 def check_term(term: Term, name: str) -> None:

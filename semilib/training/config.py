@@ -137,6 +137,8 @@ class Run:
                                   "a CPU; graph: that, not compiled; compile: that, no graph; off",
                           choices=("auto", "graph", "compile", "off"))
     deterministic: bool = option(False, "deterministic CUDA kernels, slower")
+    debug: bool = option(False, "for a method's author: uncompiled steps, in which shapes and every term are checked and a gradient that "
+                                "is not finite names the operation it comes from; slower", in_key=False)
     data_on: str = option("auto", "where the images stay", choices=("auto", "device", "host"), in_key=False)
     keep_seconds: float = option(60.0, "seconds between checkpoints", low=0, in_key=False)
     strict: bool = option(False, "whether a part of the method that never acted makes the run an error; else its record names the "

@@ -15,6 +15,7 @@ it to the end of the schedule.
 """
 from __future__ import annotations
 
+import copy
 import ctypes
 import dataclasses
 import functools
@@ -37,7 +38,7 @@ from semilib.methods.row_state import join_large_rows, split_large_rows
 from semilib.networks.backbones import initialise, make_backbone
 from semilib.networks.ema import Average
 from semilib.networks.net import Net, View, Views
-from semilib.training import checkpoint, compiling
+from semilib.training import checkpoint, compiling, looking
 from semilib.training.config import Run
 from semilib.training.monitor import Monitor
 
@@ -73,8 +74,10 @@ def resolve_precision(run: Run, device: torch.device) -> str:
 
 
 def resolve_capture(run: Run, device: torch.device) -> str:
-    """How steps run: "compile+graph" (compiled parts, in one CUDA graph a phase), "graph", "compile" or "off". Raises BadInput for a
-    graph without CUDA, and for compiling without a compiler."""
+    """How steps run: "compile+graph" (compiled parts, in one CUDA graph a phase), "graph", "compile" or "off", which is also
+    what debugging takes. Raises BadInput for a graph without CUDA, and for compiling without a compiler."""
+    if run.debug:
+        return "off"
     if run.capture == "auto":
         return "off" if device.type != "cuda" else "compile+graph" if compiling.can_compile(device) else "graph"
     if run.capture == "graph" and device.type != "cuda":
@@ -93,7 +96,8 @@ def rate(run: Run, progress: Tensor) -> Tensor:
 def decay_groups(modules: list[nn.Module], rule: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(decayed, exempt) parameters. weights: biases and norms exempt; ndim: tensors of at most one dimension exempt; norms: only
     norms exempt; all: nothing exempt."""
-    decayed, exempt = [], []
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
     for root in modules:
         for module in root.modules():
             norm = isinstance(module, nn.modules.batchnorm._NormBase)
@@ -221,6 +225,8 @@ class Trainer:
         batch, raw = self.data.pick(now)
         images = self.parts["views"](raw, now)
         losses, terms, views, pseudo = self.parts["losses_of_step"](batch, images, now)
+        if self.run.debug:
+            looking.check_step(int(self.now), terms, pseudo, batch, self.data.classes)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
@@ -241,13 +247,13 @@ class Trainer:
         views = self.method.forward(self.net, images, batch, now, self.average.net)
         seen = views.detach()
         with torch.no_grad():
-            pseudo = self.method.pseudo(seen, batch, now)
+            pseudo: Any = self.method.pseudo(seen, batch, now)
         terms = self.method.terms(views, batch, pseudo, now)
         losses = {name: reduce(term, name) for name, term in terms.items()}
         return losses, {name: term.detach() for name, term in terms.items()}, seen, pseudo
 
     @torch.no_grad()
-    def after_step(self, losses: dict[str, Tensor], terms: dict[str, Term], views: Views, pseudo: Pseudo | None, batch: Batch,
+    def after_step(self, losses: dict[str, Tensor], terms: dict[str, Term], views: Views, pseudo: Any, batch: Batch,
                    now: Time) -> tuple[str, ...]:
         """What follows the optimisers: average, the method's state, measurements, time. Nothing here has a gradient. Returns the
         components that the method has spoken of. Raises MethodError for one that is not in `must_act`."""
@@ -268,19 +274,14 @@ class Trainer:
 
     def advance(self) -> None:
         """Make the next step, number `step` (0-based): the host's work before it, its tensors, the host's work after it."""
-        while self.phase_index + 1 < len(self.phases) and self.phases[self.phase_index + 1].start == self.step:
-            phase = self._open_phase(self.phase_index + 1)
-            if phase.fresh:
-                self.restart()
-            self.method.enter(phase, self.context(self.step))
-            self.graphs.clear()
-        self.data.prepare(self.step)
+        self.begin_step()
         if "graph" in self.capture and self.method.capturable:
             if self.phase not in self.graphs:
                 self.graphs[self.phase] = Captured(self.compute_step, self.device)
             self.graphs[self.phase]()
         else:
-            self.compute_step()
+            with torch.autograd.set_detect_anomaly(self.run.debug or torch.is_anomaly_enabled()):
+                self.compute_step()
         self.step += 1
         if not self.complete and self.phase_index == len(self.phases) - 1:
             self._check_components()
@@ -290,6 +291,28 @@ class Trainer:
             self.method.host_work(self.context(self.step))
             if self.data.version != dealt:                    # a graph holds the addresses of the old streams
                 self.graphs.clear()
+
+    def begin_step(self) -> None:
+        """What the host does before the next step: it opens a phase that starts there, and lays out the images."""
+        while self.phase_index + 1 < len(self.phases) and self.phases[self.phase_index + 1].start == self.step:
+            phase = self._open_phase(self.phase_index + 1)
+            if phase.fresh:
+                self.restart()
+            self.method.enter(phase, self.context(self.step))
+            self.graphs.clear()
+        self.data.prepare(self.step)
+
+    def peek(self) -> looking.Peek:
+        """The next step as `advance` would make it, uncompiled, up to its losses. It is made on a copy: nothing of this trainer moves."""
+        shared = (self.source, self.data.images, self.test_x, self.test_y)
+        twin = copy.deepcopy(self, {**{id(value): value for value in shared}, id(self.parts): {}, id(self.graphs): {}})
+        twin.begin_step()
+        now = Time(twin.now, twin.total, twin.dtype, twin.phase)
+        batch, raw = twin.data.pick(now)
+        images = twin.views(raw, now)
+        losses, terms, views, pseudo = twin.losses_of_step(batch, images, now)
+        return looking.Peek(step=twin.step, phase=twin.phase, batch=batch, images=images, views=views, pseudo=pseudo, terms=terms,
+                            losses={name: float(loss.detach()) for name, loss in losses.items()})
 
     def _check_components(self) -> None:
         """After the first step of the last phase: raises MethodError for a component that has not acted and that `acted` is silent of."""
@@ -389,7 +412,8 @@ class Captured:
     EAGER = 3
 
     def __init__(self, step: Callable[[], None], device: torch.device):
-        self.step, self.calls, self.graph = step, 0, None
+        self.step, self.calls = step, 0
+        self.graph: torch.cuda.CUDAGraph | None = None
         self.stream = torch.cuda.Stream(device)
 
     def __call__(self) -> None:

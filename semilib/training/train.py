@@ -110,7 +110,7 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
     return {
         "resolved": {"device": record.device_name(trainer.device),
                      "precision": trainer.precision, "capture": trainer.capture, "threads": torch.get_num_threads(),
-                     "eval_every": run.eval_steps,
+                     **({"debug": True} if run.debug else {}), "eval_every": run.eval_steps,
                      "durations": trainer.method.durations(), "stages": {s.name: s.start for s in trainer.phases},
                      "parameters": sum(p.numel() for p in trainer.net.parameters())},
         "normalisation": {"mean": list(trainer.source.mean), "std": list(trainer.source.std)},

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kit import smoke_run
+from kit import last_phase, losses_of, smoke_run, trainer
 
 from semilib.data.step import Batch, Notes
 from semilib.errors import BadInput, MethodError, TrainingError
@@ -13,7 +13,7 @@ from semilib.methods.fixmatch import FixMatch
 from semilib.methods.losses import Term, reduce
 from semilib.training import checkpoint, record
 from semilib.training.config import Run
-from semilib.training.engine import Trainer
+from semilib.training.engine import Trainer, resolve_capture
 from semilib.training.progress import Progress
 from semilib.training.train import train
 
@@ -281,3 +281,72 @@ def test_a_checkpoint_of_other_code_is_refused_with_what_to_do(name, other, wron
         train(run, folder=tmp_path, source=source)
     (tmp_path / "checkpoint.npz").unlink()
     assert record.read(train(run, folder=tmp_path, source=source))["status"] == "done"
+
+
+# ---- debug=True ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_debugging_passes_every_method_and_changes_no_number(name, source):
+    debugged, plain = (trainer(name, source, debug=debug) for debug in (True, False))
+    steps = range(min(last_phase(plain) + 2, plain.total))
+    assert losses_of(debugged, steps) == losses_of(plain, steps)
+
+
+def test_debugging_is_not_in_the_key_and_takes_steps_as_they_are_written(tmp_path, source):
+    run = smoke_run("fixmatch", debug=True)
+    assert run.key == smoke_run("fixmatch").key and "debug" not in run.identity()
+    assert [resolve_capture(smoke_run("fixmatch", debug=debug), torch.device("cuda")) == "off" for debug in (True, False)] == [True, False]
+    assert resolve_capture(smoke_run("fixmatch", debug=True, capture="compile"), torch.device("cpu")) == "off"
+    found = record.read(train(run, tmp_path, source=source))
+    assert found["resolved"]["debug"] is True and "debug" not in found["config"]
+
+
+def test_debugging_names_the_step_and_the_part_of_a_term_that_is_not_finite(method):
+    class Mine(FixMatch):
+        part = "rows"
+
+        def terms(self, v, batch, p, t):
+            out = super().terms(v, batch, p, t)
+            bad = torch.where(t.step == 2, torch.inf, 0.0)
+            u = out["u"]
+            return {**out, "u": {"rows": u._replace(rows=u.rows + bad * torch.eye(len(u.rows))[1].clamp(min=1e-30)),
+                                 "weight": u._replace(weight=u.weight + bad), "scale": u._replace(scale=u.scale + bad)}[self.part]}
+    for part, message in (("rows", r"step 2: the rows of term 'u' are not finite in 32 of 32 values"),
+                          ("weight", r"step 2: the weight of term 'u' is not finite in 32 of 32"),
+                          ("scale", r"step 2: the scale of term 'u' is not finite in 1 of 1")):
+        Mine.part = part
+        t = method(Mine, debug=True)
+        losses_of(t, range(2))
+        with pytest.raises(TrainingError, match=message):
+            t.advance()
+
+
+def test_debugging_names_the_operation_whose_gradient_is_not_finite(method):
+    class Mine(FixMatch):
+        def terms(self, v, batch, p, t):
+            out = super().terms(v, batch, p, t)
+            return {**out, "root": Term((v.l["head"][:, 0] * 0).sqrt())}                    # 0, and its gradient 0 / 0
+    method(Mine).advance()
+    with pytest.raises(RuntimeError, match="'MulBackward0' returned nan"), pytest.warns(UserWarning, match="(?s)MulBackward0.*sqrt"):
+        method(Mine, debug=True).advance()
+    assert not torch.is_anomaly_enabled()
+
+
+@pytest.mark.parametrize("change, wrong", [
+    (lambda p: {"mask": p.mask.unsqueeze(1)}, r"step 0: pseudo.mask is float32 \[16, 1\]; it is float \[16\]"),
+    (lambda p: {"mask": p.mask > 0}, r"pseudo.mask is bool \[16\]; it is float \[16\]"),
+    (lambda p: {"label": p.label.float()}, r"pseudo.label is float32 \[16\]; it is int64 \[16\]"),
+    (lambda p: {"prob": p.prob[:, :3]}, r"pseudo.prob is float32 \[16, 3\]; it is float \[16, 10\]"),
+    (lambda p: {"target": p.prob[:8]}, r"pseudo.target is float32 \[8, 10\]; it is float \[16, 10\]"),
+    (lambda p: {"prob": p.prob.clone().requires_grad_()}, "with a gradient; it is float .* without one")])
+def test_debugging_names_a_pseudo_label_of_a_wrong_shape_or_dtype(change, wrong, method):
+    class Mine(FixMatch):
+        def pseudo(self, v, batch, t):
+            p = super().pseudo(v, batch, t)
+            return p.with_(**change(p))
+
+        def terms(self, v, batch, p, t):
+            return {"x": super().terms(v, batch, FixMatch.pseudo(self, v.detach(), batch, t), t)["x"]}
+    with pytest.raises(MethodError, match=wrong):
+        method(Mine, debug=True).advance()
