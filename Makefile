@@ -5,8 +5,8 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 STARTED := $(VENV)/.installing
 NOTEBOOKS := build/nbval
-# Two processes, each of which takes whole files (the cells of a notebook belong together).
-TWO := -n 2 --dist loadfile
+# Two processes of one thread, each of which takes whole files (the cells of a notebook belong together) in the order of tests/conftest.py.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help quickstart test docs lab clean
 
@@ -18,12 +18,11 @@ help: ## list these targets
 quickstart: $(STAMP) ## run notebooks/00_quickstart.ipynb from start to end, with live progress
 	$(VENV)/bin/python -m semilib quickstart
 
-test: $(STAMP) ## lint, run the tests, then run every notebook with small parameters
+test: $(STAMP) ## lint, then run the tests and, with small parameters, every notebook
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest $(TWO) tests
 	rm -rf $(NOTEBOOKS)
 	$(VENV)/bin/python -m semilib smoke-notebooks $(NOTEBOOKS)
-	$(VENV)/bin/python -m pytest $(TWO) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(TWO) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests $(NOTEBOOKS)
 
 docs: $(STAMP) ## build the documentation site, offline and from stored outputs, and print where it is
 	$(VENV)/bin/python docs/build.py build/docs

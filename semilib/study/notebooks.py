@@ -33,6 +33,9 @@ SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each note
                        "settings": {"growth_profile": "smoke", "most_runs": 2}},
 }
 
+# Fields of a run in the tests' copies, where it takes them: half of profile smoke's length, which tests of every method train whole.
+SHORT = {"steps": 12, "eval_every": 6}
+
 
 def fitting(name: str, known: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:
     """Of parameters that are given to several notebooks, those that this one knows. With profile="smoke" come the values of `SMOKE` that
@@ -185,6 +188,8 @@ def smoke_copies(folder: str | Path, notebooks: str | Path) -> list[Path]:
         content, known = json.loads(notebook.read_text(encoding="utf-8")), parameters(notebook)
         code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
         given = {**SMOKE.get(notebook.name, {}), "runs": str(folder / "runs" / notebook.stem)}      # two may run at a time
+        if given.get("profile") == "smoke" and "fields" in known:
+            given["fields"] = SHORT
         check_given(notebook, given)
         small = [{**cell, "outputs": [], "metadata": {"tags": sorted(_tags(cell) - {CHECKED})}} for cell in _with(code, given)]
         if any(CHECKED in _tags(cell) for cell in code):
