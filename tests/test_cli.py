@@ -12,17 +12,17 @@ from semilib.training import record
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory, source):
+def photos(tmp_path_factory, embedded):
     """A user's folder: three classes of JPEG and PNG pictures of different sizes, and unlabelled ones; no test folder."""
     root = tmp_path_factory.mktemp("photos")
     for k, name in enumerate(("zero", "one", "two")):
         (root / "train" / name).mkdir(parents=True)
-        rows = (source.labels == k).nonzero().flatten()[:24 - 6 * k]
-        for i, image in enumerate(source.images[rows]):
+        rows = (embedded.labels == k).nonzero().flatten()[:24 - 6 * k]
+        for i, image in enumerate(embedded.images[rows]):
             picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((40 + i, 48))
             picture.save(root / "train" / name / f"{i}.{'jpg' if i % 2 else 'png'}")
     (root / "unlabelled").mkdir()
-    for i, image in enumerate(source.images[source.labels < 3][-20:]):
+    for i, image in enumerate(embedded.images[embedded.labels < 3][-20:]):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(root / "unlabelled" / f"{i}.png")
     return root
 
@@ -108,7 +108,7 @@ def test_words_become_values():
         cli.given_run(["semi.alfa=0.2"])
 
 
-def test_a_run_needs_only_torch_torchvision_numpy_and_pillow(source, tmp_path):
+def test_a_run_needs_only_torch_torchvision_numpy_and_pillow(embedded, tmp_path):
     absent = ["pandas", "matplotlib", "seaborn", "IPython", "papermill", "sklearn", "mlxtend", "scipy", "yaml"]
     code = f"""
 import sys

@@ -123,14 +123,14 @@ def test_views_follow_the_runs_pool_and_crop_and_the_sets_mean_colour(source):
     assert (square.sum((1, 2)) >= 64).all()                           # at least a quarter of 16 x 16 lies inside
 
 
-def test_example_views_are_those_that_a_run_sees(source):
+def test_example_views_are_those_that_a_run_sees(embedded):
     run = smoke_run("fixmatch", strong_pool="C", crop="zero", seed=4)
     grid, rows, names, title = examples.example_views(run, step=2)
-    assert grid.shape == (4, 10, 32, 32, 3) and grid.dtype == np.uint8 and len(rows) == 4 and names == source.class_names
-    assert source.name in title
-    first = torch.stack([source.images[source.labels == k][0] for k in range(10)])
-    want = [first, augment.weak(first, 4, "view/w", 2, source.flip, "zero"),
-            *(augment.strong(first, 4, f"view/s{i}", 2, source.flip, "C", "zero", source.mean) for i in (1, 2))]
+    assert grid.shape == (4, 10, 32, 32, 3) and grid.dtype == np.uint8 and len(rows) == 4 and names == embedded.class_names
+    assert embedded.name in title
+    first = torch.stack([embedded.images[embedded.labels == k][0] for k in range(10)])
+    want = [first, augment.weak(first, 4, "view/w", 2, embedded.flip, "zero"),
+            *(augment.strong(first, 4, f"view/s{i}", 2, embedded.flip, "C", "zero", embedded.mean) for i in (1, 2))]
     assert np.array_equal(grid, torch.stack(want).permute(0, 1, 3, 4, 2).numpy())
 
 

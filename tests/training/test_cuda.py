@@ -14,6 +14,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 COMPILED = ("fixmatch", "semi", "daso")           # a minute or so of compiling each
 
 
+@pytest.fixture(scope="module")
+def source(embedded):
+    """The whole images, as a run on a GPU has them."""
+    return embedded
+
+
 def trainer(variant: str, source, **changes) -> engine.Trainer:
     return engine.Trainer(smoke_run(**{**VARIANTS[variant], "device": "cuda", **changes}), source)
 

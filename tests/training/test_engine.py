@@ -28,8 +28,10 @@ GOLDEN = ROOT / "tests" / "golden"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_ten_steps_in_float64_are_the_stored_ones(variant, source, request):
-    found = losses_of(smoke_trainer(variant, source, precision="fp64"), range(10))
+def test_ten_steps_in_float64_are_the_stored_ones_and_leave_the_global_random_state_alone(variant, embedded, request):
+    before = torch.get_rng_state()
+    found = losses_of(smoke_trainer(variant, embedded, precision="fp64"), range(10))
+    assert torch.equal(torch.get_rng_state(), before)
     file = GOLDEN / f"{variant}.json"
     if request.config.getoption("--regenerate"):
         file.parent.mkdir(exist_ok=True)
@@ -51,13 +53,6 @@ def test_a_resumed_run_goes_on_to_the_last_bit(variant, source, tmp_path):
     assert again.step == 4 and len(first) == 4
     assert losses_of(again, range(4, 8)) == rest
     same_state(again.state_dict(), whole.state_dict())
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_training_leaves_the_global_random_state_alone(variant, source):
-    before = torch.get_rng_state()
-    losses_of(smoke_trainer(variant, source), range(3))
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("supervised", "la")])
@@ -162,8 +157,9 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is a POSIX signal")
-def test_a_run_killed_at_any_moment_ends_with_the_same_numbers(tmp_path, source):
-    train(smoke_run("semi", options={"threshold": 0.2}, keep_seconds=0.0, steps=60, eval_every=10), folder=tmp_path / "whole", source=source)
+def test_a_run_killed_at_any_moment_ends_with_the_same_numbers(tmp_path, embedded):
+    train(smoke_run("semi", options={"threshold": 0.2}, keep_seconds=0.0, steps=60, eval_every=10), folder=tmp_path / "whole",
+          source=embedded)
     killed = start(tmp_path / "killed")
     for evaluations in (2, 4):
         wait_for(lambda n=evaluations: len(record.read_log(tmp_path / "killed")) >= n, killed)

@@ -19,9 +19,9 @@ TYPED = {**{"+".join(filter(None, (base, name))): {"method": name, "base": base}
 
 
 @pytest.fixture(scope="module")
-def source(source):
+def source(embedded):
     """The embedded data set with fewer test images: evaluations would take a third of a run's time."""
-    return dataclasses.replace(source, test_images=source.test_images[::10], test_labels=source.test_labels[::10])
+    return dataclasses.replace(embedded, test_images=embedded.test_images[::10], test_labels=embedded.test_labels[::10])
 
 
 @pytest.mark.parametrize("label", TYPED)

@@ -18,9 +18,16 @@ METHODS = ("fixmatch", "semi", "cdmad", "cossl", "decon")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def source(embedded):
+    """The whole images, which the loaded networks were trained on."""
+    return embedded
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, source):
     runs = tmp_path_factory.mktemp("runs")
-    return {method: train(smoke_run(method, post_hoc=1.0 if method == "fixmatch" else 0.0), runs) for method in METHODS}
+    return {method: train(smoke_run(method, eval_every=24, post_hoc=1.0 if method == "fixmatch" else 0.0), runs, source=source)
+            for method in METHODS}
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +123,8 @@ def test_calibration_counts_every_test_image_and_weighs_its_gaps(models, source)
     assert (seen["images"] * seen["right"]).sum() / len(source.test_labels) == pytest.approx(100 * float(accuracy))
 
 
-def test_models_of_different_runs_share_no_figure(models, tmp_path):
-    other = trained.load(train(smoke_run("fixmatch", steps=20), tmp_path), DATA)
+def test_models_of_different_runs_share_no_figure(models, source, tmp_path):
+    other = trained.load(train(smoke_run("fixmatch", steps=4, eval_every=4), tmp_path, source=source), DATA)
     with pytest.raises(BadInput, match="one cell, schedule and network"):
         insight.calibration({"a": models["fixmatch"], "b": other})
 
