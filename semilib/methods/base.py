@@ -208,8 +208,7 @@ class Method(nn.Module):
         return {}
 
     def timed_parts(self, views: Views, pseudo: Pseudo | None, now: Time) -> dict[str, Callable[[], None]]:
-        """Parts of a step that `semilib speed` times alone, by name; each is a call that can be repeated on the step's detached
-        views and pseudo-labels."""
+        """Parts of a step that `semilib speed` times alone, by name: calls that can be repeated on detached views."""
         return {}
 
     # ---- host side -------------------------------------------------------------------------------------------------------------
