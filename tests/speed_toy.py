@@ -1,4 +1,5 @@
-"""Records of speed with made-up figures, for the tests: one of ours, and the JSON that the harness of the peers writes."""
+"""Records of speed with made-up figures, for the tests: one of ours, and the JSON that the harness of the peers
+writes."""
 from __future__ import annotations
 
 import json
@@ -27,18 +28,19 @@ def record(device: str = "cpu", profile: str = "paper", **changes: float) -> dic
     curves = ("classes", "slots", "unlabelled images, resident", "unlabelled images, memory-mapped")
     return {
         "machine": {**FACTS, "device": device}, "settings": {"profile": profile, "growth_profile": "quickstart"},
-        "imports": section({"what": "import torch", "s": 1.5}, {"what": "import semilib, beyond torch", "s": at["import"]}),
+        "imports": section({"what": "import torch", "s": 1.5},
+                           {"what": "import semilib, beyond torch", "s": at["import"]}),
         "limits": section({"what": "copy", "GB_s": 17.0, "note": "128 MiB"},
                           {"what": "matrix product, fp32", "TFLOP_s": 0.1, "note": "n x n"},
                           {"what": "SeMi's step on paper, fp32", "TFLOP": 0.1, "GB": 3.0, "at_matrix_rate_s": 1.0,
                            "at_copy_rate_s": 0.2}),
-        "steps": section({"method": "bare", "median_s": at["bare"], **step}, {"method": "semi", "median_s": at["semi"], **step}),
+        "steps": section(*({"method": method, "median_s": at[method], **step} for method in ("bare", "semi"))),
         "parts": section(*({"part": name, "median_s": s, **part} for name, s in (
             ("views", 0.001), ("network, losses, backward", 0.008), ("optimiser", 0.0001),
             ("average, state, measurements", 0.0005), (BANK, at["bank"]), (WHOLE, at["whole"])))),
         "whole": section({"what": "a step", "s": 0.01}, {"what": "peak memory", "MiB": 900.0},
                          {"what": "250,000 steps and 500 evaluations, worked out from these", "s": at["run"]}),
-        "growth": section(*({"curve": curve, "value": value, **grown} for curve in curves for value in (10_000, 100_000)),
+        "growth": section(*({"curve": curve, "value": n, **grown} for curve in curves for n in (10_000, 100_000)),
                           {**grown, "curve": "views", "value": 1, "method": "supervised"},
                           {**grown, "curve": "views", "value": 4}),
         "sharing": section(*({"how": name, "runs": n, "median_s": n / rate, "steps_a_second": rate}
@@ -48,11 +50,12 @@ def record(device: str = "cpu", profile: str = "paper", **changes: float) -> dic
 
 
 def harness(gpu: str = "", **ours: float) -> dict[str, Any]:
-    """The JSON of a run of peers. ours: config -> seconds a step, beside what every run has; precision by the config's name."""
+    """The JSON of a run of peers. ours: config -> seconds a step, beside what every run has; precision by the config's
+    name."""
     times = {"bare_eager_fp32": 0.05, "semi_full_wship": 0.130, "semi_full_w8": 0.105, "semi_warm_wship": 0.09,
-             "usb_fixmatch_wship": 0.100, "usb_fixmatch_w2": 0.060, "usb_fixmatch_mu2_wship": 0.2, "usb_daso_wship": 0.110,
-             "usb_daso_pretrain_wship": 0.08, "ours_semi": 0.010, "ours_semi_fp32": 0.014, "ours_fixmatch": 0.008,
-             "ours_daso": 0.009, **ours}
+             "usb_fixmatch_wship": 0.100, "usb_fixmatch_w2": 0.060, "usb_fixmatch_mu2_wship": 0.2,
+             "usb_daso_wship": 0.110, "usb_daso_pretrain_wship": 0.08, "ours_semi": 0.010, "ours_semi_fp32": 0.014,
+             "ours_fixmatch": 0.008, "ours_daso": 0.009, **ours}
     table = []
     for config, s in times.items():
         line = {"config": config, "wall_s_median": s, "wall_s_min": 0.9 * s, "wall_s_mean": 1.1 * s, "steps": 3,
@@ -69,9 +72,10 @@ def harness(gpu: str = "", **ours: float) -> dict[str, Any]:
         table.append(line)
     table.append({"config": "bare_graph_fp32_cl", "error": "RuntimeError: no /usr/lib/some/lib.so here"})
     return {"began": "2026-12-02 10:00:00", "device": "cuda" if gpu else "cpu", "steps": 3, "warmup": 1, "rounds": 1,
-            "cpus": 2, "argv": ["--src", "/tmp/bundle"], "src": "/tmp/bundle", "cpu_model": FACTS["cpu"], "seconds": 9.0,
-            "table": table,
-            "aug": [{"config": "aug_semi", "labelled_views": 1, "labelled_cpu_ms_per_view_min": 0.2, "where": "/tmp/x/y"}],
+            "cpus": 2, "argv": ["--src", "/tmp/bundle"], "src": "/tmp/bundle", "cpu_model": FACTS["cpu"],
+            "seconds": 9.0, "table": table,
+            "aug": [{"config": "aug_semi", "labelled_views": 1, "labelled_cpu_ms_per_view_min": 0.2,
+                     "where": "/tmp/x/y"}],
             "raw": {config: {"wall_s": [s, 1.1 * s, 0.9 * s]} for config, s in times.items()},
             "runs": [{"name": "semi_full_wship", "cmd": "/tmp/v/bin/python /tmp/bundle/run.py",
                       "log_tail": "Traceback in /home/x/y.py"},
