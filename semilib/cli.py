@@ -80,8 +80,6 @@ def single(args, fields: list[str]) -> None:
 
 def several(args, tables: list[str], fields: list[str]) -> None:
     from semilib.study import launchers
-    from semilib.study.status import summary
-    from semilib.study.sweep import sweep
     if args.folder:
         raise BadInput("folder", args.folder, "not given with a sweep, whose runs each have their own")
     flags = {name: getattr(args, name) for name in launchers.FLAGS if getattr(args, name) is not None}
@@ -93,9 +91,11 @@ def several(args, tables: list[str], fields: list[str]) -> None:
             raise BadInput("on", args.on, f"{owner}, for what was given beside it ({name.replace('_', '-')})")
     if args.on == "ray" and {"slots", "per_gpu", "threads"} & flags.keys():
         raise BadInput("on", "ray", "--ray num_cpus=N --ray num_gpus=SHARE in place of slots, per-gpu and threads")
-    runs = given_runs(tables, fields, args) if tables else [given_run(fields)]
     words = assignments(getattr(args, args.on, None) or [])
-    outcomes = sweep(runs, args.runs, launchers.launcher(args.on, {**flags, "notebook": not args.bare, **words}))
+    how = launchers.launcher(args.on, {**flags, "notebook": not args.bare, **words})
+    from semilib.study.status import summary
+    from semilib.study.sweep import sweep
+    outcomes = sweep(given_runs(tables, fields, args) if tables else [given_run(fields)], args.runs, how)
     print(summary(outcomes))
     if any(outcome.exit_code for outcome in outcomes):
         sys.exit(1)
@@ -273,7 +273,7 @@ def quickstart(args) -> None:
     import papermill.exceptions
 
     from semilib import files
-    from semilib.report import records
+    from semilib.report.records import load
     from semilib.report.tables import overview
     from semilib.study import notebooks
     home = files.home()
@@ -288,12 +288,12 @@ def quickstart(args) -> None:
         sys.exit(f"{error.ename}: {error.evalue}\nthe notebook up to the error: "
                  f"{files.shown(output.with_name(output.stem + '.failed.ipynb'))}")
     folder = output.parent
-    lines = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
-    print(overview(records.load(home / line for line in lines)).text, end="\n\n")
+    records = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
+    print(overview(load(home / line for line in records)).text, end="\n\n")
     print(f"notebook  {files.shown(output)}")
     for path in sorted(folder.glob("*.png")):
         print(f"figure    {files.shown(path)}")
-    for line in lines:
+    for line in records:
         print(f"record    {line}")
 
 
@@ -312,8 +312,8 @@ def publish(args) -> None:
 
 
 def report(args) -> None:
-    from semilib.report import summary
-    print(summary.report(args.results, args.figures, args.title))
+    from semilib.report import figures
+    print(figures.report(args.results, args.figures, args.title))
 
 
 def costs(args) -> None:
@@ -331,11 +331,16 @@ def costs(args) -> None:
 def speed(args) -> None:
     """Measure steps, parts, growth and limits of this machine into one record; sections that it has already are kept."""
     from semilib import files
-    from semilib.speed import records, tables
+    from semilib.errors import check_name
+    from semilib.speed import report as speed_report
     from semilib.speed.measure import Settings, machine, measure  # torch and numpy alone: a bare machine can measure
-    settings = Settings.named(assignments(args.what))
-    out = files.place(args.out or f"{records.FOLDER}/{records.slug(machine(settings))}.json")
-    print(tables.text({out.stem: measure(settings, out)}))
+    given = assignments(args.what)
+    for name in given:
+        check_name("parameter", name, [f.name for f in dataclasses.fields(Settings)])
+    settings = Settings(**given)
+    out = files.place(args.out or f"{speed_report.FOLDER}/{speed_report.slug(machine(settings)['machine'])}.json")
+    record = measure(settings, out)
+    print("\n".join(sheet.text for sheet in speed_report.tables(record)))
     print(f"record: {files.shown(out)}")
 
 

@@ -1,4 +1,4 @@
-"""Pictures to look at and to try things on: what a network sees of a class, and a folder of pictures as a user might have."""
+"""Pictures to look at and to try things on: what a network sees, and a folder of pictures as a user might have."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,21 +16,25 @@ if TYPE_CHECKING:
 
 
 def example_views(run: Run, step: int = 0) -> tuple[np.ndarray, list[str], list[str], str]:
-    """What the network sees of one image of each class: (images uint8 [4, C, H, W, 3], row names, class names, title). The views are
-    those of the run's seed at `step`."""
+    """What the network sees of one image of each class, in the views of the run's seed at `step`.
+
+    Returns images uint8 [4, C, H, W, 3], row names, class names and a title."""
     source = sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
     x = torch.stack([source.images[source.labels == k][0] for k in range(len(source.class_names))])
-    views = [x, augment.weak(x, run.seed, "view/w", step, source.flip, run.crop),
-             *(augment.strong(x, run.seed, f"view/s{i}", step, source.flip, run.strong_pool, run.crop, source.mean) for i in (1, 2))]
+    views = [x, augment.weak(x, run.seed, "view/w", step, source.flip, run.crop)]
+    views += [augment.strong(x, run.seed, f"view/s{i}", step, source.flip, run.strong_pool, run.crop, source.mean)
+              for i in (1, 2)]
     images = np.stack([view.permute(0, 2, 3, 1).numpy() for view in views])
     rows = ["image", "weak view", "strong view 1", "strong view 2"]
     return images, rows, source.class_names, f"{source.name}: the first image of each class"
 
 
-def example_photos(folder: str | Path, labelled: int = 40, unlabelled: int = 60, test: int = 20, gamma: float = 10.0) -> Path:
-    """A folder of pictures such as `sources.image_folder` reads, made of the embedded data: train/CLASS with a long tail from `labelled`
-    pictures down by gamma, unlabelled/ with `unlabelled` of each class under names that say nothing, test/CLASS with `test` of each.
-    Written once; returns the folder."""
+def example_photos(folder: str | Path, labelled: int = 40, unlabelled: int = 60, test: int = 20,
+                   gamma: float = 10.0) -> Path:
+    """Make a folder of pictures such as `sources.image_folder` reads, of the embedded data, once. Returns the folder.
+
+    train/CLASS has a long tail from `labelled` pictures down by gamma. unlabelled/ has `unlabelled` of each class,
+    under names that say nothing. test/CLASS has `test` of each."""
     folder = Path(folder)
     if (folder / "complete").is_file():
         return folder
@@ -57,5 +61,6 @@ def example_photos(folder: str | Path, labelled: int = 40, unlabelled: int = 60,
 def contents(folder: str | Path) -> str:
     """How many pictures the parts of a folder of pictures hold, a line a part."""
     parts = sorted(path for path in Path(folder).iterdir() if path.is_dir())
-    return "\n".join([files.shown(folder), *(f"  {p.name}: {sum(1 for file in p.rglob('*') if file.is_file()):,} pictures"
-                                             for p in parts)])
+    counts = [sum(1 for file in part.rglob("*") if file.is_file()) for part in parts]
+    lines = [f"  {part.name}: {n:,} pictures" for part, n in zip(parts, counts, strict=True)]
+    return "\n".join([files.shown(folder), *lines])

@@ -2,11 +2,10 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from semilib.report import paint
-from semilib.report.paint import INK, PALETTE, Picture
+from semilib.report.paint import INK, PALETTE, Picture, Shown
 
 # box: x, y, width, the part, its name in the library, kind, the boxes that its arrows lead to.
 BOXES = {
@@ -26,20 +25,21 @@ BOXES = {
     "u_b": (0.94, 0.565, 0.08, "terms x_b, u_b", "losses.ce", "loss", ""),
     "e": (0.94, 0.09, 0.08, "term e", "losses.Term", "loss", ""),
 }
-FACES_AND_EDGES = {"data": ("#f2f2f2", "#8c8c8c"), "network": ("#e3edf6", PALETTE[0]), "semi": ("#fbe9df", PALETTE[3]),
-                   "loss": ("#e4f2ea", PALETTE[2])}
+FACES = {"data": "#f2f2f2", "network": "#e3edf6", "semi": "#fbe9df", "loss": "#e4f2ea"}
+EDGES = {"data": "#8c8c8c", "network": PALETTE[0], "semi": PALETTE[3], "loss": PALETTE[2]}
 HEIGHT = 0.105
 
 
-def pipeline() -> tuple[Figure, pd.DataFrame]:
-    """SeMi's step from the views to the losses: grey, the data; blue, the network; orange, what SeMi adds; green, the loss terms.
+def pipeline() -> Shown:
+    """SeMi's step from the views to the losses.
 
-    Frame: part, name (in the library), x, y (of the box's middle, shares of the figure), box, width, kind, arrows (the boxes that they
-    lead to)."""
-    frame = pd.DataFrame([{"part": part, "name": name, "x": x, "y": y, "box": box, "width": width, "kind": kind, "arrows": arrows}
-                          for box, (x, y, width, part, name, kind, arrows) in BOXES.items()])
-    return paint.show("pipeline", frame, "A step of SeMi (semilib/methods/semi.py): grey the data, blue the network, orange what SeMi "
-                                         "adds, green the loss terms")
+    Frame: box, x, y (of its middle, shares of the figure), width, part, name (in the library), kind, arrows (the boxes
+    that they lead to)."""
+    columns = ["box", "x", "y", "width", "part", "name", "kind", "arrows"]
+    frame = pd.DataFrame([(box, *values) for box, values in BOXES.items()], columns=columns)
+    caption = ("A step of SeMi (semilib/methods/semi.py): grey the data, blue the network, orange what SeMi adds, "
+               "green the loss terms")
+    return paint.show("pipeline", frame, caption)
 
 
 @paint.draws("pipeline")
@@ -51,14 +51,15 @@ def draw_pipeline(frame: pd.DataFrame) -> Picture:
     axes.axis("off")
     boxes = {box.box: box for box in frame.itertuples()}
     for box in boxes.values():
-        face, edge = FACES_AND_EDGES[box.kind]
-        axes.add_patch(FancyBboxPatch((box.x - box.width / 2, box.y - HEIGHT / 2), box.width, HEIGHT, facecolor=face, edgecolor=edge,
-                                      boxstyle="round,pad=0.004,rounding_size=0.012", linewidth=0.9, zorder=2))
-        axes.text(box.x, box.y + 0.021, box.part, ha="center", va="center", fontsize=6.6, color="#202020", zorder=3)
-        axes.text(box.x, box.y - 0.027, box.name, ha="center", va="center", fontsize=5.8, color=INK, family="monospace", zorder=3)
+        corner = box.x - box.width / 2, box.y - HEIGHT / 2
+        axes.add_patch(FancyBboxPatch(corner, box.width, HEIGHT, boxstyle="round,pad=0.004,rounding_size=0.012",
+                                      facecolor=FACES[box.kind], edgecolor=EDGES[box.kind], linewidth=0.9, zorder=2))
+        middle = {"ha": "center", "va": "center", "zorder": 3}
+        axes.text(box.x, box.y + 0.021, box.part, fontsize=6.6, color="#202020", **middle)
+        axes.text(box.x, box.y - 0.027, box.name, fontsize=5.8, color=INK, family="monospace", **middle)
         for other in box.arrows.split():
-            axes.add_patch(FancyArrowPatch(*_ends(box, boxes[other]), arrowstyle="-|>", mutation_scale=7, color="#606060",
-                                           linewidth=0.9, shrinkA=0, shrinkB=0, zorder=1))
+            axes.add_patch(FancyArrowPatch(*_ends(box, boxes[other]), arrowstyle="-|>", mutation_scale=7, linewidth=0.9,
+                                           color="#606060", shrinkA=0, shrinkB=0, zorder=1))
     return picture
 
 
@@ -66,6 +67,6 @@ def _ends(a, b) -> tuple[tuple[float, float], tuple[float, float]]:
     """Where an arrow from box a to box b begins and ends."""
     if abs(b.x - a.x) >= 0.05:
         return (a.x + a.width / 2 + 0.004, a.y), (b.x - b.width / 2 - 0.004, b.y)
-    x = min(a.x + a.width / 2, b.x + b.width / 2) - 0.02          # one above the other: past what lies between, near the right edge
+    x = min(a.x + a.width / 2, b.x + b.width / 2) - 0.02          # one above the other: near the right edge
     half = (HEIGHT / 2 + 0.005) * (1 if b.y > a.y else -1)
     return (x, a.y + half), (x, b.y - half)

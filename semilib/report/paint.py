@@ -7,7 +7,7 @@
     save(figure, frame, "figures/curves")       # curves.png and curves.csv
     figure = redraw("figures/curves.csv")       # the same picture, pixel for pixel
 
-Nothing here opens a window or leaves matplotlib's settings changed. A method has one colour and one marker in all figures.
+Nothing here opens a window or leaves matplotlib's settings changed. A method has one colour and one marker everywhere.
 """
 from __future__ import annotations
 
@@ -31,24 +31,25 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from semilib.errors import BadInput, check_name
 from semilib.files import write_atomically
+from semilib.report.labels import display
 from semilib.report.table import paths, write_csv
 
 FIGURE_WIDTH = 7.0              # inches; at DPI, what a README shows without shrinking it much
 DPI = 150
 
 PALETTE = [to_hex(c) for c in seaborn.color_palette("colorblind")]
-INK, RULE = "#404040", "#909090"                                        # of text; of a line that others are compared with
+INK, RULE = "#404040", "#909090"                     # of text; of a line that others are compared with
 COLOURS = {"supervised": "#6b6b6b", "fixmatch": PALETTE[0], "semi": PALETTE[3]}
 MARKERS = {"supervised": "o", "fixmatch": "s", "semi": "D"}
 SPARE = [PALETTE[2], PALETTE[4], PALETTE[1], PALETTE[9], PALETTE[5], PALETTE[6]]
 SPARE_MARKERS = ["^", "v", "P", "X", "<", ">"]
-SHADES = [(1, 0.0), (1, 0.45), (0, 0.45), (1, 0.68), (0, 0.62)]         # of a method's variants, towards white (1), black (0)
+SHADES = [(1, 0.0), (1, 0.45), (0, 0.45), (1, 0.68), (0, 0.62)]         # of variants, towards white (1) or black (0)
 LINES = {"solid": "-", "dashed": (0, (4, 1.5)), "dotted": (0, (1, 1.2)), "dash-dotted": (0, (5, 1.2, 1, 1.2))}
 
 # Columns of a figure's CSV that hold text; all others hold numbers, or True and False.
-TEXT = ("figure", "caption", "label", "class", "true", "predicted", "set", "group", "quantity", "runs", "colour", "marker", "line",
-        "row", "column", "picture", "table", "section", "against", "metric", "method", "half", "option", "cell", "box", "part", "name",
-        "kind", "arrows")
+TEXT = ("figure", "caption", "runs", "label", "colour", "marker", "line", "class", "true", "predicted", "set", "group",
+        "quantity", "row", "column", "picture", "table", "against", "metric", "method", "half", "option", "cell", "box",
+        "part", "name", "kind", "arrows")
 
 
 # ---- style -----------------------------------------------------------------------------------------------------------
@@ -58,11 +59,12 @@ TEXT = ("figure", "caption", "label", "class", "true", "predicted", "set", "grou
 def style() -> Iterator[None]:
     """The style of every figure, inside; the settings of the caller come back."""
     ours = {**seaborn.axes_style("ticks"), **seaborn.plotting_context("paper"),
-            "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5, "axes.titlepad": 5,
-            "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 8, "legend.frameon": False,
-            "axes.linewidth": 0.7, "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.major.size": 3,
-            "ytick.major.size": 3, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
-            "lines.linewidth": 1.4, "lines.markersize": 4, "savefig.facecolor": "white", "figure.facecolor": "white"}
+            "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5,
+            "axes.titlepad": 5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 8,
+            "legend.frameon": False, "axes.linewidth": 0.7, "xtick.major.width": 0.7, "ytick.major.width": 0.7,
+            "xtick.major.size": 3, "ytick.major.size": 3, "axes.spines.top": False, "axes.spines.right": False,
+            "axes.edgecolor": INK, "lines.linewidth": 1.4, "lines.markersize": 4, "savefig.facecolor": "white",
+            "figure.facecolor": "white"}
     with matplotlib.rc_context(ours):
         yield
 
@@ -73,15 +75,16 @@ def colour(method: str) -> str:
 
 
 def looks(labels: list[str]) -> dict[str, dict[str, str]]:
-    """Colour, marker and line (a name of `LINES`) of each label. Variants of a method, in the order given and the plain one first, have
-    lighter and darker shades of its colour and lines of their own."""
+    """Colour, marker and line (a name of `LINES`) of each label.
+
+    Variants of a method have lighter and darker shades of its colour and lines of their own. The plain one is first."""
     place = {method: i for i, method in enumerate(dict.fromkeys(n.split(" ")[0] for n in labels))}
     base = {method: (colour(method), MARKERS.get(method)) for method in place}
     taken: set[tuple[str, str]] = set()
-    for method in sorted(set(base) - set(COLOURS)):    # two names can fall on one colour: the later in the alphabet moves on
+    for method in sorted(set(base) - set(COLOURS)):    # of two with one colour, the later in the alphabet moves on
         start, n = SPARE.index(colour(method)), len(SPARE)
-        pairs = [(SPARE[(start + i) % n], SPARE_MARKERS[(start + i + again) % n]) for again in range(n) for i in range(n)]
-        base[method] = next((pair for pair in pairs if pair not in taken), pairs[0])       # where colours run out: other markers
+        pairs = [(SPARE[(start + i) % n], SPARE_MARKERS[(start + i + turn) % n]) for turn in range(n) for i in range(n)]
+        base[method] = next((pair for pair in pairs if pair not in taken), pairs[0])     # all colours taken: a marker
         taken.add(base[method])
     look, variants = {}, Counter()
     for label in sorted(dict.fromkeys(labels), key=lambda n: (place[n.split(" ")[0]], " " in n)):
@@ -96,6 +99,7 @@ def looks(labels: list[str]) -> dict[str, dict[str, str]]:
 # ---- from a frame to a figure and back -------------------------------------------------------------------------------
 
 Draw = Callable[[pd.DataFrame], "Picture"]
+Shown = tuple[Figure, pd.DataFrame]            # a figure and the frame that it is drawn from
 DRAWINGS: dict[str, Draw] = {}
 
 
@@ -107,15 +111,18 @@ def draws(kind: str) -> Callable[[Draw], Draw]:
     return register
 
 
-def show(kind: str, frame: pd.DataFrame, caption: str) -> tuple[Picture, pd.DataFrame]:
-    """A figure and the frame that it is drawn from, whose columns `figure` and `caption` say what it is. The caption is the figure's
-    first line: the scale, and what a mark stands for."""
+def show(kind: str, frame: pd.DataFrame, caption: str) -> Shown:
+    """The figure of a frame, and the frame with the columns `figure` (its kind) and `caption`.
+
+    The caption is the figure's first line. It tells what every number rests on and what the marks stand for."""
     frame = frame.assign(figure=kind, caption=caption)
     return _drawn(frame), frame
 
 
 def redraw(path: str | Path) -> Picture:
-    """The figure that a CSV of `save` holds. Raises BadInput for a CSV of no figure, and for a kind that no imported module draws."""
+    """The figure whose frame `save` wrote. The module that draws its kind must be imported.
+
+    Raises BadInput for a CSV of no figure, and for a kind that nothing draws."""
     frame = read(path)
     if frame.empty or "figure" not in frame:
         raise BadInput("path", Path(path).name, "the CSV of a figure, which has a column `figure`")
@@ -132,22 +139,22 @@ def _drawn(frame: pd.DataFrame) -> Picture:
 
 
 def read(path: str | Path) -> pd.DataFrame:
-    """The frame of a CSV of `save`, equal to the one that was written: names stay text even where they look like numbers."""
+    """The frame that `save` wrote. Names stay text even where they look like numbers."""
     numbers = [name for name in pd.read_csv(path, nrows=0) if name not in TEXT]
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=dict.fromkeys(numbers, ""),
-                       float_precision="round_trip")
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False,
+                       na_values=dict.fromkeys(numbers, ""), float_precision="round_trip")
 
 
 def save(figure: Figure, frame: pd.DataFrame, path: str | Path) -> tuple[Path, Path]:
-    """Write NAME.png and NAME.csv, the frame that it is drawn from; returns both paths. Each appears whole or not at all."""
+    """Write NAME.png and NAME.csv, the frame that it is drawn from. Returns both paths."""
     picture, numbers = paths(path, ".png", ".csv")
     write_csv(frame, numbers)
     write_atomically(picture, lambda file: file.write(png(figure)))
     return picture, numbers
 
 
-def keep(shown: tuple[Figure, pd.DataFrame], path: str | Path) -> Figure:
-    """`save` for a notebook's cell: writes both files and returns the figure, which the cell then shows."""
+def keep(shown: Shown, path: str | Path) -> Figure:
+    """`save` for a notebook's cell: returns the figure, which the cell then shows."""
     save(*shown, path)
     return shown[0]
 
@@ -178,13 +185,15 @@ def figure(height: float, width: float = FIGURE_WIDTH) -> Picture:
 
 
 def panels(n: int, most: int, size: tuple[float, float], extra: tuple[float, float] = (0, 0), least: float = 0,
-           **shared: bool) -> tuple[Picture, list[Axes]]:
-    """A figure of n equal panels of a size (width, height; inches), at most so many in a row. A row that is not full is the first, so
-    that every column ends at the bottom. extra: inches for what is beside and above the panels; least: width of the figure."""
+           share: bool | str = False) -> tuple[Picture, list[Axes]]:
+    """A figure of n equal panels, at most `most` in a row. If a row is not full, it is the first.
+
+    size: width and height of a panel, inches. extra: inches beside and above all panels. least: width of the figure.
+    share: whether panels share their axes, or "y"."""
     rows = math.ceil(n / most)
     columns = math.ceil(n / rows)
     picture = figure(rows * size[1] + extra[1], max(least, columns * size[0] + extra[0]))
-    grid = picture.subplots(rows, columns, squeeze=False, **shared)
+    grid = picture.subplots(rows, columns, squeeze=False, sharex=share is True, sharey=bool(share))
     first = columns - (rows * columns - n)
     for axes in grid[0, first:]:
         axes.set_visible(False)
@@ -225,26 +234,32 @@ def steps(axes: Axes, total: int) -> None:
     axes.set_xlabel("training steps" + (" (thousands)" if unit > 1 else ""))
 
 
-def legend(picture: Picture, handles: list[Any], names: list[str]) -> None:
-    """Below the panels, in as few rows as fit; the figure grows by the rows after the first."""
-    room = 15.5 * picture.get_figwidth()
+def legend(picture: Picture, handles: dict[str, Any]) -> None:
+    """Below the panels, in as few rows as fit; the figure grows by the rows after the first. handles: by name."""
+    names, room = list(handles), 15.5 * picture.get_figwidth()
     for rows in range(1, len(names) + 1):
         columns = math.ceil(len(names) / rows)
         if sum(max(len(n) for n in names[i * rows:(i + 1) * rows] or [""]) + 7 for i in range(columns)) <= room:
             break
     picture.set_figheight(picture.get_figheight() + 0.17 * (math.ceil(len(names) / columns) - 1))
-    picture.legend(handles, names, loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.8)
+    picture.legend(handles.values(), names, loc="outside lower center", ncols=columns, handlelength=2.2,
+                   columnspacing=1.8)
 
 
-def mean_line(axes: Axes, group: pd.DataFrame, place: float) -> Any:
-    """A label's curve with the range of its seeds. group: step, mean, least, greatest, seeds and the columns of `looks`. place: where to
-    begin between two marks, in [0, 1), so that the marks of equal curves do not hide each other."""
-    first, every = group.iloc[0], max(1, len(group) // 8)
-    line, = axes.plot(group["step"], group["mean"], markevery=(int(place * every), every), markersize=3.4, color=first["colour"],
-                      marker=first["marker"], linestyle=LINES[first["line"]])
-    if first["seeds"] > 1:
-        axes.fill_between(group["step"], group["least"], group["greatest"], color=first["colour"], alpha=0.18, linewidth=0)
-    return line
+def curves(axes: Axes, frame: pd.DataFrame) -> dict[str, Any]:
+    """Each label's mean over training steps, with a band over its seeds. Returns the legend's handles.
+
+    frame: label, step, mean, least, greatest, seeds, and the columns of `looks`."""
+    handles, labels = {}, parts(frame)
+    for i, (label, part) in enumerate(labels.items()):
+        look, every = part.iloc[0], max(1, len(part) // 8)
+        start = int(i / len(labels) * every)              # so that the marks of equal curves do not hide each other
+        handles[display(label)], = axes.plot(part["step"], part["mean"], markevery=(start, every), markersize=3.4,
+                                             color=look["colour"], marker=look["marker"], linestyle=LINES[look["line"]])
+        if look["seeds"] > 1:
+            axes.fill_between(part["step"], part["least"], part["greatest"], color=look["colour"], alpha=0.18,
+                              linewidth=0)
+    return handles
 
 
 def close(picture: Picture, caption: str) -> None:

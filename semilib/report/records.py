@@ -1,8 +1,8 @@
-"""Runs as their folders tell them. This is the one reader of run.json and log.jsonl for tables and figures; it needs no torch.
+"""Runs as their folders tell them: the one reader of run.json and log.jsonl for tables and figures. It needs no torch.
 
     records = load(sorted(Path("results/quickstart").iterdir()))
 
-Numbers of a record are shares in [0, 1], as its log holds them. They have to agree with the result that the run left in run.json.
+Numbers of a record are shares in [0, 1], as its log holds them. They have to agree with the result kept in run.json.
 """
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FOLDER = re.compile(r"(^|/)(?P<cell>[^/_]+\.s\d+)[/_](?P<method>[^/]+?)-(?P<key>
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A run as its folder tells it. run: run.json; log: the evaluations, in order."""
+    """A run as its folder tells it. run: run.json. log: the evaluations, in order."""
 
     run: dict[str, Any]
     log: list[dict[str, Any]] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Record:
 
     @property
     def method(self) -> str:
-        """The method with its base, additions and adjustment, as `Run.label` has it: `semi`, `remixmatch+abc`, `acr+oheml+plce`."""
+        """The method with its base, additions and adjustment, as `Run.label` has it, such as `acr+oheml+plce`."""
         return self.run["name"].split("/")[1]
 
     @property
@@ -55,7 +55,7 @@ class Record:
 
     @property
     def recipe(self) -> str:
-        """shared or original; records of before there was a choice are shared."""
+        """shared or original. Records of before there was a choice are shared."""
         return self.config.get("recipe", "shared")
 
     @property
@@ -73,19 +73,17 @@ class Record:
         return f"{self.run['key']}-{self.run['code'] or 'unknown'}"
 
     @property
-    def groups(self) -> dict[str, list[int]]:
-        """The classes of head, medium and tail, each from the largest to the smallest labelled class."""
-        counts = self.run["split"]["labelled_counts"]
-        order = metrics.by_size(counts)
-        return {name: order[part] for name, part in metrics.class_groups(len(counts)).items()}
-
-    @property
     def order(self) -> list[int]:
         """All classes, from the largest labelled one to the smallest."""
         return metrics.by_size(self.run["split"]["labelled_counts"])
 
+    @property
+    def groups(self) -> dict[str, list[int]]:
+        """The classes of head, medium and tail, in `order`."""
+        return {name: self.order[part] for name, part in metrics.class_groups(len(self.order)).items()}
+
     def of_classes(self, key: str) -> list[Any]:
-        """An entry of the split that has a value a class, such as class_names, in `order`."""
+        """A list of the split that has a value a class, such as class_names, in `order`."""
         return [self.run["split"][key][k] for k in self.order]
 
     @property
@@ -95,13 +93,15 @@ class Record:
 
     @property
     def recalls(self) -> np.ndarray:
-        """Recall of each class in [0, 1], the mean over `averaged`: [C]; NaN for a class without test images."""
-        return np.array([[math.nan if r is None else r for r in e["recall"]] for e in self.averaged], dtype=float).mean(0)
+        """Recall of each class, the mean over `averaged`: [C]; NaN for a class without test images."""
+        return np.array([e["recall"] for e in self.averaged], dtype=float).mean(0)
 
 
 def load(folders: Iterable[str | Path]) -> list[Record]:
-    """Read folders of runs, under runs/ or results/. One that holds no run.json counts as a run that was not started, if its name is
-    a run's: CELL.sSEED/METHOD-KEY-CODE or CELL.sSEED_METHOD-KEY. Raises BadInput for any other."""
+    """Read folders of runs, under runs/ or results/.
+
+    A folder without run.json counts as a run that was not started, if its name is CELL.sSEED/METHOD-KEY-CODE or
+    CELL.sSEED_METHOD-KEY. Raises BadInput for any other."""
     return [read(folder) if (Path(folder) / "run.json").is_file() else _not_started(Path(folder)) for folder in folders]
 
 
@@ -124,13 +124,18 @@ def _not_started(folder: Path) -> Record:
                    "status": "not started"})
 
 
+def folders_below(path: str | Path) -> list[Path]:
+    """The folders of runs below a folder, in order."""
+    return sorted(file.parent for file in Path(path).rglob("run.json"))
+
+
 def result_of(record: Record) -> dict[str, Any]:
-    """A finished run's numbers, shares in [0, 1]. Raises BadInput if its log does not give the result kept in run.json."""
+    """A finished run's numbers. Raises BadInput if its log does not give the result kept in run.json."""
     summary = metrics.summary(record.log, METRIC) if record.log else {}
     kept, steps = record.run["result"], record.log[-1]["step"] if record.log else 0
     if steps != record.config["steps"] or any(not math.isclose(summary[k], kept[k], abs_tol=1e-9) for k in SUMMARIES):
-        raise BadInput("record", f"{record.run['name']}, {record.id}",
-                       "a log that gives the result kept in run.json: one of the two files is damaged or not of this run")
+        wanted = "a log that gives the result kept in run.json: one of the two files is damaged or not of this run"
+        raise BadInput("record", f"{record.run['name']}, {record.id}", wanted)
     means = {}
     for name in (*GROUPS, "geometric_mean"):
         values = [e[name] for e in record.averaged]
@@ -138,13 +143,8 @@ def result_of(record: Record) -> dict[str, Any]:
     return {"rule": summary["rule"], **{k: summary[k] for k in SUMMARIES}, **means}
 
 
-def folders_below(path: str | Path) -> list[Path]:
-    """The folders of runs below a folder, in order."""
-    return sorted(file.parent for file in Path(path).rglob("run.json"))
-
-
 def leave_list(folders: Iterable[Path], out: Path | None = None) -> None:
-    """Print where records are and the commit and versions that made the first; also as `records.txt` in `out`."""
+    """Print where records are, and the commit and versions that made the first. With `out`, write records.txt there."""
     folders = list(folders)
     lines = [shown(folder) for folder in folders]
     if out is not None:

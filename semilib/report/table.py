@@ -11,19 +11,18 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from semilib.files import write_atomically, write_text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DASH = "–"
 LINE = 96                       # characters of a footnote's line in the plain text
 
 
 class Column(NamedTuple):
-    """head: its heading. write: a row of the frame as this column's text. left: whether it holds words, which stand to the left."""
+    """head: its heading. write: a row of the frame as text. left: whether it holds words, which stand to the left."""
 
     head: str
     write: Callable[[dict[str, Any]], str]
@@ -32,30 +31,24 @@ class Column(NamedTuple):
 
 def column(key: str, head: str, write: Callable[[Any], str] = str, left: bool = False) -> Column:
     """A column that shows one value of each row, or a dash where there is none."""
-    return Column(head, lambda row: DASH if is_missing(row.get(key)) else write(row[key]), left)
+    return Column(head, lambda row: DASH if row[key] == "" or pd.isna(row[key]) else write(row[key]), left)
 
 
-def number(digits: int) -> Callable[[float], str]:
-    """How a number is written with so many decimals; a dash stands for NaN."""
-    return lambda value: DASH if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def is_missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+def number(value: float, digits: int) -> str:
+    return DASH if math.isnan(value) else f"{value:.{digits}f}"
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table and the numbers behind it; unpacks as (frame, text).
+    """A table and the numbers behind it. It unpacks as (frame, text).
 
-    frame: a row a line, with the values as they were computed; as a list of rows it needs no pandas. columns: how they are
-    shown. notes: the footnotes. runs: the numbers that the lines summarise, a row a run; `write` keeps them, or the frame if
-    there are none.
+    frame: a row a line, with the values as they were computed. columns: how they are shown. notes: the footnotes.
+    runs: the numbers that the lines summarise, a row a run. Without them, `write` keeps the frame.
     """
 
     title: str
     columns: list[Column]
-    frame: pd.DataFrame | list[dict[str, Any]]
+    frame: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     runs: pd.DataFrame | None = None
     subtitle: str = ""
@@ -70,35 +63,35 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """The table as strings, headings first."""
-        rows = self.frame if isinstance(self.frame, list) else self.frame.to_dict("records")
-        return [[column.head for column in self.columns], *([column.write(row) for column in self.columns] for row in rows)]
+        lines = [[column.write(row) for column in self.columns] for row in self.frame.to_dict("records")]
+        return [[column.head for column in self.columns], *lines]
 
     @property
     def text(self) -> str:
         """Title first, footnotes last."""
         cells = self.cells()
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        head, *lines = ["  ".join(text.ljust(width) if column.left else text.rjust(width) for text, width, column
-                                  in zip(row, widths, self.columns, strict=True)).rstrip() for row in cells]
+        widths = [max(map(len, texts)) for texts in zip(*cells, strict=True)]
+        marks = [f"{'<' if column.left else '>'}{width}" for column, width in zip(self.columns, widths, strict=True)]
+        head, *lines = ["  ".join(map(format, row, marks)).rstrip() for row in cells]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
         notes = [line for note in self.notes
                  for line in textwrap.wrap(note, LINE, subsequent_indent="  ", break_on_hyphens=False)]
         return "\n".join([self.title, *filter(None, [self.subtitle]), "", head, rule, *lines, rule, *notes])
 
     @property
-    def markdown(self) -> str:
-        """The title, the table and the footnotes as a list."""
-        return "\n".join([self.name, "", self.grid, *(f"- {note}" for note in self.notes)]) + "\n"
+    def grid(self) -> str:
+        """The table in Markdown, without title and footnotes."""
+        head, *lines = [[text.replace("|", "\\|") for text in row] for row in self.cells()]
+        marks = ["---" if column.left else "--:" for column in self.columns]
+        return "\n".join(f"| {' | '.join(row)} |" for row in [head, marks, *lines]) + "\n"
 
     @property
-    def grid(self) -> str:
-        """The table alone, in Markdown."""
-        head, *rows = [[text.replace("|", "\\|") for text in row] for row in self.cells()]
-        marks = ["---" if column.left else "--:" for column in self.columns]
-        return "\n".join(f"| {' | '.join(row)} |" for row in [head, marks, *rows]) + "\n"
+    def markdown(self) -> str:
+        """Title, table and footnotes in Markdown."""
+        return "\n".join([self.name, "", self.grid, *(f"- {note}" for note in self.notes)]) + "\n"
 
     def write(self, path: str | Path) -> tuple[Path, Path]:
-        """Write NAME.csv, the numbers in long form, and NAME.md, which names it; returns both paths."""
+        """Write NAME.csv, the numbers in long form, and NAME.md, which names it. Returns both paths."""
         long, short = paths(path, ".csv", ".md")
         write_csv(self.frame if self.runs is None else self.runs, long)
         write_text(short, f"{self.markdown}- Every run's numbers: {long.name}.\n")
@@ -106,8 +99,7 @@ class Table:
 
 
 def write_all(tables: Iterable[Table], path: str | Path) -> tuple[Path, Path]:
-    """Write several tables as one NAME.csv, whose column `table` names them, and one NAME.md; returns both paths."""
-    import pandas as pd
+    """Write several tables as one NAME.md and one NAME.csv, whose column `table` names them. Returns both paths."""
     long, short = paths(path, ".csv", ".md")
     tables = list(tables)
     write_csv(pd.concat([t.runs.assign(table=t.name) for t in tables], ignore_index=True), long)
@@ -116,14 +108,13 @@ def write_all(tables: Iterable[Table], path: str | Path) -> tuple[Path, Path]:
 
 
 def paths(path: str | Path, *endings: str) -> list[Path]:
-    """NAME with each ending, of a path with or without one of them; other dots are part of the name (cells have many)."""
+    """NAME with each ending. The path may have one of them; any other dot is part of the name (cells have many)."""
     path = Path(path)
     base = path.with_suffix("") if path.suffix in endings else path
     return [base.with_name(base.name + ending) for ending in endings]
 
 
-def write_csv(frame: pd.DataFrame | list[dict[str, Any]], path: Path) -> None:
-    """A frame as CSV in full precision, so that it reads back equal; nothing stands for a missing value."""
-    import pandas as pd
-    content = pd.DataFrame(frame).to_csv(index=False, lineterminator="\n").encode("utf-8")
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame in full precision, so that it reads back equal. Nothing stands for a missing value."""
+    content = frame.to_csv(index=False, lineterminator="\n").encode("utf-8")
     write_atomically(path, lambda file: file.write(content))

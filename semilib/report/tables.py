@@ -24,46 +24,49 @@ REPORTED = {"median_last": "median of the evaluations averaged here", "last": "l
 
 
 def overview(records: list[Record], title: str = "") -> Table:
-    """One row a label, in the order of `labels.ordered`.
+    """One row a label, in the order of `labels.ordered`, over its finished runs. Runs that are not done are counted and
+    named. The scale is added to the title unless that holds it already. Raises BadInput as `labels.scale` does.
 
-    frame: per cent and percentage points: balanced_accuracy, spread (standard deviation over seeds, NaN for a single one), done and
-    runs (how many finished, of how many), unfinished (what happened to the others), head, medium, tail, rule, minutes a run,
-    step_seconds: the same over the steps, evaluations included. The scale (cell, steps, profile) is added to the title unless it holds
-    it already. Runs that are not done are counted and named, and their numbers are left out. Raises BadInput as `labels.scale` does.
+    frame: label, balanced_accuracy (%), spread (standard deviation over seeds, NaN for one), done and runs (how many
+    finished, of how many), unfinished (what became of the others), head, medium, tail (%), rule, minutes a run,
+    step_seconds (the same over the steps, evaluations included).
     """
     scaled, records = scale(records), ordered(records)
     title = title if scaled in title else f"{title}: {scaled}" if title else scaled
     runs = frames.runs(records)
     frame = pd.DataFrame([_row(label, group) for label, group in runs.groupby("label", sort=False)])
     images = [r.run["split"]["test_images"] for r in records if r.config]
-    return Table(title, columns(2 if images and images[0] >= 10_000 else 1), frame, notes(records, runs), runs)
+    return Table(title, _columns(2 if images and images[0] >= 10_000 else 1), frame, _notes(records, runs), runs)
 
 
 def _row(label: str, group: pd.DataFrame) -> dict[str, Any]:
     done = group[group["status"] == "done"]
     others = Counter("unfinished" if s == "running" else s for s in group["status"] if s != "done")
     values = 100 * done["mean_last"]
-    return {"label": label, "balanced_accuracy": values.mean(), "spread": values.std(ddof=1), "done": len(done),
-            "runs": len(group), "unfinished": ", ".join(f"{n} {state}" for state, n in others.items()),
-            **{g: 100 * done[g].mean() for g in GROUPS}, "rule": "; ".join(sorted({short(rule) for rule in done["rule"]})),
-            "minutes": done["seconds"].mean() / 60, "step_seconds": (done["seconds"] / done["steps"].astype(float)).mean()}
+    return {"label": label, "balanced_accuracy": values.mean(), "spread": values.std(ddof=1),
+            "done": len(done), "runs": len(group),
+            "unfinished": ", ".join(f"{n} {state}" for state, n in others.items()),
+            **{g: 100 * done[g].mean() for g in GROUPS},
+            "rule": "; ".join(sorted({short(rule) for rule in done["rule"]})),
+            "minutes": done["seconds"].mean() / 60,
+            "step_seconds": (done["seconds"] / done["steps"].astype(float)).mean()}
 
 
-def columns(digits: int) -> list[Column]:
-    """The columns of the overview. digits: decimals of the accuracies."""
+def _columns(digits: int) -> list[Column]:
+    """digits: decimals of the accuracies."""
     return [column("label", "method", display, left=True),
             Column("balanced accuracy %", lambda row: mean_and_spread(row["balanced_accuracy"], row["spread"], digits)),
             Column("n", lambda row: count(row["done"], row["runs"], row["unfinished"]), left=True),
-            *(column(g, g, number(digits)) for g in GROUPS), column("rule", "rule", left=True),
-            column("minutes", "minutes", number(1)), column("step_seconds", "s a step", number(3))]
+            *(column(g, g, f"{{:.{digits}f}}".format) for g in GROUPS), column("rule", "rule", left=True),
+            column("minutes", "minutes", "{:.1f}".format), column("step_seconds", "s a step", "{:.3f}".format)]
 
 
 def mean_and_spread(mean: float, spread: float, digits: int) -> str:
-    return number(digits)(mean) + ("" if math.isnan(spread) else f" ± {spread:.{digits}f}")
+    return number(mean, digits) + ("" if math.isnan(spread) else f" ± {spread:.{digits}f}")
 
 
 def count(done: int, runs: int, others: str) -> str:
-    """How many runs are done, and of how many, where some are not, with what happened to those."""
+    """How many runs are done and, where some are not, of how many and what became of those."""
     return f"{done}" if done == runs else f"{done}/{runs}, {others}"
 
 
@@ -75,12 +78,10 @@ def short(rule: str) -> str:
 # ---- footnotes -------------------------------------------------------------------------------------------------------
 
 
-def notes(records: list[Record], runs: pd.DataFrame) -> list[str]:
-    """The footnotes of an overview. runs: `frames.runs` of the records."""
-    done = runs[runs["status"] == "done"]
-    started = [r for r in records if r.config]
+def _notes(records: list[Record], runs: pd.DataFrame) -> list[str]:
+    done, started = runs[runs["status"] == "done"], [r for r in records if r.config]
     return [*_rules(records), *_groups(started), _spread(done), *_reported(done), *_split(started), *_machines(started),
-            *_left_out(records), *_never_acted(records), *_sources(runs)]
+            *_left_out(records), *_sources(runs)]
 
 
 def _rules(records: list[Record]) -> Iterable[str]:
@@ -96,8 +97,8 @@ def _rules(records: list[Record]) -> Iterable[str]:
 def _groups(started: list[Record]) -> Iterable[str]:
     sizes = [len(members) for members in started[0].groups.values()] if started else [0]
     if min(sizes) > 0:
-        yield (f"Head, medium, tail: mean recall (%) of the {sizes[0]} largest, {sizes[1]} middle and {sizes[2]} smallest classes by "
-               "labelled count, same evaluations.")
+        yield (f"Head, medium, tail: mean recall (%) of the {sizes[0]} largest, {sizes[1]} middle and {sizes[2]} "
+               "smallest classes by labelled count, same evaluations.")
 
 
 def _spread(done: pd.DataFrame) -> str:
@@ -116,11 +117,14 @@ def _reported(done: pd.DataFrame) -> Iterable[str]:
 
 def _split(started: list[Record]) -> Iterable[str]:
     for record in started[:1]:
-        split, drawn_by, unlabelled = record.run["split"], record.run["split"]["drawn_by"], record.run["split"]["unlabelled_counts"]
-        how = "the first images of each class in file order" if drawn_by == "file order" else f"drawn with split {drawn_by}"
-        pool = f"{sum(unlabelled):,} unlabelled images of known class" if sum(unlabelled) else "unlabelled images of unknown class"
-        inside = " (labelled ones included)" if record.config["labelled_in_unlabelled"] else " (no labelled one among them)"
-        yield (f"One split for all seeds: {how}; {sum(split['labelled_counts']):,} labelled and {pool}{inside}, "
+        split = record.run["split"]
+        drawn_by, unlabelled = split["drawn_by"], sum(split["unlabelled_counts"])
+        in_order = drawn_by == "file order"
+        how = "the first images of each class in file order" if in_order else f"drawn with split {drawn_by}"
+        pool = f"{unlabelled:,} unlabelled images of known class" if unlabelled else \
+            "unlabelled images of unknown class"
+        inside = "labelled ones included" if record.config["labelled_in_unlabelled"] else "no labelled one among them"
+        yield (f"One split for all seeds: {how}; {sum(split['labelled_counts']):,} labelled and {pool} ({inside}), "
                f"{split['test_images']:,} test images.")
 
 
@@ -138,17 +142,14 @@ def _left_out(records: list[Record]) -> Iterable[str]:
         if not record.done:
             error = f" ({record.run['error']})" if record.run.get("error") else ""
             yield f"Not in the numbers: {display(label)} seed {record.seed}, {record.state}{error}."
-
-
-def _never_acted(records: list[Record]) -> Iterable[str]:
-    for record, label in zip(records, labels(records), strict=True):
         yield from never_acted(record, f"{display(label)} seed {record.seed}")
 
 
 def never_acted(record: Record, name: str) -> Iterable[str]:
     """A footnote for each part of a finished run's method that acted in no step. Older records held no such run."""
     parts = record.run["result"].get("never_acted", {}) if record.done else {}
-    return [f"Never acted in {name}: {part} ({advice})." for part, advice in parts.items()]
+    for part, advice in parts.items():
+        yield f"Never acted in {name}: {part} ({advice})."
 
 
 def _sources(runs: pd.DataFrame) -> Iterable[str]:

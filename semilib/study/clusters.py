@@ -1,8 +1,8 @@
 """A sweep on many machines: SLURM by an array job, Ray where there is no queue.
 
-Both are extras: `pip install -c constraints.txt -e ".[slurm]"` or `".[ray]"`. All machines see the same project and the same folder of
-runs, at the same path. What was done is read from the runs' records, never from a launcher's word: a job that is killed, requeued or
-done on a lost machine is simply a run that is not done yet.
+Both are extras: `pip install -c constraints.txt -e ".[slurm]"` or `".[ray]"`. All machines see the same project and the
+same folder of runs, at the same path. What was done is read from the runs' records, never from a launcher's word. So a
+job that is killed, requeued or done on a lost machine is a run that is not done yet.
 """
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from semilib.training.config import Run
 from semilib.training.progress import Progress
 
 # States in which SLURM has nothing more to do for a task.
-OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "PREEMPTED", "REVOKED"}
+OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL",
+        "PREEMPTED", "REVOKED"}
 
 
 def optional_module(name: str, extra: str) -> ModuleType:
@@ -35,7 +36,8 @@ def optional_module(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise BadInput("on", extra, f'installed first: pip install -c constraints.txt -e ".[{extra}]" ({error})') from error
+        command = f'pip install -c constraints.txt -e ".[{extra}]"'
+        raise BadInput("on", extra, f"installed first: {command} ({error})") from error
 
 
 # ---- SLURM -----------------------------------------------------------------------------------------------------------
@@ -44,8 +46,8 @@ def optional_module(name: str, extra: str) -> ModuleType:
 class SlurmTask:
     """Some runs of a sweep, as one task of an array job does them: in slots of its own, with what the job was given.
 
-    Before its time limit, or when it is preempted, SLURM warns the task; `checkpoint` then puts it into the queue again, where it goes
-    on from the runs' checkpoints.
+    SLURM warns a task before its time limit and when it is preempted. `checkpoint` then puts it into the queue again,
+    where it goes on from the runs' checkpoints.
     """
 
     def __init__(self, folder: str, how: Local):
@@ -63,9 +65,9 @@ class SlurmTask:
 def slurm(runs: Iterable[Run], folder: str | Path, how: Slurm, progress: Progress | None = None) -> list[Outcome]:
     """Do the runs that are not done as an array job, `per_job` runs a task, and wait for them unless `wait` is False.
 
-    A worker that is killed is started again inside its task, a task that is killed is submitted again, each at most `retries` times;
-    SLURM itself requeues what a lost node or a preemption took. Ctrl-C leaves the array in the queue. Scripts and logs are in
-    FOLDER/slurm.
+    A killed worker is started again inside its task, a killed task is submitted again, each at most `retries` times.
+    SLURM itself requeues what a lost node or a preemption took. Ctrl-C leaves the array in the queue. Scripts and logs
+    are in FOLDER/slurm.
     """
     status = SweepStatus(runs, folder, progress)
     todo = status.todo()
@@ -96,7 +98,8 @@ def slurm(runs: Iterable[Run], folder: str | Path, how: Slurm, progress: Progres
 def _executor(folder: Path, sbatch: dict[str, Any]) -> Any:
     submitit = optional_module("submitit", "slurm")
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=1000, python=sys.executable)
-    known = submitit.SlurmExecutor._valid_parameters() - {"folder", "command", "map_count", "setup", "additional_parameters"}
+    ours = {"folder", "command", "map_count", "setup", "additional_parameters"}
+    known = submitit.SlurmExecutor._valid_parameters() - ours
     parameters = {name: value for name, value in sbatch.items() if name in known}
     # Any other option of sbatch goes to it as it is; requeue lets SLURM itself start again what a lost node took.
     others = {"requeue": True, **{name.replace("_", "-"): value for name, value in sbatch.items() if name not in known}}
@@ -108,8 +111,8 @@ def _executor(folder: Path, sbatch: dict[str, Any]) -> Any:
 
 def in_queue(job: str) -> bool:
     """Whether SLURM still has tasks of an array job to do. Asks the queue alone: a small SLURM keeps no accounts."""
-    asked = subprocess.run(["squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T"], capture_output=True,
-                           text=True, timeout=60)
+    words = ["squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T"]
+    asked = subprocess.run(words, capture_output=True, text=True, timeout=60)
     if asked.returncode:
         if "Invalid job id" in asked.stderr:               # forgotten, so it ended a while ago
             return False
@@ -118,8 +121,9 @@ def in_queue(job: str) -> bool:
 
 
 def _follow(status: SweepStatus, chunks: list[list[Run]], jobs: list[Any], poll: float) -> None:
-    """Tell of the runs of an array job until it is over, and put down what became of them. Those of a task that left no result were
-    killed with it: nothing is put down, so that they can be submitted again."""
+    """Tell of the runs of an array job until it is over, and put down what became of them.
+
+    A task that left no result was killed: nothing is put down of its runs, so that they are submitted again."""
     runs, over = [run for chunk in chunks for run in chunk], False
     while not over:
         try:
@@ -149,7 +153,7 @@ def _array(jobs: list[Any]) -> str:
 
 
 def _result(job: Any, n: int) -> list[tuple[str, str]]:
-    """(state, error) of each run of a task, as the task told them; none if it was killed. A task that raised failed as a whole."""
+    """(state, error) of each run of a task; none if it was killed. A task that raised failed as a whole."""
     if not job.paths.result_pickle.exists():
         return []
     try:
@@ -170,7 +174,7 @@ class Killed(RuntimeError):
 def ray_task(parameters: dict[str, Any], folder: str, how: Ray) -> tuple[str, str]:
     """One run as a Ray task does it: (state, error). Raises Killed for Ray to try it again."""
     threads = max(1, int(how.num_cpus))
-    variables = environment(threads, "" if how.num_gpus == 0 else None)      # Ray lets a task that was given no GPU see all
+    variables = environment(threads, "" if how.num_gpus == 0 else None)      # Ray itself would let it see all GPUs
     os.environ.update({k: v for k, v in variables.items() if os.environ.get(k) != v})
     if not how.notebook:
         import torch
@@ -182,8 +186,9 @@ def ray_task(parameters: dict[str, Any], folder: str, how: Ray) -> tuple[str, st
 
 
 def ray(runs: Iterable[Run], folder: str | Path, how: Ray, progress: Progress | None = None) -> list[Outcome]:
-    """Do the runs that are not done as tasks of a Ray cluster. A run whose process, kernel or machine is lost is done again, at most
-    `retries` times, elsewhere if its machine is gone."""
+    """Do the runs that are not done as tasks of a Ray cluster.
+
+    A run whose process, kernel or machine is lost is done again, at most `retries` times."""
     module = optional_module("ray", "ray")
     status = SweepStatus(runs, folder, progress)
     todo = status.todo()
@@ -191,7 +196,7 @@ def ray(runs: Iterable[Run], folder: str | Path, how: Ray, progress: Progress | 
         return status.close()
     ours = not module.is_initialized()
     if ours:
-        place = {"_node_ip_address": "127.0.0.1"} if how.address is None else {}      # a cluster of this machine listens to no other
+        place = {} if how.address else {"_node_ip_address": "127.0.0.1"}      # listens to no other machine
         os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]
         module.init(address=how.address, log_to_driver=False, include_dashboard=None if how.address else False, **place)
     task = module.remote(ray_task).options(num_cpus=how.num_cpus, num_gpus=how.num_gpus, max_retries=how.retries,

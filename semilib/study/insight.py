@@ -1,9 +1,9 @@
-"""Figures that need the trained networks and not their records alone: use of the unlabelled images, features, calibration.
+"""Figures that need the trained networks: use of the unlabelled images, features, calibration.
 
     models = {"FixMatch": trained.load(a), "SeMi": trained.load(b)}
     paint.save(*unlabelled_use(models), "figures/figure1")
 
-Each function measures a frame, which is what is committed: checkpoints are not. The figure is drawn from the frame alone.
+Each function measures a frame and draws it. Frames are committed, checkpoints are not.
 """
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import math
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from semilib.data import augment, sources, splits
 from semilib.errors import BadInput
 from semilib.methods.losses import normalised_entropy
 from semilib.report import paint
-from semilib.report.paint import PALETTE, Picture
+from semilib.report.paint import PALETTE, Picture, Shown
 from semilib.training import metrics
 from semilib.training.config import Run
 from semilib.training.engine import EVALUATION_BATCH
@@ -42,8 +41,8 @@ def _source(run: Run) -> sources.Source:
 def pool(run: Run) -> tuple[torch.Tensor, np.ndarray]:
     """Unlabelled images of a run, uint8 [n, 3, H, W], and their true classes [n], for measuring only."""
     source = _source(run)
-    split = splits.make_split(source.labels, len(source.class_names), run.n1, run.m1, run.gamma_l, run.gamma_u, run.order,
-                              run.labelled_in_unlabelled, run.split_seed, run.labelled_share)
+    split = splits.make_split(source.labels, len(source.class_names), run.n1, run.m1, run.gamma_l, run.gamma_u,
+                              run.order, run.labelled_in_unlabelled, run.split_seed, run.labelled_share)
     if run.holdout:
         split, _ = splits.hold_out(split, source.labels, run.holdout)
     members = torch.as_tensor(split.unlabelled)
@@ -55,7 +54,7 @@ def _order(model: Trained) -> list[int]:
 
 
 def _first(models: Models) -> tuple[Trained, str]:
-    """The first model, and the cell and schedule of all in words. Raises BadInput if they differ: figures would not be comparable."""
+    """The first model, and the cell and schedule of all in words. Raises BadInput if they are not the same for all."""
     if not models:
         raise BadInput("models", {}, "at least one trained model")
     scales = {(m.run.cell, m.run.steps, m.run.profile, m.run.network) for m in models.values()}
@@ -66,7 +65,7 @@ def _first(models: Models) -> tuple[Trained, str]:
 
 
 def _standard(model: Trained, images: torch.Tensor) -> torch.Tensor:
-    """The distribution that pseudo-labels are read from: the standard head's where there is one of that name, else the prediction's."""
+    """The distribution that pseudo-labels are read from: the standard head's, else the prediction's; [n, C]."""
     if "head" not in model.net.heads:
         return model.probabilities(images)
     with torch.no_grad():
@@ -77,12 +76,12 @@ def _standard(model: Trained, images: torch.Tensor) -> torch.Tensor:
 # ---- figure 1: use of the unlabelled images --------------------------------------------------------------------------
 
 
-def unlabelled_use(models: Models, points: int = 50) -> tuple[Figure, pd.DataFrame]:
-    """Figure 1: which unlabelled images count at which threshold, and how many of them with the right pseudo-label, by class group; easy
-    and hard are the halves of lower and higher entropy under the same network. The vertical line is the method's own threshold.
+def unlabelled_use(models: Models, points: int = 50) -> Shown:
+    """Figure 1: which unlabelled images count at which threshold, and how many of them with the right pseudo-label.
 
-    Frame: method, group, half, threshold, images (of that group and half), used (share of them, %), right (share of those used, %; NaN
-    for fewer than `FEW`), method_threshold (the method's own, NaN without one)."""
+    Easy and hard are the halves of lower and higher entropy under the same network. Frame: method, group, half,
+    threshold, images (of that group and half), used (share of them, %), right (share of those used, %; NaN for fewer
+    than `FEW`), method_threshold (the method's own, a vertical line; NaN without one)."""
     first, scale = _first(models)
     images, truth = pool(first.run)
     if (truth < 0).any():
@@ -98,12 +97,12 @@ def unlabelled_use(models: Models, points: int = 50) -> tuple[Figure, pd.DataFra
             for half, chosen in (("easy", inside & ~hard), ("hard", inside & hard)):
                 for threshold in np.linspace(0, 0.99, points):
                     used = chosen & (confidence >= threshold)
-                    rows.append({"method": name, "group": group, "half": half, "threshold": threshold, "images": int(chosen.sum()),
-                                 "used": 100 * used.sum() / max(1, chosen.sum()),
+                    rows.append({"method": name, "group": group, "half": half, "threshold": threshold,
+                                 "images": int(chosen.sum()), "used": 100 * used.sum() / max(1, chosen.sum()),
                                  "right": 100 * (label[used] == truth[used]).mean() if used.sum() >= FEW else math.nan,
                                  "method_threshold": getattr(model.method.cfg, "threshold", math.nan)})
-    return paint.show("unlabelled_use", pd.DataFrame(rows), f"Unlabelled images against the threshold. {scale}; {len(truth):,} images; "
-                                                            f"seed {first.run.seed}")
+    caption = f"Unlabelled images against the threshold. {scale}; {len(truth):,} images; seed {first.run.seed}"
+    return paint.show("unlabelled_use", pd.DataFrame(rows), caption)
 
 
 @paint.draws("unlabelled_use")
@@ -134,25 +133,25 @@ def draw_unlabelled_use(frame: pd.DataFrame) -> Picture:
 # ---- figure 4: features ----------------------------------------------------------------------------------------------
 
 
-def features_map(models: Models, per_class: int = 40, seed: int = 0) -> tuple[Figure, pd.DataFrame]:
-    """Figure 4: t-SNE of the backbone's features of the same test images, `per_class` of each class (at most ten classes: the five largest
-    and the five smallest), with one seed for all methods. Distances between clusters mean nothing in t-SNE; whether classes are apart
-    does.
+def features_map(models: Models, per_class: int = 40, seed: int = 0) -> Shown:
+    """Figure 4: t-SNE of the backbone's features of the same test images, with one seed for all methods.
 
-    Frame: method, image (position in the test set), class, x, y."""
+    Of more than ten classes, the five largest and the five smallest are shown. Distances between clusters mean nothing
+    in t-SNE; whether classes are apart does. Frame: method, image (position in the test set), class, x, y."""
     from sklearn.manifold import TSNE
     first, scale = _first(models)
     source, order = _source(first.run), _order(first)
     labels = np.asarray(source.test_labels)
-    index = np.concatenate([np.flatnonzero(labels == k)[:per_class] for k in (order if len(order) <= 10 else order[:5] + order[-5:])])
+    classes = order if len(order) <= 10 else order[:5] + order[-5:]
+    index = np.concatenate([np.flatnonzero(labels == k)[:per_class] for k in classes])
     parts = []
     for name, model in models.items():
         features = model.features(source.test_images[torch.as_tensor(index)]).numpy()
         xy = TSNE(random_state=seed, init="pca", perplexity=min(30, (len(index) - 1) / 3)).fit_transform(features)
-        parts.append(pd.DataFrame({"method": name, "image": index, "class": [source.class_names[k] for k in labels[index]],
-                                   "x": xy[:, 0], "y": xy[:, 1]}))
-    return paint.show("features_map", pd.concat(parts, ignore_index=True),
-                      f"t-SNE of the features of {len(index)} test images, seed {seed}. {scale}; run of seed {first.run.seed}")
+        names = [source.class_names[k] for k in labels[index]]
+        parts.append(pd.DataFrame({"method": name, "image": index, "class": names, "x": xy[:, 0], "y": xy[:, 1]}))
+    caption = f"t-SNE of the features of {len(index)} test images, seed {seed}. {scale}; run of seed {first.run.seed}"
+    return paint.show("features_map", pd.concat(parts, ignore_index=True), caption)
 
 
 @paint.draws("features_map")
@@ -165,20 +164,20 @@ def draw_features(frame: pd.DataFrame) -> Picture:
         axes.set(xticks=[], yticks=[], title=name)
         for spine in axes.spines.values():
             spine.set(visible=True, color="#c0c0c0")
-    picture.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=10 if len(methods) > 2 else 5,
-                   markerscale=2, handletextpad=0.1, columnspacing=0.8,
-                   title="class, from the one with most labels to the one with fewest", title_fontsize=7.5)
+    picture.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", markerscale=2, handletextpad=0.1,
+                   ncols=10 if len(methods) > 2 else 5, columnspacing=0.8, title_fontsize=7.5,
+                   title="class, from the one with most labels to the one with fewest")
     return picture
 
 
 # ---- beyond the paper: calibration -----------------------------------------------------------------------------------
 
 
-def calibration(models: Models, bins: int = 10) -> tuple[Figure, pd.DataFrame]:
-    """How often a prediction is right against how sure it is, on the test set. Bars: share of the test images in each of `bins` equal
-    bins of confidence. ECE: mean gap between the two, weighted by the bins' images (Naeini et al., AAAI 2015).
+def calibration(models: Models, bins: int = 10) -> Shown:
+    """How often a prediction is right against how sure it is, on the test set, in equal bins of confidence.
 
-    Frame: method, bin (its upper end), images, confidence (mean, %), right (%), ece (%)."""
+    ECE: mean gap between the two, weighted by the bins' images (Naeini et al., AAAI 2015). Frame: method, bin (its
+    upper end), images, confidence (mean, %), right (%), ece (%)."""
     first, scale = _first(models)
     source = _source(first.run)
     truth, parts = np.asarray(source.test_labels), []
@@ -192,18 +191,18 @@ def calibration(models: Models, bins: int = 10) -> tuple[Figure, pd.DataFrame]:
                          "right": 100 * (label[inside] == truth[inside]).mean() if inside.any() else math.nan})
         gaps = [r["images"] * abs(r["confidence"] - r["right"]) for r in rows if r["images"]]
         parts.append(pd.DataFrame(rows).assign(ece=sum(gaps) / len(truth)))
-    return paint.show("calibration", pd.concat(parts, ignore_index=True),
-                      f"Calibration on {len(truth):,} test images. {scale}; run of seed {first.run.seed}; bars: share of the images in "
-                      "each bin")
+    caption = (f"Calibration on {len(truth):,} test images. {scale}; run of seed {first.run.seed}; bars: share of the "
+               "images in each bin")
+    return paint.show("calibration", pd.concat(parts, ignore_index=True), caption)
 
 
 @paint.draws("calibration")
 def draw_calibration(frame: pd.DataFrame) -> Picture:
     methods = paint.parts(frame, "method")
-    picture, panels = paint.panels(len(methods), 4, (1.75, 1.95), (0.3, 0.5), least=3.4, sharex=True, sharey=True)
+    picture, panels = paint.panels(len(methods), 4, (1.75, 1.95), (0.3, 0.5), least=3.4, share=True)
     for axes, (name, part) in zip(panels, methods.items(), strict=True):
-        axes.bar(100 * (part["bin"] - 0.5 / len(part)), 100 * part["images"] / part["images"].sum(), width=92 / len(part),
-                 color="#d9d9d9", zorder=0)
+        middle, share = 100 * (part["bin"] - 0.5 / len(part)), 100 * part["images"] / part["images"].sum()
+        axes.bar(middle, share, width=92 / len(part), color="#d9d9d9", zorder=0)
         axes.plot([0, 100], [0, 100], color=paint.RULE, linewidth=0.8, linestyle=(0, (3, 2)))
         seen = part.dropna(subset=["right"])
         axes.plot(seen["confidence"], seen["right"], color=PALETTE[0], marker="o", markersize=3)

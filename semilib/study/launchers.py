@@ -28,8 +28,10 @@ class Local:
 
 @dataclasses.dataclass(frozen=True)
 class Slurm(Local):
-    """An array job of SLURM, whose tasks have slots of their own. more: options of sbatch by name, such as partition="gpu", time=240
-    (minutes), gres="gpu:1", cpus_per_task=4; array_parallelism is how many tasks run at once."""
+    """An array job of SLURM, whose tasks have slots of their own.
+
+    more: options of sbatch by name, such as partition="gpu", time=240 (minutes), gres="gpu:1", cpus_per_task=4;
+    array_parallelism is how many tasks run at once."""
 
     name: ClassVar[str] = "slurm"
     per_job: int = option(1, "SLURM: runs a task of the array job (default: 1)", low=1)
@@ -44,15 +46,14 @@ class Slurm(Local):
 
 @dataclasses.dataclass(frozen=True)
 class Ray:
-    """Tasks of a Ray cluster. num_gpus may be a fraction: 0.25 puts four runs on a GPU. more: other options of a Ray task, such as
-    resources={"big": 1}."""
+    """Tasks of a Ray cluster. more: other options of a Ray task by name, such as resources={"big": 1}."""
 
     name: ClassVar[str] = "ray"
     num_cpus: float = option(1.0, "CPU cores a run", low=0)
-    num_gpus: float = option(0.0, "GPUs a run", low=0)
-    retries: int = option(3, "how often a run whose process, kernel or machine is lost is done again", low=0)
+    num_gpus: float = option(0.0, "GPUs a run; 0.25 puts four runs on a GPU", low=0)
+    retries: int = option(3, "how often a run whose process or machine is lost is done again", low=0)
     notebook: bool = option(True, "execute a notebook for each run; False trains alone")
-    address: str | None = option(None, "HOST:PORT of a cluster; None: the one this process is connected to, or a new one here")
+    address: str | None = option(None, "HOST:PORT (default: the cluster that this process is in, or a new one)")
     more: dict = option({}, "options of a Ray task")
 
     def __post_init__(self):
@@ -60,12 +61,12 @@ class Ray:
 
 
 LAUNCHERS: dict[str, type[Local] | type[Ray]] = {kind.name: kind for kind in (Local, Slurm, Ray)}
-# Options that are flags of the command line, with their sentence: the whole numbers. Others are NAME=VALUE words of --slurm and --ray.
+# The whole numbers are flags of the command line, here with their sentence. Others are words of --slurm and --ray.
 FLAGS = {f.name: f.metadata["doc"] for f in dataclasses.fields(Slurm) if f.type in ("int", "int | None")}
 
 
 def launcher(name: str, given: dict[str, Any]) -> Local | Ray:
-    """A launcher from values by name; those that it has no field for go into `more`. Raises BadInput for a value out of range."""
+    """A launcher from values by name; what is no field of it goes into `more`. Raises BadInput for a bad value."""
     kind = LAUNCHERS[name]
     known = {f.name for f in dataclasses.fields(kind)}
     more = {k: v for k, v in given.items() if k not in known}

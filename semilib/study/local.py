@@ -22,7 +22,7 @@ from semilib.training.progress import Progress
 
 
 def cores() -> int:
-    """The CPU cores that this process may use: those that a SLURM job was given, else those that the system lets it run on."""
+    """How many CPU cores this process may use: as its SLURM job says, else as the system says."""
     allotted = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if allotted.isdigit():
         return int(allotted)
@@ -39,10 +39,10 @@ def gpus() -> list[str]:
 
 
 def slots_of(n: int, how: Local, cards: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The places in which n runs are done side by side, each with its threads and its GPU; cards: the GPUs, by default all.
+    """The places in which n runs are done side by side, each with its threads and its GPU. cards: the GPUs (None: all).
 
-    Without a GPU there is a slot a core; with GPUs, `per_gpu` slots a GPU. The cores are shared out evenly unless `threads` says
-    otherwise. Raises BadInput for more slots than the GPUs have.
+    Without a GPU there is a slot a core; with GPUs, `per_gpu` slots a GPU. The cores are shared out evenly unless
+    `threads` says otherwise. Raises BadInput for more slots than the GPUs have.
     """
     cards = gpus() if cards is None else list(cards)
     room = len(cards) * how.per_gpu
@@ -60,7 +60,7 @@ class Worker:
         self.index, self.slot, self.began = index, slot, time.monotonic()
         self.log = file.with_name(f"{index}.log")
         words = [sys.executable, "-m", "semilib", "one", str(file), str(index), "--parent", str(os.getpid())]
-        with open(self.log, "ab") as out:                  # a session of its own: Ctrl-C reaches the launcher, which ends its workers
+        with open(self.log, "ab") as out:                  # in a session of its own: Ctrl-C reaches the launcher alone
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=files.home(),
                                             env=environment(**slot), start_new_session=True)
 
@@ -80,10 +80,11 @@ class Worker:
 
 def do(runs: Iterable[Run], folder: str | Path = "runs", how: Local | None = None, progress: Progress | None = None,
        cards: Sequence[str] | None = None) -> list[Outcome]:
-    """Do the runs that are not done in slots of this machine and return an outcome for each, in their order.
+    """Do the runs that are not done in slots of this machine. Returns an outcome for each, in their order.
 
-    A run that fails does not stop the others. A run whose process was killed is started again, at most `retries` times; one that failed
-    by itself is not, because it would fail again. Ctrl-C ends the workers; the next call goes on from their checkpoints.
+    A run that fails does not stop the others, and is not tried again, because it would fail again. A run whose process
+    was killed is started again, at most `retries` times. Ctrl-C ends the workers; the next call goes on from their
+    checkpoints.
     """
     how = how or Local()
     status = SweepStatus(runs, folder, progress)
@@ -108,7 +109,8 @@ def do(runs: Iterable[Run], folder: str | Path = "runs", how: Local | None = Non
                         status.note(f"{run.name}: killed, starting it again")
                         waiting.appendleft(worker.index)
                     else:
-                        status.ended(worker.outcome(run, status.folder_of(run), kills[worker.index]), time.monotonic() - worker.began)
+                        outcome = worker.outcome(run, status.folder_of(run), kills[worker.index])
+                        status.ended(outcome, time.monotonic() - worker.began)
                 status.show([todo[worker.index] for worker in running], len(slots) + len(running))
         finally:
             _stop([worker.process for worker in running])

@@ -11,37 +11,42 @@ import math
 import textwrap
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from semilib.data.splits import arrange, long_tailed_counts
 from semilib.errors import BadInput
 from semilib.report import paint
-from semilib.report.paint import FIGURE_WIDTH, PALETTE, Picture
+from semilib.report.paint import FIGURE_WIDTH, PALETTE, Picture, Shown
 from semilib.report.table import Table
 from semilib.study import sheets
 from semilib.study.grids import Grid
 from semilib.training.config import Run
 
 USUAL, OTHER = PALETTE[3], PALETTE[0]          # a row that others are compared with; a row that is compared
+DOTS = {"linestyle": "none", "markeredgewidth": 0}
 
 
 def _scores(table: Table) -> pd.DataFrame:
-    """A row a finished run of a printed table, in its rows' order: row, seed, score (%). A row without one has a line without a score."""
-    scores = table.runs.dropna(subset=["score"]).assign(score=lambda runs: 100 * runs["score"])
-    return table.frame[["row", "against"]].merge(scores[["row", "seed", "score"]], on="row", how="left").astype({"seed": "Int64"})
+    """The finished runs of a table, in its rows' order: row, against, seed, score (%); NaN for a row without one."""
+    scores = table.runs.dropna(subset=["score"])[["row", "seed", "score"]]
+    scores = table.frame[["row", "against"]].merge(scores, on="row", how="left").astype({"seed": "Int64"})
+    return scores.assign(score=100 * scores["score"])
+
+
+def _scale(grid: Grid) -> str:
+    return sheets.scale(grid.entries[0].runs[0])
 
 
 # ---- every row -------------------------------------------------------------------------------------------------------
 
 
-def ladder(grid: Grid, tables: list[Table]) -> tuple[Figure, pd.DataFrame]:
-    """Every row of the tables as its seeds (dots) and their mean (bar), in the tables' order; the dashed line is the row that others are
-    compared with, where it is one for the whole table. Rows without a finished run are named and empty.
+def ladder(grid: Grid, tables: list[Table]) -> Shown:
+    """Every row of the tables as its seeds and their mean. Rows without a finished run are named and empty.
 
-    Frame: table, row, seed, score (%), against (the row that it is compared with), metric."""
+    The dashed line is the row that others are compared with, where it is one for the whole table. Frame: table, row,
+    seed, score (%), against (the row that it is compared with), metric."""
     parts = [_scores(table).assign(table=table.name, metric=table.runs["metric"].iloc[0]) for table in tables]
     frame = pd.concat(parts, ignore_index=True)[["table", "row", "seed", "score", "against", "metric"]]
-    return paint.show("ladder", frame, f"{grid.title}. {sheets.scale(grid.entries[0].runs[0])}; dots: seeds, bars: their mean")
+    return paint.show("ladder", frame, f"{grid.title}. {_scale(grid)}; dots: seeds, bars: their mean")
 
 
 @paint.draws("ladder")
@@ -57,11 +62,9 @@ def draw_ladder(frame: pd.DataFrame) -> Picture:
                          linestyle=(0, (3, 2)), zorder=0)
         rows = paint.parts(part, "row")
         for y, row in enumerate(rows.values()):
-            colour = USUAL if row["against"].iloc[0] == "" else OTHER
-            mean = row["score"].mean()
-            axes.plot(row["score"], [y] * len(row), linestyle="none", marker="o", markersize=3, alpha=0.6, color=colour,
-                      markeredgewidth=0)
-            axes.plot([mean, mean], [y - 0.32, y + 0.32], color=colour, linewidth=1.8)
+            look = {"color": USUAL if row["against"].iloc[0] == "" else OTHER}
+            axes.plot(row["score"], [y] * len(row), marker="o", markersize=3, alpha=0.6, **look, **DOTS)
+            axes.plot([row["score"].mean()] * 2, [y - 0.32, y + 0.32], linewidth=1.8, **look)
         axes.set_yticks(range(len(rows)), list(rows))
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
@@ -76,9 +79,8 @@ def draw_ladder(frame: pd.DataFrame) -> Picture:
 # ---- Figure 6 --------------------------------------------------------------------------------------------------------
 
 
-def sensitivity(grid: Grid, tables: list[Table]) -> tuple[Figure, pd.DataFrame]:
-    """Figure 6: balanced accuracy against one value of SeMi at a time, the others as they are; seeds as dots, their mean as a line, SeMi's
-    own value filled. Values stand at equal distances.
+def sensitivity(grid: Grid, tables: list[Table]) -> Shown:
+    """Figure 6: balanced accuracy against one value of SeMi at a time. Values stand at equal distances.
 
     Frame: option, value, seed, score (%), usual (whether the value is SeMi's own)."""
     parts = [_scores(table).assign(option=table.subtitle.split("Sensitivity to ")[1]) for table in tables
@@ -88,21 +90,19 @@ def sensitivity(grid: Grid, tables: list[Table]) -> tuple[Figure, pd.DataFrame]:
     frame = pd.concat(parts, ignore_index=True)
     frame["usual"] = frame["row"].str.endswith(" (SeMi)")
     frame["value"] = frame["row"].str.removesuffix(" (SeMi)").str.split(" = ").str[1].astype(float)
-    return paint.show("sensitivity", frame[["option", "value", "seed", "score", "usual"]],
-                      f"Sensitivity of SeMi. {sheets.scale(grid.entries[0].runs[0])}; dots: seeds, diamonds: their mean, filled: "
-                      "SeMi's own value")
+    caption = f"Sensitivity of SeMi. {_scale(grid)}; dots: seeds, diamonds: their mean, filled: SeMi's own value"
+    return paint.show("sensitivity", frame[["option", "value", "seed", "score", "usual"]], caption)
 
 
 @paint.draws("sensitivity")
 def draw_sensitivity(frame: pd.DataFrame) -> Picture:
     options = paint.parts(frame, "option")
-    picture, panels = paint.panels(len(options), 3, (0, 1.9), (0, 0.5), least=FIGURE_WIDTH, sharey=True)
+    picture, panels = paint.panels(len(options), 3, (0, 1.9), (0, 0.5), least=FIGURE_WIDTH, share="y")
     for axes, (option, part) in zip(panels, options.items(), strict=True):
         values = paint.parts(part, "value")
         axes.plot(range(len(values)), [seeds["score"].mean() for seeds in values.values()], color=USUAL, zorder=2)
         for x, seeds in enumerate(values.values()):
-            axes.plot([x] * len(seeds), seeds["score"], linestyle="none", marker="o", markersize=3, alpha=0.5, color=OTHER,
-                      markeredgewidth=0)
+            axes.plot([x] * len(seeds), seeds["score"], marker="o", markersize=3, alpha=0.5, color=OTHER, **DOTS)
             axes.plot([x], [seeds["score"].mean()], marker="D", markersize=5, color=USUAL, zorder=3,
                       markerfacecolor=USUAL if seeds["usual"].iloc[0] else "white")
         axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
@@ -118,12 +118,11 @@ def draw_sensitivity(frame: pd.DataFrame) -> Picture:
 CLASSES = {"mnistm5k": 10, "cifar10": 10, "cifar100": 100, "stl10": 10, "svhn": 10}
 
 
-def cells(grid: Grid) -> tuple[Figure, pd.DataFrame]:
-    """Figure 5 (a): how many labelled and unlabelled images each class has, in every cell of a table, by the protocol; the unlabelled
-    set holds the labelled images too where the run says so. A set that is imbalanced by nature, or without labels, has no counts to
-    draw.
+def cells(grid: Grid) -> Shown:
+    """Figure 5 (a): how many images each class has in every cell of a table, by the protocol.
 
-    Frame: cell, class (0 has most labelled images), labelled, unlabelled (empty: unknown)."""
+    Cells without labels, or imbalanced by nature, are left out. The unlabelled set holds the labelled images too where
+    the run says so. Frame: cell, class (0 has most labelled images), labelled, unlabelled (empty: unknown)."""
     runs: dict[str, Run] = {}
     for entry in grid.entries:
         if entry.runs[0].n1 is not None and entry.runs[0].dataset in CLASSES:
@@ -131,8 +130,8 @@ def cells(grid: Grid) -> tuple[Figure, pd.DataFrame]:
     if not runs:
         raise BadInput("grid", grid.title, "a table with a cell whose counts follow from its protocol")
     frame = pd.concat([_counts(run).assign(cell=name) for name, run in runs.items()], ignore_index=True)
-    return paint.show("cells", frame[["cell", "class", "labelled", "unlabelled"]],
-                      f"Images a class in the cells of {grid.table.replace('table', 'Table ')}, by the protocol; logarithmic")
+    caption = f"Images a class in the cells of {grid.table.replace('table', 'Table ')}, by the protocol; logarithmic"
+    return paint.show("cells", frame[["cell", "class", "labelled", "unlabelled"]], caption)
 
 
 def _counts(run: Run) -> pd.DataFrame:

@@ -1,14 +1,15 @@
-"""A table of the study, printed: what a grid's runs measured, seed by seed against the row that matters, beside published numbers.
+"""A table of the study, printed: what a grid's runs measured, against the row that matters, beside published numbers.
 
     grid = grids.grid("table1", "small")
     folders = find(grid)                       # run key -> its folder, in runs/ (by today's code) or in results/
     for table in sheets(grid, folders):
         print(table.text)
 
-Every number is of records. A cell without all its runs says so. A difference is the mean over the seeds that both rows have, with the
-95 % interval of Student's t over those paired differences (three seeds or more); two seeds give the two differences, one gives no
-statement. Bold is a row whose worst seed is above every other row's best. Published numbers stand in columns of their own, one a source,
-because sources differ in split, recipe, checkpoint rule and metric; none of them is SeMi's, whose tables this project has not seen.
+Every number is of records. A cell without all its runs says so. A difference is the mean over the seeds that both rows
+have. Three seeds or more give the 95 % interval of Student's t over those pairs, two give both differences, one gives
+no statement. Bold is a row whose worst seed is above every other row's best. Published numbers have a column a source,
+because sources differ in split, recipe, checkpoint rule and metric. None is SeMi's, whose tables this project has not
+seen.
 """
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ import pandas as pd
 from semilib.files import place
 from semilib.report import records
 from semilib.report.records import GROUPS
-from semilib.report.table import DASH, Column, Table, column, number
+from semilib.report.table import DASH, Column, Table, column
 from semilib.report.tables import count, mean_and_spread, never_acted, short
 from semilib.study import published
 from semilib.study.grids import Entry, Grid
@@ -43,8 +44,9 @@ Folders = dict[str, Path]                      # key of a run -> folder of its r
 
 
 def find(grid: Grid, runs: str | Path = "runs", results: str | Path = "results") -> Folders:
-    """The folder of each of the grid's runs that is finished: in `runs`, made by today's code, or else among the committed records,
-    whose code is whatever their commit says."""
+    """The folder of each of the grid's runs that is finished.
+
+    It is in `runs`, made by today's code, or else among the committed records, made by the code of their commit."""
     folders = {}
     for run in grid.runs:
         mine = record.folder(run, place(runs)) if record.folders(run, place(runs)) else None
@@ -73,10 +75,8 @@ def committed(results: str) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def is_of(run: Run, config: dict[str, Any]) -> bool:
-    """Whether a record's configuration is this run's; fields and options that came later count as what they were before: their
-    defaults."""
-    first = ("dataset", "method", "seed", "profile")
-    if any(getattr(run, k) != config.get(k) for k in first):
+    """Whether a record's configuration is this run's. A field or option that came later counts as its default."""
+    if any(getattr(run, k) != config.get(k) for k in ("dataset", "method", "seed", "profile")):
         return False
     return _equal(run.identity(), config, Run) and _equal(run.options, config["options"], run.method_class().Config)
 
@@ -90,7 +90,9 @@ def _equal(a: dict[str, Any], b: dict[str, Any], kind: type) -> bool:
 
 
 def sheets(grid: Grid, folders: Folders, runs: str | Path = "runs") -> list[Table]:
-    """The grid's printed tables, one for each column and section, in order. Their frames are in per cent and percentage points."""
+    """The grid's printed tables, one for each column and section, in order.
+
+    frame: a row a line, in per cent and percentage points. runs: a row a run, its score a share in [0, 1]."""
     places = dict.fromkeys((e.column, e.section) for e in grid.entries)
     return [_sheet(grid, [e for e in grid.entries if (e.column, e.section) == at], folders, runs) for at in places]
 
@@ -101,16 +103,19 @@ def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path)
     scores = {name: dict(zip(part["seed"], part["score"], strict=True))
               for name, part in measured.dropna(subset=["score"]).groupby("row")}
     literature = {entry.row: published.rows_of(entry.runs[0], entry.row, entry.metric) for entry in entries}
+    by_source: dict[str, list[dict[str, str]]] = {}
+    for row in (row for rows in literature.values() for row in rows):
+        by_source.setdefault(row["source_paper"], []).append(row)
+    sources = dict(zip(string.ascii_lowercase, by_source.values(), strict=False))
     frame = pd.DataFrame([{**_summary(entry, measured[measured["row"] == entry.row]),
                            **difference(scores.get(entry.row, {}), scores.get(entry.against, {})),
                            "bold": entry.row == best(scores), "published": published.by_source(literature[entry.row])}
                           for entry in entries])
-    rows_of_source: dict[str, list[dict[str, str]]] = {}
-    for row in (row for rows in literature.values() for row in rows):
-        rows_of_source.setdefault(row["source_paper"], []).append(row)
-    sources = dict(zip(string.ascii_lowercase, rows_of_source.values(), strict=False))
-    return Table(grid.title, _columns(first.metric, frame, sources), frame, _notes(first, frame, measured, sources),
-                 measured.drop(columns="idle"),
+    seeds = "n seeds, one split for all of them; ± is the standard deviation over seeds"
+    notes = [f"Scale: {scale(first.runs[0])}; {seeds}.", *_groups_note(first.metric), *_difference_note(frame),
+             *_bold_note(frame), *_missing_note(frame), *_idle_notes(measured, folders), *_source_notes(sources),
+             *_split_note(measured), *_code_notes(measured)]
+    return Table(grid.title, _columns(first.metric, frame, sources), frame, notes, measured,
                  subtitle="; ".join(filter(None, (first.column, first.section))))
 
 
@@ -118,15 +123,14 @@ def _measured(entry: Entry, folders: Folders, runs: str | Path) -> Iterable[dict
     """A row a run of an entry: its state and, if it is done, its numbers (shares in [0, 1])."""
     for run in entry.runs:
         row = {"section": entry.section, "row": entry.row, "column": entry.column, "seed": run.seed, "name": run.name,
-               "key": run.key, "metric": entry.metric, "state": "done", "score": math.nan, "rule": "", "code": "", "split": "",
-               "commit": "", "idle": [], **dict.fromkeys((*GROUPS, "minutes"), math.nan)}
+               "key": run.key, "metric": entry.metric, "state": "done", "score": math.nan, "rule": "", "code": "",
+               "split": "", "commit": "", **dict.fromkeys((*GROUPS, "minutes"), math.nan)}
         if run.key not in folders:
             yield {**row, "state": record.state(run, place(runs))}
             continue
         kept = records.read(folders[run.key])
         yield {**row, **_score(kept, entry.metric), "code": kept.run["code"], "minutes": kept.run["seconds"] / 60,
-               "split": kept.run["split"].get("fingerprint", "")[:8], "commit": (kept.run.get("commit") or "")[:8],
-               "idle": list(never_acted(kept, f"{entry.row} seed {run.seed}"))}
+               "split": kept.run["split"].get("fingerprint", "")[:8], "commit": (kept.run.get("commit") or "")[:8]}
 
 
 def _score(kept: records.Record, metric: str) -> dict[str, Any]:
@@ -142,13 +146,16 @@ def _summary(entry: Entry, measured: pd.DataFrame) -> dict[str, Any]:
     done, states = measured.dropna(subset=["score"]), Counter(measured.loc[measured["score"].isna(), "state"])
     values = [100 * score for score in done["score"]]
     return {"row": entry.row, "mean": statistics.fmean(values) if values else math.nan,
-            "spread": statistics.stdev(values) if len(values) > 1 else math.nan, "done": len(values), "runs": len(entry.runs),
-            "state": ", ".join(f"{n} {state}" for state, n in states.items()), **{g: 100 * done[g].mean() for g in GROUPS},
-            "rule": "; ".join(sorted(set(done["rule"]))), "against": entry.against}
+            "spread": statistics.stdev(values) if len(values) > 1 else math.nan,
+            "done": len(values), "runs": len(entry.runs),
+            "state": ", ".join(f"{n} {state}" for state, n in states.items()),
+            **{g: 100 * done[g].mean() for g in GROUPS}, "rule": "; ".join(sorted(set(done["rule"]))),
+            "against": entry.against}
 
 
 def difference(values: dict[int, float], reference: dict[int, float]) -> dict[str, Any]:
-    """Paired over the seeds that both have, in percentage points: gain, low, high, and as text with what can be said of it.
+    """The difference over the seeds that both have, in percentage points: gain, low, high, and as text.
+
     values, reference: seed -> share."""
     pairs = [100 * (values[s] - reference[s]) for s in sorted(values.keys() & reference.keys())]
     gain = statistics.fmean(pairs) if pairs else math.nan
@@ -182,7 +189,7 @@ def _columns(metric: str, frame: pd.DataFrame, sources: dict[str, list[dict[str,
     compared = (frame["against"] != "").any()
     return [column("row", "", left=True), Column(f"{METRIC_NAMES[metric]} %", mean),
             Column("n", lambda row: count(row["done"], row["runs"], row["state"])),
-            *(column(g, g, number(1)) for g in GROUPS if metric == records.METRIC),
+            *(column(g, g, "{:.1f}".format) for g in GROUPS if metric == records.METRIC),
             *([column("difference", "difference")] if compared else []), column("rule", "rule"),
             *(Column(letter, lambda row, source=rows[0]["source_paper"]: row["published"].get(source, DASH))
               for letter, rows in sources.items())]
@@ -191,16 +198,10 @@ def _columns(metric: str, frame: pd.DataFrame, sources: dict[str, list[dict[str,
 # ---- footnotes -------------------------------------------------------------------------------------------------------
 
 
-def _notes(first: Entry, frame: pd.DataFrame, measured: pd.DataFrame, sources: dict[str, list[dict[str, str]]]) -> list[str]:
-    return [f"Scale: {scale(first.runs[0])}; n seeds, one split for all of them; ± is the standard deviation over seeds.",
-            *_groups_note(first.metric), *_difference_note(frame), *_bold_note(frame), *_missing_note(frame),
-            *_idle_notes(measured), *_source_notes(sources), *_split_note(measured), *_code_notes(measured)]
-
-
 def scale(run: Run) -> str:
     """What the numbers of a run's table rest on, in a phrase."""
-    return (f"{run.cell}, {run.steps:,} steps of profile {run.profile}, batch {run.batch} + {run.mu * run.batch}, {run.network}, "
-            f"recipe {run.recipe}")
+    return (f"{run.cell}, {run.steps:,} steps of profile {run.profile}, batch {run.batch} + {run.mu * run.batch}, "
+            f"{run.network}, recipe {run.recipe}")
 
 
 def _groups_note(metric: str) -> Iterable[str]:
@@ -211,9 +212,10 @@ def _groups_note(metric: str) -> Iterable[str]:
 def _difference_note(frame: pd.DataFrame) -> Iterable[str]:
     against = [row for row in dict.fromkeys(frame["against"]) if row]
     if against:
-        yield (f"Difference: this row less {against[0] if len(against) == 1 else 'the row that it changes'}, seed by seed, percentage "
-               "points; with three seeds or more the 95 % interval of Student's t over the pairs, * where it leaves out 0; it is not "
-               "corrected for the number of rows.")
+        other = against[0] if len(against) == 1 else "the row that it changes"
+        yield (f"Difference: this row less {other}, seed by seed, percentage points; with three seeds or more the 95 % "
+               "interval of Student's t over the pairs, * where it leaves out 0; it is not corrected for the number of "
+               "rows.")
 
 
 def _bold_note(frame: pd.DataFrame) -> Iterable[str]:
@@ -227,9 +229,9 @@ def _missing_note(frame: pd.DataFrame) -> Iterable[str]:
         yield f"Not all runs are done: {', '.join(rows)}."
 
 
-def _idle_notes(measured: pd.DataFrame) -> Iterable[str]:
-    for notes in measured["idle"]:
-        yield from notes
+def _idle_notes(measured: pd.DataFrame, folders: Folders) -> Iterable[str]:
+    for run in measured[measured["key"].isin(folders)].itertuples():
+        yield from never_acted(records.read(folders[run.key]), f"{run.row} seed {run.seed}")
 
 
 def _source_notes(sources: dict[str, list[dict[str, str]]]) -> Iterable[str]:
@@ -245,10 +247,11 @@ def _split_note(measured: pd.DataFrame) -> Iterable[str]:
 
 
 def _code_notes(measured: pd.DataFrame) -> Iterable[str]:
-    mixed = [name for name, part in measured[measured["code"] != ""].groupby("row", sort=False) if part["code"].nunique() > 1]
+    rows = measured[measured["code"] != ""].groupby("row", sort=False)
+    mixed = [name for name, part in rows if part["code"].nunique() > 1]
     if mixed:
         yield f"Seeds run by different code: {', '.join(mixed)}."
     commits = sorted({commit for commit in measured["commit"] if commit})
     if commits:
-        yield (f"Records: {measured['score'].notna().sum()} of {len(measured)} runs, code of commit {', '.join(commits)}; each run's "
-               "numbers are in the CSV.")
+        yield (f"Records: {measured['score'].notna().sum()} of {len(measured)} runs, code of commit "
+               f"{', '.join(commits)}; each run's numbers are in the CSV.")

@@ -19,8 +19,9 @@ from semilib.training.progress import Progress, automatic, clock, result_text
 
 
 class SweepStatus:
-    """The runs of a sweep, each once. outcomes: what became of those that ended, by folder. Raises BadInput for a method that only a
-    notebook defines, because workers would not find it."""
+    """The runs of a sweep, each once. outcomes: what became of those that ended, by folder.
+
+    Raises BadInput for a method that only a notebook defines, because workers would not find it."""
 
     def __init__(self, runs: Iterable[Run], folder: str | Path, progress: Progress | None = None):
         self.folder = files.place(folder).resolve()
@@ -28,8 +29,9 @@ class SweepStatus:
         for run in self.runs.values():
             for method in filter(None, (run.method, run.base)):
                 if isinstance(METHODS[method], type):
-                    raise BadInput("method", method, "a method that a file of semilib/methods defines, for workers to find it; "
-                                                     "sweep.ensure does the runs of one that a notebook defines")
+                    wanted = ("a method that a file of semilib/methods defines, for workers to find it; sweep.ensure does the "
+                              "runs of one that a notebook defines")
+                    raise BadInput("method", method, wanted)
         self.progress = progress or automatic(len(self.runs))
         self.outcomes: dict[Path, Outcome] = {}
         self.seconds: list[float] = []
@@ -51,15 +53,15 @@ class SweepStatus:
     def ended(self, outcome: Outcome, seconds: float | None = None) -> None:
         """Put down what became of a run, and say it."""
         if outcome.state == "done" and not is_done(outcome.folder):
-            outcome = dataclasses.replace(outcome, state="failed", error="what was done is another run, because the code was changed "
-                                                                         "while the sweep ran: start it again")
+            why = "what was done is another run, because the code was changed while the sweep ran: start it again"
+            outcome = dataclasses.replace(outcome, state="failed", error=why)
         self.outcomes[outcome.folder] = outcome
         line = f"[{len(self.outcomes)}/{len(self.runs)}] {outcome.run.name}  {outcome.state}"
         if outcome.state == "done":
             if seconds is not None:
                 self.seconds.append(seconds)
             score = result_text(record.read(outcome.folder)["result"])
-            self.note(line + score + ("" if seconds is None else f"  {clock(seconds)}"))
+            self.note(f"{line}{score}" + ("" if seconds is None else f"  {clock(seconds)}"))
         elif outcome.state != "done before":
             self.note(f"{line}  {outcome.error}".rstrip())
 

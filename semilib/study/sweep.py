@@ -1,5 +1,6 @@
-"""Sweeps: many runs, done by whoever a launcher names. Whatever is killed can be started again: a run goes on from its checkpoint, and
-what is done is not done twice.
+"""Sweeps: many runs, done by whoever a launcher names, and what they will take before they begin.
+
+Whatever is killed can be started again: a run goes on from its checkpoint, and what is done is not done twice.
 
     outcomes = sweep(grids.grid("table1", "smoke").runs, "runs", Local(slots=2))
     print(summary(outcomes))
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from semilib import files
-from semilib.errors import RunBusy, TrainingError
+from semilib.errors import TrainingError
 from semilib.study import clusters, local
 from semilib.study.launchers import Local, Ray
 from semilib.study.status import share_done
@@ -35,17 +36,18 @@ def sweep(runs: Iterable[Run], folder: str | Path = "runs", how: Local | Ray | N
     return DO[how.name](runs, folder, how, progress)
 
 
-def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress | None = None, slots: int = 1) -> list[Path]:
-    """Do the runs that are not done, in this process one after the other, and return all their folders. A run whose training fails
-    leaves its record and does not stop the others; a run that another process has is an error, because its numbers are not there yet.
+def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress | None = None,
+           slots: int = 1) -> list[Path]:
+    """Do the runs that are not done, in this process one after the other. Returns the folders of all.
 
-    slots: more than one does them side by side, a process a run (`sweep`, which has more to choose).
+    A run whose training fails leaves its record and does not stop the others. Raises RunBusy for a run that another
+    process has, because its numbers are not there yet. slots: more than one does them side by side, a process a run.
     """
     runs = list(runs)
     if slots != 1:
         outcomes = local.do(runs, folder, Local(slots=slots, notebook=False), progress)
         if busy := [outcome for outcome in outcomes if outcome.state == "busy"]:
-            raise RunBusy(f"{busy[0].folder} is being trained by another process: wait for it, or stop it first")
+            raise record.RunBusy(f"{busy[0].folder} is being trained by another process: wait for it, or stop it first")
         return [record.folder(run, folder) for run in runs]
     progress = progress or automatic(len(runs))
     paths = [record.folder(run, folder) for run in runs]
@@ -87,8 +89,9 @@ class Forecast:
         states = ", ".join(f"{n} {state}" for state, n in self.states.items())
         lines = [f"{self.runs} runs ({states}): {self.todo} to do"]
         if self.todo:
-            side_by_side = f", {clock(self.seconds / min(slots, self.todo - self.unknown or 1))} in {slots}" if slots > 1 else ""
-            lines += [f"  time  {self._known(f'{clock(self.seconds)} in one slot{side_by_side}', self.unknown)}",
+            seconds = self.seconds / min(slots, self.todo - self.unknown or 1)
+            time = f"{clock(self.seconds)} in one slot" + (f", {clock(seconds)} in {slots}" if slots > 1 else "")
+            lines += [f"  time  {self._known(time, self.unknown)}",
                       f"  disk  {self._known(f'{self.disk / 1e6:,.1f} MB', self.unknown_disk)}",
                       *(f"  from  {line}" for line in self.basis)]
         return "\n".join(lines)
@@ -99,11 +102,12 @@ class Forecast:
         return text + (f", and unknown for {unknown} of the runs" if unknown else "")
 
 
-def forecast(runs: Iterable[Run], folder: str | Path = "runs", results: str | Path = "results", notebook: bool = True) -> Forecast:
+def forecast(runs: Iterable[Run], folder: str | Path = "runs", results: str | Path = "results",
+             notebook: bool = True) -> Forecast:
     """Runs, seconds and bytes of a sweep before it starts, from the records of finished runs in `folder` and `results`.
 
-    A run's steps take what the same method took with the same data set, profile and network on the kind of device that this machine
-    has; else the median of all methods there; else it is unknown. What was measured on a CPU tells nothing of a GPU.
+    A step takes what it took the same method with the same data set, profile and network on this machine's kind of
+    device, else the median of all methods there, else it is unknown. A CPU's time tells nothing of a GPU.
     """
     import torch
     folder = files.place(folder)
@@ -124,11 +128,12 @@ def forecast(runs: Iterable[Run], folder: str | Path = "runs", results: str | Pa
     lines = [f"{words} ({n} runs)" for words, n in basis.items()]
     if seconds and notebook:
         lines.append(f"and {STARTUP:g} s a run for its notebook")
-    return Forecast(len(by_state), dict(Counter(state for _, state in by_state)), len(todo), sum(seconds), len(todo) - len(seconds),
-                    sum(disk), len(todo) - len(disk), tuple(lines))
+    return Forecast(len(by_state), dict(Counter(state for _, state in by_state)), len(todo), sum(seconds),
+                    len(todo) - len(seconds), sum(disk), len(todo) - len(disk), tuple(lines))
 
 
-Measured = dict[tuple, list[float]]            # (kind, label or None for all, device or None) -> values of finished runs
+# Of finished runs: (kind, label, or None for all methods, device, or None for all) -> values.
+Measured = dict[tuple, list[float]]
 
 
 def _kind(config: dict[str, Any]) -> tuple:
@@ -150,7 +155,7 @@ def _measured(places: Iterable[Path]) -> tuple[Measured, Measured]:
                 continue
             config, device = run_json["config"], run_json["resolved"]["device"]
             kind, labels, step = _kind(config), (_label(config), None), run_json["seconds"] / config["steps"]
-        except (KeyError, ValueError, OSError):            # a record of before these facts were kept, or one being written
+        except (KeyError, ValueError, OSError):            # an old record without these facts, or one being written
             continue
         for label in labels:
             seconds.setdefault((kind, label, device), []).append(step)
@@ -162,9 +167,9 @@ def _measured(places: Iterable[Path]) -> tuple[Measured, Measured]:
 
 def _estimate(measured: Measured, run: Run, device: str | None) -> tuple[float | None, str]:
     """A measured value for a run and the words for where it is from; None if nothing like it was measured."""
-    config = run.identity()
-    for label, words in ((_label(config), "finished runs of the same method"), (None, "finished runs of other methods")):
+    config, scale = run.identity(), f"profile {run.profile}, {run.network}"
+    for label, whose in ((_label(config), "the same method"), (None, "other methods")):
         values = measured.get((_kind(config), label, device))
         if values:
-            return statistics.median(values), f"{words}, profile {run.profile}, {run.network}" + (f", on {device}" if device else "")
-    return None, f"nothing: no finished run of {run.dataset}, profile {run.profile}, {run.network}, batch {run.batch} on {device}"
+            return statistics.median(values), f"finished runs of {whose}, {scale}, on {device}"
+    return None, f"nothing: no finished run of {run.dataset}, {scale}, batch {run.batch} on {device}"

@@ -1,7 +1,7 @@
 """The unit of work: one run, done or gone on with or left alone, whoever asks for it. Doing it twice costs nothing.
 
-It executes `notebooks/10_run.ipynb` with the parameters of one run, and believes nothing but the run's own record. Beside the record it
-leaves, in the run's folder,
+It executes `notebooks/10_run.ipynb` with the parameters of one run, and believes nothing but the run's own record. In
+the run's folder it leaves, beside the record,
 
     run.ipynb      the executed notebook, there only if all that it did was checked
     done.json      written last: the run is done and its log gives its result
@@ -20,21 +20,23 @@ from pathlib import Path
 from typing import Any
 
 from semilib import files
-from semilib.errors import BadInput, RunBusy, TrainingError
+from semilib.errors import BadInput, TrainingError
 from semilib.files import PACKAGE
+from semilib.report import records
 from semilib.study import notebooks
 from semilib.training import record
 from semilib.training.config import Run
 from semilib.training.progress import Progress
+from semilib.training.train import train
 
 UNIT = "10_run.ipynb"
-DONE, BUSY, FAILED, KILLED = 0, 75, 1, 138        # exit codes of a worker; 138 is papermill's own for a kernel that died
-WAIT = 15.0                # seconds for which a kernel may outlive its killed worker: it looks for its parent every second
+DONE, BUSY, FAILED, KILLED = 0, 75, 1, 138         # exit codes of a worker; 138 is papermill's for a kernel that died
+WAIT = 15.0                # seconds: a kernel outlives its killed worker a little, it looks for its parent every second
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a run. state: done | done before | busy (another process has it) | failed | killed | submitted (to a queue)."""
+    """What became of a run. state: done | done before | failed | killed | busy (another process has it) | submitted."""
 
     run: Run
     folder: Path
@@ -51,7 +53,7 @@ class Outcome:
 
 
 def parameters_of(run: Run) -> dict[str, Any]:
-    """The parameters of `notebooks/10_run.ipynb` that make this run: what differs from the run of its data set, method and profile.
+    """The parameters of `notebooks/10_run.ipynb` that make this run, few where it is a usual run.
 
     Paths inside the project are relative to it. `run_of` gives the run back, with an equal key.
     """
@@ -68,35 +70,40 @@ def parameters_of(run: Run) -> dict[str, Any]:
 
 def run_of(parameters: dict[str, Any]) -> Run:
     """The run that the notebook makes of its parameters."""
-    fields = {k: v for k, v in parameters.items() if k not in ("runs", "fields", "root")}
-    return Run.of(**fields, **parameters["fields"], root=str(files.place(parameters["root"])))
+    named = {k: v for k, v in parameters.items() if k not in ("runs", "fields", "root")}
+    return Run.of(**named, **parameters["fields"], root=str(files.place(parameters["root"])))
 
 
 def _all_fields(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    apart = ("dataset", "method", "profile", "seed", "options", "root")
-    return dict(run.options), {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in apart}
+    """All options, and all fields that are no parameters of their own."""
+    named = ("dataset", "method", "profile", "seed", "options", "root")
+    return dict(run.options), {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in named}
 
 
 def _from_usual(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options and fields in which the run is not its profile's usual one. Raises BadInput if there is no such usual run."""
+    """Options and fields in which the run is not the usual one of its data set, method and profile.
+
+    Raises BadInput if there is no such usual run."""
     kind = {name: getattr(run, name) for name in ("base", "add", "recipe")}
     preset = {k: v for k, v in run.options.items() if k == "preset"}
     usual = Run.of(run.dataset, run.method, profile=run.profile, seed=run.seed, root=run.root, options=preset, **kind)
-    fields = {k: v for k, v in _all_fields(run)[1].items() if v != getattr(usual, k)}
+    options, fields = _all_fields(run)
+    fields = {k: v for k, v in fields.items() if v != getattr(usual, k)}
     fields |= {k: v for k, v in kind.items() if v != getattr(Run, k)}
     if "gamma_l" in fields:                                # alone it would set gamma_u as well
         fields["gamma_u"] = run.gamma_u
-    return {k: v for k, v in run.options.items() if k in preset or v != usual.options.get(k)}, fields
+    return {k: v for k, v in options.items() if k in preset or v != usual.options.get(k)}, fields
 
 
 # ---- the unit --------------------------------------------------------------------------------------------------------
 
 
 def run_one(run: Run, runs: str | Path = "runs", notebook: bool = True, wait: float = WAIT) -> Outcome:
-    """Do a run, or the rest of it, or nothing if it is done; check it and mark it done. Never raises for what a run can do wrong.
+    """Do a run, or the rest of it, or nothing if it is done. Check it and mark it done.
 
-    notebook: execute `notebooks/10_run.ipynb` (a kernel, seconds to start); False trains in this process. wait: how long the run may
-    still be held by a kernel whose worker was killed, before it counts as busy.
+    A run that fails raises nothing: its outcome says why.
+    notebook: execute `notebooks/10_run.ipynb` (a kernel, seconds to start); False trains in this process.
+    wait: seconds for which a kernel may still hold the run after its worker was killed, before the run counts as busy.
     """
     runs = files.place(runs)
     path = record.folder(run, runs)
@@ -108,8 +115,11 @@ def run_one(run: Run, runs: str | Path = "runs", notebook: bool = True, wait: fl
                 return _checked(run, path, "done before")
             if not _is_free(path, wait):
                 return Outcome(run, path, "busy")
-            return _execute(run, path, runs) if notebook else _train(run, path, runs)
-    except RunBusy:
+            if notebook:
+                return _execute(run, path, runs)
+            train(run, runs, progress=Progress())
+            return _checked(run, path, "done")
+    except record.RunBusy:
         return Outcome(run, path, "busy")
     except (BadInput, TrainingError, OSError) as error:
         return Outcome(run, path, "failed", f"{type(error).__name__}: {error}")
@@ -130,17 +140,11 @@ def _is_free(path: Path, wait: float) -> bool:
     return True
 
 
-def _train(run: Run, path: Path, runs: Path) -> Outcome:
-    from semilib.training.train import train
-    train(run, runs, progress=Progress())
-    return _checked(run, path, "done")
-
-
 def _execute(run: Run, path: Path, runs: Path) -> Outcome:
-    """The unit's notebook, under the unit's lock: executed apart, checked, put in its place, marked."""
+    """Execute the unit's notebook, under the unit's lock, and check what it did."""
     import papermill.exceptions
-    unit, error = path / "unit", ""
-    for part in unit.glob(".*.part.ipynb"):                # of a worker that was killed; nobody else writes here while we hold the lock
+    unit, note = path / "unit", ""
+    for part in unit.glob(".*.part.ipynb"):                # of a worker that was killed: nobody else has the lock
         part.unlink(missing_ok=True)
     parameters = {**parameters_of(run), "runs": files.shown(runs)}
     try:
@@ -149,53 +153,49 @@ def _execute(run: Run, path: Path, runs: Path) -> Outcome:
         if failed.ename == "RunBusy":
             (unit / "run.failed.ipynb").unlink(missing_ok=True)
             return Outcome(run, path, "busy")
-        error = f"{failed.ename}: {failed.evalue}"
+        note = f"{failed.ename}: {failed.evalue}"
     except RuntimeError as died:
         if type(died).__name__ != "DeadKernelError":
             raise
         return Outcome(run, path, "killed", "its kernel was killed")
     run_json = record.read(path) or {"status": "not started"}
     if run_json["status"] != "done":
-        why = run_json.get("error") or error or f"the notebook ended, but the run is {run_json['status']}"
+        why = run_json.get("error") or note or f"the notebook ended, but the run is {run_json['status']}"
         return Outcome(run, path, "failed", why)
-    outcome = _checked(run, path, "done", mark=False)
-    if error:                                              # the run is done and right; only what the notebook shows of it is not there
-        outcome = dataclasses.replace(outcome, error=f"its notebook failed ({error}): see {files.shown(unit / 'run.failed.ipynb')}")
-    elif outcome.state == "done":
-        os.replace(unit / "run.ipynb", path / "run.ipynb")
-    if outcome.state == "done":
-        _mark(path)
-    return outcome
+    if note:                                               # the run is done and right, but not what the notebook shows
+        note = f"its notebook failed ({note}): see {files.shown(unit / 'run.failed.ipynb')}"
+    return _checked(run, path, "done", note)
 
 
-def _checked(run: Run, path: Path, state: str, mark: bool = True) -> Outcome:
-    """The outcome of a run whose record says done: `failed` if its log does not give the result that it kept."""
+def _checked(run: Run, path: Path, state: str, note: str = "") -> Outcome:
+    """The outcome of a run whose record says done: `failed` if its log does not give the result that it kept.
+
+    The first time, put its notebook in its place and mark it done."""
     if (path / "done.json").exists():
-        return Outcome(run, path, state)
-    from semilib.report import records
+        return Outcome(run, path, state, note)
     try:
         records.result_of(records.read(path))
     except (BadInput, KeyError, ValueError) as error:
-        return Outcome(run, path, "failed", f"its record is damaged ({error}): delete {files.shown(path)} to do it again")
-    if mark:
-        _mark(path)
-    return Outcome(run, path, state)
-
-
-def _mark(path: Path) -> None:
+        damage = f"its record is damaged ({error}): delete {files.shown(path)} to do it again"
+        return Outcome(run, path, "failed", damage)
+    if (path / "unit" / "run.ipynb").exists():
+        os.replace(path / "unit" / "run.ipynb", path / "run.ipynb")
     run_json = record.read(path)
-    mark = {"name": run_json["name"], "key": run_json["key"], "code": run_json["code"], "result": run_json["result"]["mean_last"],
+    mark = {**{name: run_json[name] for name in ("name", "key", "code")}, "result": run_json["result"]["mean_last"],
             "notebook": "run.ipynb" if (path / "run.ipynb").exists() else None}
     files.write_text(path / "done.json", json.dumps(mark, indent=1) + "\n")
+    return Outcome(run, path, state, note)
 
 
 # ---- a worker: one run in a process of its own -----------------------------------------------------------------------
 
 
 def worker(file: str | Path, index: int, parent: int | None = None) -> int:
-    """What `semilib one FILE INDEX` does: the run at a place of a sweep's file. Returns the exit code; ends with its parent."""
+    """What `semilib one FILE INDEX` does: the run at a place of a sweep's file. Returns the exit code.
+
+    parent: the process with which it ends."""
     sweep = json.loads(Path(file).read_text(encoding="utf-8"))
-    signal.signal(signal.SIGTERM, _interrupted)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
@@ -207,12 +207,8 @@ def worker(file: str | Path, index: int, parent: int | None = None) -> int:
     return outcome.exit_code
 
 
-def _interrupted(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def _end_with(parent: int) -> None:
-    """Leave at once when the launcher is gone, so that nobody trains for a sweep that was killed. The kernel follows by itself."""
+    """Leave when the launcher is gone, so that nobody trains for a sweep that was killed. The kernel follows."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(KILLED)
@@ -221,7 +217,7 @@ def _end_with(parent: int) -> None:
 def environment(threads: int | None = None, gpu: str | None = None) -> dict[str, str]:
     """The variables of a worker: its threads, its GPU ("" hides all), and this package on its path."""
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    out = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     if threads is not None:
-        out |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return out if gpu is None else {**out, "CUDA_VISIBLE_DEVICES": gpu}
+        variables |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return variables if gpu is None else {**variables, "CUDA_VISIBLE_DEVICES": gpu}

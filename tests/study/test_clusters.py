@@ -189,7 +189,7 @@ def test_ray_loses_nothing_when_a_worker_is_killed_and_a_node_is_lost(tmp_path):
         words = [*alone, "sh", "-c", 'ip link set lo up && exec "$0" "$@"', *words]
     env = {**os.environ, "RAY_TMPDIR": place, "HOME": place, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
            "RAY_raylet_start_wait_time_s": "180",          # a busy machine needs more than the usual 30 seconds
-           "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])}
+           "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
     try:
         done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
     finally:

@@ -9,7 +9,7 @@ import pytest
 from kit import DATA, ROOT, check_done_once, holder, in_mid_run, linux, smoke_run, smoke_table
 
 from semilib import cli
-from semilib.errors import BadInput, RunBusy
+from semilib.errors import BadInput
 from semilib.files import PACKAGE
 from semilib.study import grids, local, notebooks, sweep, unit
 from semilib.study.launchers import Local
@@ -182,7 +182,7 @@ def test_ensure_does_runs_side_by_side_by_the_local_slots(tmp_path, monkeypatch)
     assert sweep.ensure(runs, tmp_path, Progress(), slots=2) == [record.folder(run, tmp_path) for run in runs]
     assert asked == [(runs, tmp_path, Local(slots=2, notebook=False))]
     states[1] = "busy"
-    with pytest.raises(RunBusy, match=f"{runs[1].label}.* another process"):
+    with pytest.raises(record.RunBusy, match=f"{runs[1].label}.* another process"):
         sweep.ensure(runs, tmp_path, Progress(), slots=2)
 
 
