@@ -55,8 +55,9 @@ def given_run(words: list[str]):
 def run(args) -> None:
     tables, fields = words_of(args.what)
     if tables or args.on != "local":
-        return sweep(args, tables, fields)
-    for name in ("slots", "per_gpu", "threads", "retries", "per_job", "bare", "no_wait", "slurm", "ray", "again"):
+        return several(args, tables, fields)
+    from semilib.study import launchers
+    for name in (*launchers.FLAGS, "bare", "no_wait", "slurm", "ray", "again"):
         if getattr(args, name):
             raise BadInput(name.replace("_", "-"), getattr(args, name), "not given for a single run; it is for tables, such as table1")
     return single(args, fields)
@@ -77,24 +78,26 @@ def single(args, fields: list[str]) -> None:
     print(f"record: {files.shown(path)} ({found['status']})")
 
 
-def sweep(args, tables: list[str], fields: list[str]) -> None:
-    from semilib.study import launch
+def several(args, tables: list[str], fields: list[str]) -> None:
+    from semilib.study import launchers
     if args.folder:
         raise BadInput("folder", args.folder, "not given with a sweep, whose runs each have their own")
-    how = {name: getattr(args, name) for name in ("slots", "per_gpu", "threads", "retries", "per_job") if getattr(args, name) is not None}
-    how |= {"notebook": not args.bare, **assignments(getattr(args, args.on, None) or [])}
-    if args.no_wait:
-        how["wait"] = False
-    for engine, only in (("slurm", ("per_job", "wait")), ("ray", ())):
-        for name in (*only, *([engine] if getattr(args, engine) else [])):
-            if args.on != engine and (name in how or name == engine):
-                raise BadInput("on", args.on, f"{engine}, for what was given beside it ({name.replace('_', '-')})")
-    if args.on == "ray" and {"slots", "per_gpu", "threads"} & how.keys():
+    flags = {name: getattr(args, name) for name in launchers.FLAGS if getattr(args, name) is not None}
+    flags |= {"wait": False} if args.no_wait else {}
+    beside = {**{name: "slurm" for name in ("per_job", "wait") if name in flags},
+              **{name: name for name in ("slurm", "ray") if getattr(args, name)}}
+    for name, owner in beside.items():
+        if args.on != owner:
+            raise BadInput("on", args.on, f"{owner}, for what was given beside it ({name.replace('_', '-')})")
+    if args.on == "ray" and {"slots", "per_gpu", "threads"} & flags.keys():
         raise BadInput("on", "ray", "--ray num_cpus=N --ray num_gpus=SHARE in place of slots, per-gpu and threads")
-    runs = given_runs(tables, fields, args) if tables else [given_run(fields)]
-    outcomes = launch.sweep(runs, args.runs, args.on, **how)
-    print(launch.summary(outcomes))
-    if any(outcome.code for outcome in outcomes):
+    words = assignments(getattr(args, args.on, None) or [])
+    how = launchers.launcher(args.on, {**flags, "notebook": not args.bare, **words})
+    from semilib.study.status import summary
+    from semilib.study.sweep import sweep
+    outcomes = sweep(given_runs(tables, fields, args) if tables else [given_run(fields)], args.runs, how)
+    print(summary(outcomes))
+    if any(outcome.exit_code for outcome in outcomes):
         sys.exit(1)
 
 
@@ -102,7 +105,7 @@ def words_of(words: list[str]) -> tuple[list[str], list[str]]:
     """Names of tables, and NAME=VALUE words. Raises BadInput for a word that is neither."""
     tables, fields = [w for w in words if "=" not in w], [w for w in words if "=" in w]
     for name in tables:
-        from semilib.study import grids  # only here: it needs pandas, which a single run does without
+        from semilib.study import grids  # only here: a single run does without
         if name not in grids.TITLES:
             raise BadInput("argument", name, f"NAME=VALUE, such as method=fixmatch, or a table: {', '.join(grids.TITLES)}")
     return tables, fields
@@ -134,38 +137,40 @@ def given_grids(tables: list[str], fields: list[str]) -> list:
     found = []
     for name in tables or grids.TITLES:
         try:
-            found.append(grids.table(name, **given))
+            found.append(grids.grid(name, **given))
         except BadInput as error:
-            if tables or error.field != "profile" or given.get("profile") not in grids.PROFILES:
+            if tables or error.field != "profile" or given.get("profile") not in grids.TABLE_PROFILES:
                 raise
     return found
 
 
 def plan(args) -> None:
     """Runs, hours and disk of tables before they are run."""
-    from semilib.study import launch
+    from semilib.study.launchers import Local
+    from semilib.study.local import slots_of
+    from semilib.study.sweep import forecast
     grids = given_grids(*words_of(args.what))
-    slots = args.slots or len(launch.slots_of(10**6))
+    slots = args.slots or len(slots_of(10**6, Local()))
     for grid in grids:
         runs = left(grid, args)
-        print(f"{grid.title}\n{launch.forecast(runs, args.runs, notebook=not args.bare).text(slots)}")
+        print(f"{grid.title}\n{forecast(runs, args.runs, notebook=not args.bare).text(slots)}")
         if len(runs) < len(grid.runs):
             print(f"  {len(grid.runs) - len(runs)} more are among the committed records; --again does them too")
     if len(grids) > 1:
         runs = [run for grid in grids for run in left(grid, args)]
-        print(f"together, each run once\n{launch.forecast(runs, args.runs, notebook=not args.bare).text(slots)}")
+        print(f"together, each run once\n{forecast(runs, args.runs, notebook=not args.bare).text(slots)}")
 
 
 def list_(args) -> None:
     """The runs of tables and their state."""
     from collections import Counter
 
-    from semilib.study import launch
+    from semilib.study.sweep import states
     for grid in given_grids(*words_of(args.what)):
         recorded = recorded_of(grid, args)
-        found = [(run, "in results" if run.key in recorded else state) for run, state in launch.states(grid.runs, args.runs)]
-        print(f"{grid.title}\n  " + ", ".join(f"{n} {state}" for state, n in Counter(state for _, state in found).items()))
-        for run, state in found if args.all else ():
+        runs = [(run, "in results" if run.key in recorded else state) for run, state in states(grid.runs, args.runs)]
+        print(f"{grid.title}\n  " + ", ".join(f"{n} {state}" for state, n in Counter(state for _, state in runs).items()))
+        for run, state in runs if args.all else ():
             print(f"  {state:12} {run.name}  {run.key}")
 
 
@@ -200,9 +205,9 @@ def render(args) -> None:
 
 
 def one(args) -> None:
-    """What a launcher's worker does; see launch.worker."""
-    from semilib.study import launch
-    sys.exit(launch.worker(args.file, args.index, args.parent))
+    """What a launcher's worker does; see unit.worker."""
+    from semilib.study.unit import worker
+    sys.exit(worker(args.file, args.index, args.parent))
 
 
 def status(args) -> None:
@@ -240,7 +245,8 @@ def quickstart(args) -> None:
     import papermill.exceptions
 
     from semilib import files
-    from semilib.report import tables
+    from semilib.report.records import load
+    from semilib.report.tables import overview
     from semilib.study import notebooks
     home = files.home()
     if not (home / "notebooks" / "00_quickstart.ipynb").is_file():
@@ -255,7 +261,7 @@ def quickstart(args) -> None:
                  f"{files.shown(output.with_name(output.stem + '.failed.ipynb'))}")
     folder = output.parent
     records = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
-    print(tables.table(tables.load_all(home / line for line in records)).text, end="\n\n")
+    print(overview(load(home / line for line in records)).text, end="\n\n")
     print(f"notebook  {files.shown(output)}")
     for path in sorted(folder.glob("*.png")):
         print(f"figure    {files.shown(path)}")
@@ -278,8 +284,8 @@ def publish(args) -> None:
 
 
 def report(args) -> None:
-    from semilib.study import study
-    print(study.report(args.results, args.figures, args.title))
+    from semilib.report import figures
+    print(figures.report(args.results, args.figures, args.title))
 
 
 def costs(args) -> None:
@@ -327,6 +333,7 @@ def prepare(args) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    from semilib.study import launchers
     top = argparse.ArgumentParser(prog="semilib", description="Class-imbalanced semi-supervised learning: the SeMi study.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -357,15 +364,12 @@ def parser() -> argparse.ArgumentParser:
                           "seed=1 semi.alpha=0.2; see `describe`")
     sub.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     sub.add_argument("--folder", default=None, help="keep this single run here instead")
-    sub.add_argument("--on", default="local", choices=("local", "slurm", "ray"), help="who does the runs (default: this machine)")
-    sub.add_argument("--slots", type=int, default=None, help="runs side by side (default: one a core, or one a GPU)")
-    sub.add_argument("--per-gpu", type=int, default=None, help="runs that share a GPU (default: 1)")
-    sub.add_argument("--threads", type=int, default=None, help="CPU threads a run (default: the cores shared out)")
-    sub.add_argument("--retries", type=int, default=None, help="how often a run that was killed is started again")
+    sub.add_argument("--on", default="local", choices=launchers.LAUNCHERS, help="who does the runs (default: this machine)")
+    for name, doc in launchers.FLAGS.items():
+        sub.add_argument("--" + name.replace("_", "-"), type=int, default=None, help=doc)
     sub.add_argument("--bare", action="store_true", help="train without executing a notebook for each run")
     sub.add_argument("--again", action="store_true", help="also the runs that committed records hold")
     sub.add_argument("--slurm", action="append", metavar="NAME=VALUE", help="an option of sbatch: partition=gpu, time=240, gres=gpu:1, ...")
-    sub.add_argument("--per-job", type=int, default=None, help="SLURM: runs a task of the array job (default: 1)")
     sub.add_argument("--no-wait", action="store_true", help="SLURM: submit and return")
     sub.add_argument("--ray", action="append", metavar="NAME=VALUE", help="address=HOST:PORT, num_cpus=2, num_gpus=0.25, ...")
 

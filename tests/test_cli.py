@@ -156,11 +156,12 @@ def test_a_table_is_planned_listed_and_run_and_a_second_time_costs_nothing(tmp_p
 
 def test_a_sweep_with_a_failed_run_ends_with_an_error_and_names_it(tmp_path, capsys):
     assert "momentum" in refusal("run", *TABLE, "eval_every=2", "steps=6", "momentum=1", "--runs", str(tmp_path)), "no such field"
-    from semilib.study import launch
+    from semilib.study import sweep
+    from semilib.study.unit import Outcome
     run = cli.given_grids(["table1"], TABLE[1:])[0].runs[0]
-    outcome = launch.Outcome(run, tmp_path, "failed", "TrainingError: the reason")
+    outcome = Outcome(run, tmp_path, "failed", "TrainingError: the reason")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(launch, "sweep", lambda *a, **k: [outcome])
+        patch.setattr(sweep, "sweep", lambda *a, **k: [outcome])
         cli.main(["run", *TABLE, "--runs", str(tmp_path)])
     assert ended.value.code == 1 and f"{run.name} ({run.key}): failed: TrainingError: the reason" in capsys.readouterr().out
 

@@ -184,7 +184,7 @@ def check_progress(seen: list[str], last: str, seed: int, of: int) -> None:
 
 
 def test_the_ablation_in_jupyterlab_changed_and_run_twice(project, lab):
-    n = len(grids.table("table4", "smoke", seeds=[0], root=DATA).runs)
+    n = len(grids.grid("table4", "smoke", seeds=[0], root=DATA).runs)
     # Twelve steps: with fewer, some component of SeMi has nothing to do yet, and its run says so and fails.
     for name, value in dict(profile="smoke", seeds=[0], fields={"steps": 12, "eval_every": 12}, root=DATA).items():
         set_parameter(lab.page, name, value)

@@ -16,9 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from semilib.report.figures import _SAFE, COLOURS, INK, _picture, colour, style
+from semilib.report.paint import COLOURS, INK, colour, style
+from semilib.report.paint import PALETTE as _SAFE
+from semilib.report.paint import close as _close
+from semilib.report.paint import figure as _picture
 from semilib.speed.report import BANK, METHODS, NAMES, WHOLE, Records, _ms, _rate, how, how_parts, is_gpu, measured, rows_of, where
-from semilib.study.sheet_figures import _close
 
 PALE, BANKED = "#c9c9c9", _SAFE[1]
 PART_COLOURS = {"views": _SAFE[0], "network, losses, backward": _SAFE[2], "optimiser": _SAFE[4], "average, state, measurements": _SAFE[8]}

@@ -1,8 +1,8 @@
-"""The unit of `semilib.launch` on many machines: SLURM by an array job, Ray where there is no queue.
+"""A sweep on many machines: SLURM by an array job, Ray where there is no queue.
 
-Both are extras: `pip install -c constraints.txt -e ".[slurm]"` or `".[ray]"`. All machines see the same project and the same folder of
-runs, at the same path. What was done is read from the runs' records, never from an engine's word: a job that is killed, requeued or done
-on a lost machine is simply a run that is not done yet.
+Both are extras: `pip install -c constraints.txt -e ".[slurm]"` or `".[ray]"`. All machines see the same project and the
+same folder of runs, at the same path. What was done is read from the runs' records, never from a launcher's word. So a
+job that is killed, requeued or done on a lost machine is a run that is not done yet.
 """
 from __future__ import annotations
 
@@ -17,127 +17,134 @@ from types import ModuleType
 from typing import Any
 
 from semilib.errors import BadInput
-from semilib.study import launch
-from semilib.study.launch import Board, Outcome, parameters_of, run_of
+from semilib.study import local
+from semilib.study.launchers import Local, Ray, Slurm
+from semilib.study.status import SweepStatus, summary
+from semilib.study.unit import Outcome, environment, parameters_of, run_of, run_one
 from semilib.training import record
 from semilib.training.config import Run
 from semilib.training.progress import Progress
 
+# States in which SLURM has nothing more to do for a task.
+OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL",
+        "PREEMPTED", "REVOKED"}
 
-def engine(name: str, extra: str) -> ModuleType:
+
+def optional_module(name: str, extra: str) -> ModuleType:
     """A module that is an extra. Raises BadInput with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise BadInput("on", extra, f'installed first: pip install -c constraints.txt -e ".[{extra}]" ({error})') from error
+        command = f'pip install -c constraints.txt -e ".[{extra}]"'
+        raise BadInput("on", extra, f"installed first: {command} ({error})") from error
 
 
-# ---- SLURM ---------------------------------------------------------------------------------------------------------------------------
+# ---- SLURM -----------------------------------------------------------------------------------------------------------
 
 
-class Work:
+class SlurmTask:
     """Some runs of a sweep, as one task of an array job does them: in slots of its own, with what the job was given.
 
-    Before its time limit, or when it is preempted, SLURM warns the task; `checkpoint` then puts it into the queue again, where it goes
-    on from the runs' checkpoints.
+    SLURM warns a task before its time limit and when it is preempted. `checkpoint` then puts it into the queue again,
+    where it goes on from the runs' checkpoints.
     """
 
-    def __init__(self, folder: str, how: dict[str, Any]):
+    def __init__(self, folder: str, how: Local):
         self.folder, self.how = folder, how
 
     def __call__(self, runs: list[dict[str, Any]]) -> list[tuple[str, str]]:
-        outcomes = launch.local([run_of(given) for given in runs], self.folder, **self.how)
-        print(launch.summary(outcomes), flush=True)
+        outcomes = local.do([run_of(parameters) for parameters in runs], self.folder, self.how)
+        print(summary(outcomes), flush=True)
         return [(outcome.state, outcome.error) for outcome in outcomes]
 
     def checkpoint(self, runs: list[dict[str, Any]]) -> Any:
-        return engine("submitit", "slurm").helpers.DelayedSubmission(self, runs)
+        return optional_module("submitit", "slurm").helpers.DelayedSubmission(self, runs)
 
 
-def slurm(runs: Iterable[Run], folder: str | Path = "runs", per_job: int = 1, slots: int | None = None, per_gpu: int = 1,
-          threads: int | None = None, retries: int = 2, notebook: bool = True, wait: bool = True, poll: float = 5.0,
-          progress: Progress | None = None, **sbatch: Any) -> list[Outcome]:
-    """Do the runs that are not done as an array job, `per_job` runs a task, and wait for them (wait=False: submit and return).
+def slurm(runs: Iterable[Run], folder: str | Path, how: Slurm, progress: Progress | None = None) -> list[Outcome]:
+    """Do the runs that are not done as an array job, `per_job` runs a task, and wait for them unless `wait` is False.
 
-    sbatch: options of sbatch by name, such as partition="gpu", time=240 (minutes), gres="gpu:1", cpus_per_task=4; array_parallelism is
-    how many tasks run at once. slots, per_gpu, threads: those of `launch.local`, inside a task. A worker that is killed is started
-    again inside its task, a task that is killed is submitted again, each at most `retries` times; SLURM itself requeues what a lost
-    node or a preemption took. Ctrl-C leaves the array in the queue. Scripts and logs are in FOLDER/slurm.
+    A killed worker is started again inside its task, a killed task is submitted again, each at most `retries` times.
+    SLURM itself requeues what a lost node or a preemption took. Ctrl-C leaves the array in the queue. Scripts and logs
+    are in FOLDER/slurm.
     """
-    if type(per_job) is not int or per_job < 1:
-        raise BadInput("per_job", per_job, "an int of at least 1")
-    board = Board(runs, folder, progress)
-    todo = board.todo()
-    how = dict(slots=slots, per_gpu=per_gpu, threads=threads, retries=retries, notebook=notebook)
-    executor = _executor(board.folder / "slurm", sbatch) if todo else None
-    for left in range(retries, -1, -1):
+    status = SweepStatus(runs, folder, progress)
+    todo = status.todo()
+    executor = _executor(status.folder / "slurm", how.more) if todo else None
+    for left in range(how.retries, -1, -1):
         if not todo:
             break
-        chunks = [todo[i:i + per_job] for i in range(0, len(todo), per_job)]
-        jobs = executor.map_array(Work(str(board.folder), how), [[parameters_of(run) for run in chunk] for chunk in chunks])
-        board.note(f"array job {_array(jobs)}: {len(todo)} runs in {len(chunks)} tasks")
+        chunks = [todo[i:i + how.per_job] for i in range(0, len(todo), how.per_job)]
+        task = SlurmTask(str(status.folder), how.of_a_task())
+        jobs = executor.map_array(task, [[parameters_of(run) for run in chunk] for chunk in chunks])
+        status.note(f"array job {_array(jobs)}: {len(todo)} runs in {len(chunks)} tasks")
         try:
-            if wait:
-                _follow(board, chunks, jobs, poll)
+            if how.wait:
+                _follow(status, chunks, jobs, how.poll)
         except KeyboardInterrupt:
-            board.note(f"array job {_array(jobs)} stays in the queue (scancel {_array(jobs)} ends it)")
+            status.note(f"array job {_array(jobs)} stays in the queue (scancel {_array(jobs)} ends it)")
             raise
-        todo = [run for run in todo if record.folder(run, board.folder) not in board.found]
-        if not wait or not left:
-            state, why = ("failed", f"its job was killed {retries + 1} times: see slurm/{_array(jobs)}_*") if wait else ("submitted", "")
+        todo = [run for run in todo if status.folder_of(run) not in status.outcomes]
+        if not how.wait or not left:
+            state, why = ("submitted", "") if not how.wait else \
+                ("failed", f"its job was killed {how.retries + 1} times: see slurm/{_array(jobs)}_*")
             for run in todo:
-                board.ended(Outcome(run, record.folder(run, board.folder), state, why))
+                status.ended(Outcome(run, status.folder_of(run), state, why))
             break
-    return board.outcomes()
+    return status.close()
 
 
 def _executor(folder: Path, sbatch: dict[str, Any]) -> Any:
-    submitit = engine("submitit", "slurm")
+    submitit = optional_module("submitit", "slurm")
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=1000, python=sys.executable)
-    known = submitit.SlurmExecutor._valid_parameters() - {"folder", "command", "map_count", "setup", "additional_parameters"}
-    own = {name: value for name, value in sbatch.items() if name in known}
+    ours = {"folder", "command", "map_count", "setup", "additional_parameters"}
+    known = submitit.SlurmExecutor._valid_parameters() - ours
+    parameters = {name: value for name, value in sbatch.items() if name in known}
     # Any other option of sbatch goes to it as it is; requeue lets SLURM itself start again what a lost node took.
-    more = {"requeue": True, **{name.replace("_", "-"): value for name, value in sbatch.items() if name not in known}}
+    others = {"requeue": True, **{name.replace("_", "-"): value for name, value in sbatch.items() if name not in known}}
     path = f"export PYTHONPATH={record.PACKAGE.parent}${{PYTHONPATH:+:$PYTHONPATH}}"
-    executor.update_parameters(**{"time": 240, "job_name": "semilib", "stderr_to_stdout": True, **own}, additional_parameters=more,
-                               setup=[path])
+    executor.update_parameters(**{"time": 240, "job_name": "semilib", "stderr_to_stdout": True, **parameters},
+                               additional_parameters=others, setup=[path])
     return executor
 
 
 def in_queue(job: str) -> bool:
     """Whether SLURM still has tasks of an array job to do. Asks the queue alone: a small SLURM keeps no accounts."""
-    asked = subprocess.run(["squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T"], capture_output=True, text=True,
-                           timeout=60)
+    words = ["squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T"]
+    asked = subprocess.run(words, capture_output=True, text=True, timeout=60)
     if asked.returncode:
         if "Invalid job id" in asked.stderr:               # forgotten, so it ended a while ago
             return False
         raise OSError(f"squeue: {asked.stderr.strip()}")
-    over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "PREEMPTED", "REVOKED"}
-    return bool(set(asked.stdout.split()) - over)
+    return bool(set(asked.stdout.split()) - OVER)
 
 
-def _follow(board: Board, chunks: list[list[Run]], jobs: list[Any], poll: float) -> None:
-    """Tell of the runs of an array job until it is over, and put down what became of them. Those of a task that left no result were
-    killed with it: nothing is put down, so that they can be submitted again."""
-    over = False
+def _follow(status: SweepStatus, chunks: list[list[Run]], jobs: list[Any], poll: float) -> None:
+    """Tell of the runs of an array job until it is over, and put down what became of them.
+
+    A task that left no result was killed: nothing is put down of its runs, so that they are submitted again."""
+    runs, over = [run for chunk in chunks for run in chunk], False
     while not over:
         try:
             over = not in_queue(_array(jobs))
         except (OSError, subprocess.TimeoutExpired) as error:   # a controller that restarts is back in a moment
-            board.note(f"the queue did not answer ({error}); asking again")
-        for run in (run for chunk in chunks for run in chunk):
-            path = record.folder(run, board.folder)
-            if path not in board.found and (path / "done.json").exists():
-                board.ended(Outcome(run, path, "done"), record.read(path)["seconds"])
+            status.note(f"the queue did not answer ({error}); asking again")
+        for run in runs:
+            path = status.folder_of(run)
+            if path not in status.outcomes and (path / "done.json").exists():
+                status.ended(Outcome(run, path, "done"), record.read(path)["seconds"])
         if not over:
-            running = [run for chunk in chunks for run in chunk if record.is_busy(record.folder(run, board.folder))]
-            board.show(running, max(1, len(running)))
+            status.show_busy(runs)
             time.sleep(poll)
-    for chunk, job in zip(chunks, jobs):
-        for run, (state, error) in zip(chunk, _result(job, len(chunk))):
-            path = record.folder(run, board.folder)
-            if path not in board.found:
-                board.ended(Outcome(run, path, "done" if state == "done before" else state, error))
+    for chunk, job in zip(chunks, jobs, strict=True):
+        for run, (state, error) in zip(chunk, _result(job, len(chunk)), strict=False):
+            if status.folder_of(run) not in status.outcomes:
+                status.ended(_outcome(run, status, state, error))
+
+
+def _outcome(run: Run, status: SweepStatus, state: str, error: str) -> Outcome:
+    """What a task said of a run; it did what was "done before" if it was lost after its last step and begun again."""
+    return Outcome(run, status.folder_of(run), "done" if state == "done before" else state, error)
 
 
 def _array(jobs: list[Any]) -> str:
@@ -145,79 +152,74 @@ def _array(jobs: list[Any]) -> str:
 
 
 def _result(job: Any, n: int) -> list[tuple[str, str]]:
-    """(state, error) of each run of a task, as the task told them; none if it was killed. A task that raised failed as a whole."""
+    """(state, error) of each run of a task; none if it was killed. A task that raised failed as a whole."""
     if not job.paths.result_pickle.exists():
         return []
     try:
         return job.result()
-    except engine("submitit", "slurm").core.utils.UncompletedJobError:
+    except optional_module("submitit", "slurm").core.utils.UncompletedJobError:
         return []
     except Exception as error:                             # whatever it was, the others go on and this is told
         return [("failed", f"{type(error).__name__}: {error}".splitlines()[0])] * n
 
 
-# ---- Ray -----------------------------------------------------------------------------------------------------------------------------
+# ---- Ray -------------------------------------------------------------------------------------------------------------
 
 
 class Killed(RuntimeError):
     """The kernel of a run was killed; Ray does the run again."""
 
 
-def work(given: dict[str, Any], folder: str, notebook: bool, threads: int | None, hide: bool) -> tuple[str, str]:
-    """One run as a Ray task does it: (state, error). Raises Killed for Ray to try it again. hide: a task that was given no GPU sees
-    none; Ray by itself lets it see all."""
-    os.environ.update({k: v for k, v in launch.environment(threads, "" if hide else None).items() if os.environ.get(k) != v})
-    if threads is not None and not notebook:
+def ray_task(parameters: dict[str, Any], folder: str, how: Ray) -> tuple[str, str]:
+    """One run as a Ray task does it: (state, error). Raises Killed for Ray to try it again."""
+    threads = max(1, int(how.num_cpus))
+    variables = environment(threads, "" if how.num_gpus == 0 else None)      # Ray itself would let it see all GPUs
+    os.environ.update({k: v for k, v in variables.items() if os.environ.get(k) != v})
+    if not how.notebook:
         import torch
         torch.set_num_threads(threads)
-    outcome = launch.run_one(run_of(given), folder, notebook)
+    outcome = run_one(run_of(parameters), folder, how.notebook)
     if outcome.state == "killed":
         raise Killed(outcome.error)
     return outcome.state, outcome.error
 
 
-def ray(runs: Iterable[Run], folder: str | Path = "runs", num_cpus: float = 1, num_gpus: float = 0.0, retries: int = 3,
-        notebook: bool = True, address: str | None = None, progress: Progress | None = None, **options: Any) -> list[Outcome]:
-    """Do the runs that are not done as tasks of a Ray cluster: the one at `address`, the one this process is connected to, or a new one
-    on this machine.
+def ray(runs: Iterable[Run], folder: str | Path, how: Ray, progress: Progress | None = None) -> list[Outcome]:
+    """Do the runs that are not done as tasks of a Ray cluster.
 
-    num_gpus may be a fraction: 0.25 puts four runs on a GPU. A run whose process, kernel or machine is lost is done again, at most
-    `retries` times, elsewhere if its machine is gone. options: others of a Ray task, such as resources={"big": 1}.
-    """
-    engine_ = engine("ray", "ray")
-    board = Board(runs, folder, progress)
-    todo = board.todo()
+    A run whose process, kernel or machine is lost is done again, at most `retries` times."""
+    module = optional_module("ray", "ray")
+    status = SweepStatus(runs, folder, progress)
+    todo = status.todo()
     if not todo:
-        return board.outcomes()
-    mine = not engine_.is_initialized()
-    if mine:
-        place = {"_node_ip_address": "127.0.0.1"} if address is None else {}      # a cluster of this machine listens to no other
-        os.environ["PYTHONPATH"] = launch.environment()["PYTHONPATH"]
-        engine_.init(address=address, log_to_driver=False, include_dashboard=None if address else False, **place)
-    task = engine_.remote(work).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=retries, retry_exceptions=[Killed], **options)
-    threads = max(1, int(num_cpus))
-    pending = {task.remote(parameters_of(run), str(board.folder), notebook, threads, num_gpus == 0): run for run in todo}
+        return status.close()
+    ours = not module.is_initialized()
+    if ours:
+        place = {} if how.address else {"_node_ip_address": "127.0.0.1"}      # listens to no other machine
+        os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]
+        module.init(address=how.address, log_to_driver=False, include_dashboard=None if how.address else False, **place)
+    task = module.remote(ray_task).options(num_cpus=how.num_cpus, num_gpus=how.num_gpus, max_retries=how.retries,
+                                           retry_exceptions=[Killed], **how.more)
+    pending = {task.remote(parameters_of(run), str(status.folder), how): run for run in todo}
     try:
         while pending:
-            ready, _ = engine_.wait(list(pending), timeout=1.0)
-            for one in ready:
-                board.ended(*_ray_outcome(engine_, one, pending.pop(one), board.folder))
-            running = [run for run in pending.values() if record.is_busy(record.folder(run, board.folder))]
-            board.show(running, max(1, len(running)))
+            ready, _ = module.wait(list(pending), timeout=1.0)
+            for result in ready:
+                outcome = _ray_outcome(module, result, pending.pop(result), status)
+                seconds = (record.read(outcome.folder) or {}).get("seconds") if outcome.state == "done" else None
+                status.ended(outcome, seconds)
+            status.show_busy(pending.values())
     finally:
-        for one in pending:
-            engine_.cancel(one, force=True)
-        if mine:
-            engine_.shutdown()
-    return board.outcomes()
+        for result in pending:
+            module.cancel(result, force=True)
+        if ours:
+            module.shutdown()
+    return status.close()
 
 
-def _ray_outcome(engine_: ModuleType, one: Any, run: Run, folder: Path) -> tuple[Outcome, float | None]:
-    path = record.folder(run, folder)
+def _ray_outcome(module: ModuleType, result: Any, run: Run, status: SweepStatus) -> Outcome:
     try:
-        state, error = engine_.get(one)
-    except engine_.exceptions.RayError as lost:
-        words = str(lost).strip().splitlines()
-        return Outcome(run, path, "failed", f"{type(lost).__name__}: {words[-1] if words else 'no word why'}"), None
-    state = "done" if state == "done before" else state    # by a process that was lost after its last step
-    return Outcome(run, path, state, error), (record.read(path) or {}).get("seconds")
+        return _outcome(run, status, *module.get(result))
+    except module.exceptions.RayError as lost:
+        words = str(lost).strip().splitlines() or ["no word why"]
+        return Outcome(run, status.folder_of(run), "failed", f"{type(lost).__name__}: {words[-1]}")

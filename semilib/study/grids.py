@@ -1,18 +1,23 @@
-"""What the study's tables consist of: each is a grid of runs, chosen by its profile, and nothing is trained by looking at one.
+"""What the study's tables consist of: each is a grid of runs. Nothing is trained by looking at one.
 
-    grid = table("table1", profile="small")
-    grid.runs            # each run once, in the order in which they should be done
-    grid.entries         # where they stand: section, row, column -> its runs, one a seed
+    table1 = grid("table1", profile="small")
+    table1.runs          # each run once, in the order in which they should be done
+    table1.entries       # where they stand: section, row, column -> its runs, one a seed
 
-Profiles never share a table. `smoke`: seconds, the embedded pictures, to show that everything runs. `small`: minutes a run on a CPU, the
-embedded pictures. `short`: the real data sets, a tenth of the schedule. `paper`: the real data sets, the whole schedule.
+A profile chooses data and schedule, and profiles never share a table:
+
+    smoke     the embedded pictures, seconds, to show that everything runs
+    small     the embedded pictures, minutes a run on a CPU
+    short     the real data sets, a tenth of the schedule
+    paper     the real data sets, the whole schedule
 """
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from semilib import files
 from semilib.errors import BadInput, check_name
 from semilib.methods import METHODS, title_of
 from semilib.training.config import PROFILES as SCHEDULES
@@ -21,12 +26,12 @@ from semilib.training.config import Run
 # The methods that every table compares, and those that stand in the smoke profile's.
 MAIN = ("supervised", "fixmatch", "daso", "acr", "cdmad", "simpro", "semi")
 NEWEST = ("bacon", "adello", "decon", "ccl", "metaexpert", "cpg")
+COMPARED = (*MAIN[:-1], *NEWEST, MAIN[-1])
 HOSTS = ("fixmatch", "freematch", "daso", "acr", "cpe", "abc", "darp")
-MODULES = "oheml+plce+align"
-MODULE_NAMES = {"oheml": "OHEML", "plce": "PLCE", "align": "Embedding Align"}
+MODULES = {"oheml": "OHEML", "plce": "PLCE", "align": "Embedding Align"}
 
 # Profile of a table -> that of its runs, whether its data are the real sets, and its seeds.
-PROFILES: dict[str, dict[str, Any]] = {
+TABLE_PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(profile="smoke", real=False, seeds=(0,)),
     "small": dict(profile="trial", real=False, seeds=(0, 1, 2)),
     "short": dict(profile="short", real=True, seeds=(0, 1, 2)),
@@ -36,8 +41,10 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One line of a printed table: its place and its runs, one a seed. metric: which number of a run's record it shows; against: the row
-    of the same section and column that it is compared with, seed by seed."""
+    """One line of a printed table: its place and its runs, one a seed.
+
+    metric: which number of a run's record it shows. against: the row of the same section and column that it is compared
+    with, seed by seed."""
 
     section: str
     row: str
@@ -49,7 +56,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A table's runs. `title` names its profile and every field that was changed for all of them; `slug` is a file name for it."""
+    """A table's runs. title: names its profile and every field that was changed for all runs."""
 
     table: str
     profile: str
@@ -59,54 +66,65 @@ class Grid:
 
     @property
     def slug(self) -> str:
+        """A file name for it."""
         return "-".join([self.table, self.profile, *(f"{name}={value}" for name, value in self.changed)])
 
     @property
     def runs(self) -> list[Run]:
-        """Each run once; all of one seed before those of the next, so that a sweep that is stopped has whole comparisons."""
+        """Each run once, seed after seed, so that a sweep that is stopped has whole comparisons."""
         once = {run.key: run for entry in self.entries for run in entry.runs}
         return sorted(once.values(), key=lambda run: run.seed)
 
 
-# ---- cells ---------------------------------------------------------------------------------------------------------------------------
+QUICKSTART_METHODS = ("supervised", "fixmatch", "semi")
 
 
-def _cifar10(n1: int, gamma: float, order: str = "consistent") -> dict[str, Any]:
-    return dict(dataset="cifar10", n1=n1, m1={500: 4000, 1500: 3000}[n1], gamma_l=float(gamma), gamma_u=float(gamma), order=order)
+def quickstart(methods: Iterable[str] = QUICKSTART_METHODS, seeds: Iterable[int] = (0,),
+               options: dict[str, dict[str, Any]] | None = None, **changes: Any) -> list[Run]:
+    """The runs of the quickstart: each method on the embedded data, for each seed. options: method -> its options."""
+    options = options or {}
+    for method in options:
+        check_name("options", method, methods)
+    root = str(files.place("data"))
+    return [Run.of("mnistm5k", method, seed=seed, options=options.get(method, {}), root=root, **changes)
+            for seed in seeds for method in methods]
 
 
-def _cifar100(n1: int, gamma: float) -> dict[str, Any]:
-    return dict(dataset="cifar100", n1=n1, m1={50: 400, 150: 300}[n1], gamma_l=float(gamma), gamma_u=float(gamma))
+# ---- cells -----------------------------------------------------------------------------------------------------------
+
+
+def _cifar(classes: int, n1: int, m1: int, gamma: float, order: str = "consistent") -> dict[str, Any]:
+    return dict(dataset=f"cifar{classes}", n1=n1, m1=m1, gamma_l=float(gamma), gamma_u=float(gamma), order=order)
 
 
 def _embedded(order: str = "consistent") -> dict[str, Any]:
     return dict(dataset="mnistm5k", order=order)
 
 
+CIFAR10, CIFAR100 = ((500, 4000), (1500, 3000)), ((50, 400), (150, 300))            # N1 and M1
 REAL: dict[str, dict[str, dict[str, Any]]] = {
-    "table1": {**{f"CIFAR-10-LT {n}/{m}, gamma {g}": _cifar10(n, g) for n, m in ((500, 4000), (1500, 3000)) for g in (100, 150)},
-               **{f"CIFAR-100-LT {n}/{m}, gamma {g}": _cifar100(n, g) for n, m in ((50, 400), (150, 300)) for g in (10, 20)}},
-    "table2": {**{f"CIFAR-10-LT {n}/{m}, gamma 100, {order}": _cifar10(n, 100, order) for n, m in ((500, 4000), (1500, 3000))
+    "table1": {**{f"CIFAR-10-LT {n}/{m}, gamma {g}": _cifar(10, n, m, g) for n, m in CIFAR10 for g in (100, 150)},
+               **{f"CIFAR-100-LT {n}/{m}, gamma {g}": _cifar(100, n, m, g) for n, m in CIFAR100 for g in (10, 20)}},
+    "table2": {**{f"CIFAR-10-LT {n}/{m}, gamma 100, {order}": _cifar(10, n, m, 100, order) for n, m in CIFAR10
                   for order in ("uniform", "reversed", "middle", "head-tail")},
-               **{f"STL10-LT {n}, gamma {g}": dict(dataset="stl10", n1=n, gamma_l=float(g)) for n in (150, 450) for g in (10, 20)}},
+               **{f"STL10-LT {n}, gamma {g}": dict(dataset="stl10", n1=n, gamma_l=float(g))
+                  for n in (150, 450) for g in (10, 20)}},
     "table3": {f"ImageNet-127, {side} px": dict(dataset="imagenet127", side=side) for side in (32, 64)},
-    "table4": {"CIFAR-10-LT 1500/3000, gamma 100": _cifar10(1500, 100)},
-    "table5": {"CIFAR-10-LT 1500/3000, gamma 100": _cifar10(1500, 100)},
+    **dict.fromkeys(("table4", "table5"), {"CIFAR-10-LT 1500/3000, gamma 100": _cifar(10, 1500, 3000, 100)}),
 }
 EMBEDDED: dict[str, dict[str, dict[str, Any]]] = {
-    "table1": {"embedded pictures, gamma 20": _embedded()},
+    **dict.fromkeys(("table1", "table4", "table5"), {"embedded pictures, gamma 20": _embedded()}),
     "table2": {f"embedded pictures, {order}": _embedded(order) for order in ("uniform", "reversed")},
-    "table4": {"embedded pictures, gamma 20": _embedded()},
-    "table5": {"embedded pictures, gamma 20": _embedded()},
 }
 
-# ---- rows ----------------------------------------------------------------------------------------------------------------------------
+# ---- rows ------------------------------------------------------------------------------------------------------------
 
 OFF = dict(oheml=False, plce=False, embedding_align=False, logit_align=False, balanced_head=False, threshold=0.95)
 COMPONENTS: dict[str, dict[str, dict[str, Any]]] = {
     "SeMi without one component": {
-        "SeMi": {}, "without OHEML": dict(oheml=False), "without PLCE": dict(plce=False), "without bank decay": dict(bank_decay=False),
-        "without bank balance": dict(bank_balance=False), "without Embedding Align": dict(embedding_align=False),
+        "SeMi": {}, "without OHEML": dict(oheml=False), "without PLCE": dict(plce=False),
+        "without bank decay": dict(bank_decay=False), "without bank balance": dict(bank_balance=False),
+        "without Embedding Align": dict(embedding_align=False),
         "without Logit Align": dict(logit_align=False), "without the low threshold (tau 0.95)": dict(threshold=0.95),
         "without the balanced head": dict(balanced_head=False), "with u / max u (u_norm max)": dict(u_norm="max")},
     "Each component alone": {
@@ -117,10 +135,11 @@ COMPONENTS: dict[str, dict[str, dict[str, Any]]] = {
         "Logit Align alone": {**OFF, "balanced_head": True, "logit_align": True},
         "low threshold alone (tau 0.7)": {**OFF, "threshold": 0.7}},
 }
-DEFECTS = ("misaligned_features", "shifted_bank", "empty_as_zero", "droplast_prior", "u_from_blend", "r_by_epoch_length")
+RELEASE_DEFECTS = ("misaligned_features", "shifted_bank", "empty_as_zero", "droplast_prior", "u_from_blend",
+                   "r_by_epoch_length")
 SENSITIVITY: dict[str, tuple[float, ...]] = {
-    "threshold": (0.5, 0.6, 0.7, 0.8, 0.9), "alpha": (0.1, 0.2, 0.4, 0.8), "scale": (0.25, 0.5, 0.75, 1.0), "slots": (16, 64, 128, 512),
-    "beta": (0.9, 0.99, 0.999, 1.0), "lambda_e": (0.05, 0.15, 0.3, 0.6),
+    "threshold": (0.5, 0.6, 0.7, 0.8, 0.9), "alpha": (0.1, 0.2, 0.4, 0.8), "scale": (0.25, 0.5, 0.75, 1.0),
+    "slots": (16, 64, 128, 512), "beta": (0.9, 0.99, 0.999, 1.0), "lambda_e": (0.05, 0.15, 0.3, 0.6),
 }
 SYMBOLS = {"threshold": "tau", "slots": "L"}
 USUAL = {"threshold": 0.7, "alpha": 0.4, "scale": 0.75, "slots": 128, "beta": 0.99, "lambda_e": 0.15}
@@ -128,16 +147,20 @@ USUAL = {"threshold": 0.7, "alpha": 0.4, "scale": 0.75, "slots": 128, "beta": 0.
 
 def defects(preset: str) -> dict[str, dict[str, Any]]:
     """Rows of a preset's values with each of the release's defects alone, and with all of them."""
-    none = {"preset": preset, **({} if preset == "paper" else dict.fromkeys((*DEFECTS, "decay_restarts"), False))}
-    every = {"preset": preset, **dict.fromkeys((*DEFECTS, "decay_restarts"), True)} if preset == "paper" else {"preset": preset}
-    return {"no defect": none, **{f"{name.replace('_', ' ')}": {**none, name: True} for name in DEFECTS}, "all of them": every}
+    none = every = {"preset": preset}
+    if preset == "paper":
+        every = {**every, **dict.fromkeys((*RELEASE_DEFECTS, "decay_restarts"), True)}
+    else:
+        none = {**none, **dict.fromkeys((*RELEASE_DEFECTS, "decay_restarts"), False)}
+    alone = {name.replace("_", " "): {**none, name: True} for name in RELEASE_DEFECTS}
+    return {"no defect": none, **alone, "all of them": every}
 
 
 # ImageNet-127's three published metrics, which never share a column: section of table 3 -> name in a run's record.
 IMAGENET_METRICS = {"top-1 on the natural test split": "accuracy", "mean of the classes' recalls": "balanced_accuracy",
                     "top-1 on 50 test images a class": "accuracy_50"}
 
-# ---- the five tables -----------------------------------------------------------------------------------------------------------------
+# ---- the five tables -------------------------------------------------------------------------------------------------
 
 TITLES = {
     "table1": "Table 1, unlabelled set distributed as the labelled one",
@@ -146,90 +169,113 @@ TITLES = {
     "table4": "Table 4, SeMi's components and its release's defects",
     "table5": "Table 5, SeMi's modules on other methods, and sensitivity",
 }
+_CELL, _ROWS = "it belongs to the table's cells", "it belongs to the table's rows"
+FIXED_FIELDS = {
+    **dict.fromkeys(("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_share", "side"), _CELL),
+    **dict.fromkeys(("method", "base", "add", "options"), _ROWS), "seed": "seeds=[0] names them"}
+UNTITLED_FIELDS = ("device", "data_on", "keep_seconds", "capture", "strict")           # where and how often, not what
 
 
-def table(name: str, profile: str = "small", methods: Iterable[str] | None = None, seeds: Iterable[int] | None = None,
-          root: str = "data", **changes: Any) -> Grid:
-    """The runs of a table. methods: rows of tables 1 to 3, and the hosts of table 5; seeds: both None for the profile's own.
-    root: folder of the data sets. changes: any field of `Run`, for every run. Raises BadInput for a table that a profile does not have
-    (the embedded pictures are no ImageNet) and for unknown names."""
-    check_name("table", name, TITLES)
-    check_name("profile", profile, PROFILES)
-    scale = PROFILES[profile]
-    cells = (REAL if scale["real"] else EMBEDDED).get(name)
+def grid(table: str, profile: str = "small", methods: Iterable[str] | None = None, seeds: Iterable[int] | None = None,
+         root: str = "data", **changes: Any) -> Grid:
+    """The runs of a table.
+
+    methods: rows of tables 1 to 3, and hosts of table 5. seeds: as methods, None for the profile's own. root: folder of
+    the data sets. changes: any field of `Run`, for every run. Raises BadInput for unknown names, and for a table that a
+    profile does not have (the embedded pictures are no ImageNet)."""
+    check_name("table", table, TITLES)
+    check_name("profile", profile, TABLE_PROFILES)
+    _check(methods, seeds, changes)
+    scale = TABLE_PROFILES[profile]
+    cells = (REAL if scale["real"] else EMBEDDED).get(table)
     if cells is None:
-        raise BadInput("profile", profile, f"short or paper for {name}, which is about a real data set")
-    for field, value, kind, such in (("methods", methods, str, '["fixmatch", "semi"]'), ("seeds", seeds, int, "[0, 1, 2]")):
-        if value is not None and (isinstance(value, str) or not isinstance(value, Iterable) or
-                                  any(type(one) is not kind for one in value) or not list(value)):
-            raise BadInput(field, value, f"a list such as {such}")
-    for method in methods or ():
-        check_name("methods", method, METHODS)
-    for field in changes:
-        if field in FIXED:
-            raise BadInput(field, changes[field], f"not given for a table: {FIXED[field]}")
+        raise BadInput("profile", profile, f"short or paper for {table}, which is about a real data set")
+    rows = ROWS[table](profile, None if methods is None else list(methods))
     seeds = tuple(scale["seeds"] if seeds is None else seeds)
-
-    def runs(cell: dict[str, Any], method: str, options: dict[str, Any], more: dict[str, Any]) -> tuple[Run, ...]:
-        fields = {**cell, "profile": scale["profile"], "root": root, **more, **changes}
-        if profile == "smoke" and "threshold" in options:      # a network of 24 steps is not surer of anything
-            options = {**options, "threshold": 0.15 + options["threshold"] / 10}
-        return tuple(Run.of(method=method, options=options, seed=seed, **fields) for seed in seeds)
-
     entries = []
     for column, cell in cells.items():
-        for row in _rows(name, profile, None if methods is None else list(methods)):
-            made = runs(cell, row.method, row.options, row.more)
-            metrics = IMAGENET_METRICS if name == "table3" else {row.section: "balanced_accuracy"}
-            entries += [Entry(section, row.name, column, made, metric, row.against) for section, metric in metrics.items()]
-    steps = SCHEDULES[scale["profile"]]["steps"]
+        for row in rows:
+            fields = {**cell, "profile": scale["profile"], "root": root, **row.fields, **changes}
+            options = dict(row.options)
+            if profile == "smoke" and "threshold" in options:      # a network of 24 steps is not surer of anything
+                options["threshold"] = 0.15 + options["threshold"] / 10
+            runs = tuple(Run.of(method=row.method, options=options, seed=seed, **fields) for seed in seeds)
+            metrics = IMAGENET_METRICS if table == "table3" else {row.section: "balanced_accuracy"}
+            entries += [Entry(section, row.name, column, runs, metric, row.against)
+                        for section, metric in metrics.items()]
+    changed = tuple((k, v) for k, v in changes.items() if k not in UNTITLED_FIELDS)
+    steps = changes.get("steps", SCHEDULES[scale["profile"]]["steps"])
     data = "" if scale["real"] else ", embedded pictures"
-    changed = tuple((k, v) for k, v in changes.items() if k not in UNSEEN)
     more = "".join(f", {k} = {v}" for k, v in changed if k != "steps")
-    title = f"{TITLES[name]}: profile {profile} ({changes.get('steps', steps):,} steps{data}{more})"
-    return Grid(name, profile, title, tuple(entries), changed)
+    title = f"{TITLES[table]}: profile {profile} ({steps:,} steps{data}{more})"
+    return Grid(table, profile, title, tuple(entries), changed)
 
 
-_CELL, _ROWS = "it belongs to the table's cells", "it belongs to the table's rows"
-FIXED = {**dict.fromkeys(("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_share", "side"), _CELL),
-         **dict.fromkeys(("method", "base", "add", "options"), _ROWS), "seed": "seeds=[0] names them"}
-UNSEEN = ("device", "data_on", "keep_seconds", "capture", "strict")           # where and how often, not what
+def _check(methods: Any, seeds: Any, changes: dict[str, Any]) -> None:
+    for name, value, such in (("methods", methods, ["fixmatch", "semi"]), ("seeds", seeds, [0, 1, 2])):
+        if value is not None and (isinstance(value, str) or not isinstance(value, Iterable) or not list(value) or
+                                  any(type(item) is not type(such[0]) for item in value)):
+            raise BadInput(name, value, f"a list such as {such}")
+    for method in methods or ():
+        check_name("methods", method, METHODS)
+    for name in changes:
+        if name in FIXED_FIELDS:
+            raise BadInput(name, changes[name], f"not given for a table: {FIXED_FIELDS[name]}")
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """A table's row in every cell. fields: further fields of Run; against: the row that it is compared with."""
+
     section: str
     name: str
     method: str
     options: dict[str, Any] = {}
-    more: dict[str, Any] = {}               # further fields of Run
+    fields: dict[str, Any] = {}
     against: str = ""
 
 
-def _rows(table: str, profile: str, methods: list[str] | None) -> list[_Row]:
-    """A table's rows; fewer in the smoke profile."""
-    few = profile == "smoke"
-    if table in ("table1", "table2", "table3"):
-        compared = (*MAIN[:-1], *NEWEST, MAIN[-1]) if table != "table2" or PROFILES[profile]["real"] else MAIN
-        shown = methods or (list(METHODS) if table == "table1" and not few else compared)
-        return [_Row("", title_of(m), m, against="SeMi" if m != "semi" and "semi" in shown else "") for m in shown]
-    if table == "table4":
-        sections = {**COMPONENTS, "Defects of the release in preset paper": defects("paper"),
-                    "Defects of the release in preset readme": defects("readme")}
-        if few:
-            sections = {title: dict(list(rows.items())[:n]) for (title, rows), n in zip(sections.items(), (10, 3, 3, 2), strict=True)}
-        return [_Row(title, row, "semi", options, against="" if row == next(iter(rows)) else next(iter(rows)))
-                for title, rows in sections.items() for row, options in rows.items()]
-    rows = []
-    for host in methods or (HOSTS[:2] if few else HOSTS):
-        rows += [_Row("SeMi's modules on other methods", title_of(host), host),
-                 _Row("SeMi's modules on other methods", f"{title_of(host)} + all three", host, {}, {"add": MODULES}, title_of(host))]
-    rows += [_Row("One module at a time", "FixMatch", "fixmatch"),
-             *(_Row("One module at a time", f"FixMatch + {word}", "fixmatch", {}, {"add": one}, "FixMatch")
-               for one, word in MODULE_NAMES.items())]
-    for option, values in list(SENSITIVITY.items())[:2 if few else None]:
-        symbol, usual = SYMBOLS.get(option, option), USUAL[option]
-        shown = values[:2] if few else values if PROFILES[profile]["real"] else (values[0], usual, values[-1])
-        names = {v: f"{symbol} = {v:g}{' (SeMi)' if v == usual else ''}" for v in values}
-        reference = names[usual] if usual in shown else ""
-        rows += [_Row(f"Sensitivity to {symbol}", names[v], "semi", {option: v}, against="" if v == usual else reference) for v in shown]
+def _compared(methods: list[str] | None, usual: Iterable[str]) -> list[Row]:
+    """Methods beside each other, compared with SeMi where it is one of them."""
+    shown = methods or list(usual)
+    return [Row("", title_of(m), m, against="SeMi" if m != "semi" and "semi" in shown else "") for m in shown]
+
+
+def _ablation(profile: str, methods: list[str] | None) -> list[Row]:
+    """Variants of SeMi, each section compared with its first row; `methods` is not asked."""
+    sections = COMPONENTS | {f"Defects of the release in preset {name}": defects(name) for name in ("paper", "readme")}
+    if profile == "smoke":
+        sections = {title: dict(list(rows.items())[:n])
+                    for (title, rows), n in zip(sections.items(), (10, 3, 3, 2), strict=True)}
+    return [Row(title, name, "semi", options, against="" if name == next(iter(rows)) else next(iter(rows)))
+            for title, rows in sections.items() for name, options in rows.items()]
+
+
+def _modules_and_values(profile: str, methods: list[str] | None) -> list[Row]:
+    """Each host without and with SeMi's modules, one module at a time, and SeMi's values one at a time."""
+    rows, together, alone = [], "SeMi's modules on other methods", "One module at a time"
+    for host in methods or (HOSTS[:2] if profile == "smoke" else HOSTS):
+        name, all_three = title_of(host), {"add": "+".join(MODULES)}
+        rows += [Row(together, name, host), Row(together, f"{name} + all three", host, {}, all_three, name)]
+    rows.append(Row(alone, "FixMatch", "fixmatch"))
+    rows += [Row(alone, f"FixMatch + {name}", "fixmatch", {}, {"add": module}, "FixMatch")
+             for module, name in MODULES.items()]
+    for option in list(SENSITIVITY)[:2 if profile == "smoke" else None]:
+        rows += _values(option, profile)
     return rows
+
+
+def _values(option: str, profile: str) -> list[Row]:
+    """One option's values, compared with SeMi's own where that is shown."""
+    values, symbol, usual = SENSITIVITY[option], SYMBOLS.get(option, option), USUAL[option]
+    shown = values if TABLE_PROFILES[profile]["real"] else values[:2] if profile == "smoke" else \
+        (values[0], usual, values[-1])
+    names = {v: f"{symbol} = {v:g}{' (SeMi)' if v == usual else ''}" for v in shown}
+    reference = names.get(usual, "")
+    return [Row(f"Sensitivity to {symbol}", name, "semi", {option: v}, against="" if v == usual else reference)
+            for v, name in names.items()]
+
+
+ROWS: dict[str, Callable[[str, list[str] | None], list[Row]]] = {
+    "table1": lambda profile, methods: _compared(methods, COMPARED if profile == "smoke" else METHODS),
+    "table2": lambda profile, methods: _compared(methods, COMPARED if TABLE_PROFILES[profile]["real"] else MAIN),
+    "table3": lambda _, methods: _compared(methods, COMPARED), "table4": _ablation, "table5": _modules_and_values}

@@ -1,17 +1,18 @@
 """Running notebooks by papermill, with what papermill itself lets pass: unknown parameters and wrong types.
 
-papermill only logs a warning for a parameter that a notebook does not have, and injects any type. So parameters are checked twice:
-by `execute` before a kernel starts, and by `check_parameters` in the notebook, for whoever calls papermill directly.
+papermill only logs a warning for a parameter that a notebook does not have, and injects any type. So `execute` checks
+parameters before a kernel starts, and `check_parameters` does in the notebook, for whoever calls papermill directly.
 """
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +26,34 @@ SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each note
     "00_quickstart.ipynb": {"profile": "smoke"},
     "30_add_your_method.ipynb": {"profile": "smoke", "lowest": 0.1},
     "10_run.ipynb": {"profile": "smoke"},
-    **{name: {"profile": "smoke"} for name in ("21_table1_cifar.ipynb", "22_table2_mismatched.ipynb", "24_table4_ablation.ipynb",
-                                               "25_table5_modules.ipynb", "41_figures.ipynb")},
+    **{f"{name}.ipynb": {"profile": "smoke"} for name in ("21_table1_cifar", "22_table2_mismatched",
+                                                          "24_table4_ablation", "25_table5_modules", "41_figures")},
     "23_table3_imagenet127.ipynb": {"methods": ["fixmatch", "semi"]},                         # trains nothing
     "51_your_pictures.ipynb": {"profile": "smoke"},
-    "90_speed.ipynb": {"profile": "smoke", "sections": ["steps", "parts", "growth", "sharing"], "steps": 3, "largest": 10_000,
-                       "settings": {"growth_profile": "smoke", "most_runs": 2}},
+    "90_speed.ipynb": {"profile": "smoke", "sections": ["steps", "parts", "growth", "sharing"], "steps": 3,
+                       "largest": 10_000, "settings": {"growth_profile": "smoke", "most_runs": 2}},
 }
 
 
 def fitting(name: str, known: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:
-    """Of parameters that are given to several notebooks, those that this one knows. With profile="smoke" come the values of `SMOKE` that
-    make it act in seconds; a notebook without such a profile (ImageNet-127 is never small) keeps its own."""
-    own = {k: v for k, v in given.items() if k in known}
+    """Of parameters that are given to several notebooks, those that this one knows.
+
+    With profile="smoke" come the values of `SMOKE` that make it act in seconds. A notebook without such a profile
+    (ImageNet-127 is never small) keeps its own."""
+    fitted = {k: v for k, v in given.items() if k in known}
     if given.get("profile") == "smoke" and name in SMOKE:
-        own = {**SMOKE[name], **own}
+        fitted = {**SMOKE[name], **fitted}
         if "profile" not in SMOKE[name]:
-            own.pop("profile", None)
-    return own
+            fitted.pop("profile", None)
+    return fitted
 
 
 def check_parameters(given: dict[str, Any], **expected: Any) -> None:
     """Refuse unknown or mistyped parameters of a notebook, in its first cell after the parameters.
 
-    given: globals(). expected: the notebook's parameters by name, each with its type or a tuple of types. Raises BadInput with the
-    nearest valid name, or with the type that would be right. Only plain values (numbers, texts, lists and dicts of them) can be
-    injected, so other globals, such as those of cells that ran before in the same kernel, are none of its business.
+    given: globals(). expected: the notebook's parameters by name, each with its type or a tuple of types. Raises
+    BadInput with the nearest valid name, or with the type that would be right. Only plain values (numbers, texts, lists
+    and dicts of them) can be injected, so other globals are left alone.
     """
     for name, value in given.items():
         if not name.startswith("_") and name not in ("In", "Out") and _is_plain(value):
@@ -70,7 +73,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def parameters(notebook: str | Path) -> dict[str, Any]:
-    """The parameters of a notebook with their default values, read from its cell tagged `parameters` (literals only)."""
+    """The parameters of a notebook with their default values, from its cell tagged `parameters` (literals only)."""
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
@@ -80,7 +83,7 @@ def parameters(notebook: str | Path) -> dict[str, Any]:
 
 
 def check_given(notebook: str | Path, given: dict[str, Any]) -> None:
-    """Refuse parameters that the notebook does not have, or whose type is not the default's (None and anything may be exchanged)."""
+    """Refuse parameters that the notebook does not have, or of another type than the default's. None goes with any."""
     known = parameters(notebook)
     for name, value in given.items():
         check_name("parameter", name, known)
@@ -91,10 +94,10 @@ def check_given(notebook: str | Path, given: dict[str, Any]) -> None:
 
 
 def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], show: bool = True) -> Path:
-    """Execute a notebook by papermill into `output`: checked first, written under a temporary name, renamed when all cells ran.
+    """Execute a notebook by papermill. `output` is there when all cells ran, and not before.
 
-    While it runs, the progress of its runs is followed in the terminal. A failed notebook is kept as OUTPUT.failed.ipynb, with the
-    error in it, and the error is raised again.
+    Meanwhile, the progress of its runs is followed in the terminal. A failed notebook is kept as OUTPUT.failed.ipynb,
+    with the error in it, and the error is raised again.
     """
     import papermill
     from traitlets.config import Config
@@ -104,8 +107,9 @@ def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], sho
     part = output.with_name(f".{output.stem}.{os.getpid()}.part.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     with followed(show), tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
-        # A kernel's sockets are files. By default they have the same names for all kernels started in one folder, which then mix them up.
-        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}}) if os.name == "posix" else Config()
+        # A kernel's sockets are files. By default all kernels started in one folder have the same, and mix them up.
+        sockets_apart = {"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}}
+        config = Config(sockets_apart if os.name == "posix" else {})
         try:
             papermill.execute_notebook(str(notebook), str(part), parameters=given, progress_bar=False, config=config,
                                        kernel_name="python3", cwd=str(notebook.parent))
@@ -119,43 +123,39 @@ def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], sho
     return output
 
 
-class followed:
+@contextlib.contextmanager
+def followed(show: bool) -> Iterator[None]:
     """Inside, the progress that a notebook's runs leave in a file is shown in this terminal."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, stop = Path(folder) / "progress.json", threading.Event()
+        before = os.environ.get(progress.FILE)
+        os.environ[progress.FILE] = str(file)
+        thread = threading.Thread(target=_follow, args=(file, stop), daemon=True)
+        if show:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            if show:
+                thread.join()
+            if before is None:
+                os.environ.pop(progress.FILE, None)
+            else:
+                os.environ[progress.FILE] = before
 
-    def __init__(self, show: bool):
-        self.show = show
 
-    def __enter__(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.file = Path(self.folder.name) / "progress.json"
-        self.before = os.environ.get(progress.FILE)
-        os.environ[progress.FILE] = str(self.file)
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._follow, daemon=True)
-        if self.show:
-            self.thread.start()
-
-    def _follow(self) -> None:
-        terminal, last, said = progress.Terminal(), None, 0.0
-        while not self.stop.wait(0.3):
-            try:
-                lines = json.loads(self.file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):                        # not there yet, or just being replaced
-                continue
-            changed = len(lines["finished"]) > terminal.printed
-            if changed or (lines != last and time.monotonic() - said >= terminal.period):
-                terminal.print_lines(lines["finished"], lines["now"])
-                last, said = lines, time.monotonic()
-
-    def __exit__(self, *error):
-        self.stop.set()
-        if self.show:
-            self.thread.join()
-        if self.before is None:
-            os.environ.pop(progress.FILE, None)
-        else:
-            os.environ[progress.FILE] = self.before
-        self.folder.cleanup()
+def _follow(file: Path, stop: threading.Event) -> None:
+    terminal, last, shown_at = progress.Terminal(), None, 0.0
+    while not stop.wait(0.3):
+        try:
+            lines = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):                        # not there yet, or just being replaced
+            continue
+        finished = len(lines["finished"]) > terminal.printed
+        if finished or (lines != last and time.monotonic() - shown_at >= terminal.period):
+            terminal.print_lines(lines["finished"], lines["now"])
+            last, shown_at = lines, time.monotonic()
 
 
 def clean(notebook: str | Path) -> None:
@@ -176,17 +176,20 @@ def clean(notebook: str | Path) -> None:
 def smoke_copies(folder: str | Path, notebooks: str | Path) -> list[Path]:
     """Copies of the notebooks' code, which nbval runs in the tests: with the parameters of `SMOKE`, in seconds.
 
-    A notebook that shows numbers of committed records has cells tagged CHECKED. Its copy goes on in the same kernel, emptied:
-    set to train nothing and to look at no other run. nbval compares what these cells then show with their committed outputs.
+    A notebook that shows numbers of committed records has cells tagged CHECKED. Its copy goes on in the same kernel,
+    emptied, set to train nothing and to look at no other run. nbval compares what these cells then show with their
+    committed outputs.
     """
     folder, out = Path(folder).resolve(), []
     folder.mkdir(parents=True, exist_ok=True)
     for notebook in sorted(Path(notebooks).glob("*.ipynb")):
         content, known = json.loads(notebook.read_text(encoding="utf-8")), parameters(notebook)
         code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
-        given = {**SMOKE.get(notebook.name, {}), "runs": str(folder / "runs" / notebook.stem)}      # two may run at a time
+        runs = str(folder / "runs" / notebook.stem)                   # two may run at a time
+        given = {**SMOKE.get(notebook.name, {}), "runs": runs}
         check_given(notebook, given)
-        small = [{**cell, "outputs": [], "metadata": {"tags": sorted(_tags(cell) - {CHECKED})}} for cell in _with(code, given)]
+        small = [{**cell, "outputs": [], "metadata": {"tags": sorted(_tags(cell) - {CHECKED})}}
+                 for cell in _with(code, given)]
         if any(CHECKED in _tags(cell) for cell in code):
             records = {"train": False, "measure": False, "runs": str(folder / "none")}
             reset = {"cell_type": "code", "metadata": {}, "source": "%reset -f", "outputs": [], "execution_count": None}

@@ -1,253 +1,176 @@
-"""A table of the study, printed: what a grid's runs measured, seed by seed against the row that matters, beside published numbers.
+"""A table of the study, printed: what a grid's runs measured, against the row that matters, beside published numbers.
 
-    grid = grids.table("table1", "small")
-    found = sheets.find(grid)                  # run key -> its folder, in runs/ (by today's code) or in results/
-    for sheet in sheets.sheets(grid, found):
-        print(sheet.text)
+    grid = grids.grid("table1", "small")
+    folders = find(grid)                       # run key -> its folder, in runs/ (by today's code) or in results/
+    for table in sheets(grid, folders):
+        print(table.text)
 
-Every number is of records. A cell without all its runs says so. A difference is the mean over the seeds that both rows have, with the 95 %
-interval of Student's t over those paired differences (three seeds or more); two seeds give the two differences, one gives no
-statement. Bold is a row whose worst seed is above every other row's best. Published numbers stand in columns of their own, one a source,
-because sources differ in split, recipe, checkpoint rule and metric; none of them is SeMi's, whose tables this project has not seen.
+Every number is of records. A cell without all its runs says so. A difference is the mean over the seeds that both rows
+have. Three seeds or more give the 95 % interval of Student's t over those pairs, two give both differences, one gives
+no statement. Bold is a row whose worst seed is above every other row's best. Published numbers have a column a source,
+because sources differ in split, recipe, checkpoint rule and metric. None is SeMi's, whose tables this project has not
+seen.
 """
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
-import json
 import math
 import statistics
 import string
-import textwrap
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from semilib.files import home, place
-from semilib.report.tables import DASH, GROUPS, WIDTH, Record, _short, load, never_acted, result_of, stem, write_bytes
-from semilib.report.tables import csv as as_csv
+from semilib.files import place
+from semilib.report import records
+from semilib.report.records import GROUPS
+from semilib.report.table import DASH, Column, Table, column
+from semilib.report.tables import count, mean_and_spread, never_acted, short
+from semilib.study import published
 from semilib.study.grids import Entry, Grid
 from semilib.training import metrics, record
 from semilib.training.config import Run
 
-METRICS = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy on the natural test split",
-           "accuracy_50": "accuracy on 50 test images a class"}
+METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy on the natural test split",
+                "accuracy_50": "accuracy on 50 test images a class"}
+Folders = dict[str, Path]                      # key of a run -> folder of its record
 
 
-# ---- finding records -----------------------------------------------------------------------------------------------------------------
+# ---- finding records -------------------------------------------------------------------------------------------------
 
 
-def find(grid: Grid, runs: str | Path = "runs", results: str | Path = "results") -> dict[str, Path]:
-    """Key -> folder of each of the grid's runs that is finished: in `runs`, made by today's code, or else among the committed records,
-    whose code is whatever their commit says."""
-    kept, out = _committed(str(place(results))), {}
+def find(grid: Grid, runs: str | Path = "runs", results: str | Path = "results") -> Folders:
+    """The folder of each of the grid's runs that is finished.
+
+    It is in `runs`, made by today's code, or else among the committed records, made by the code of their commit."""
+    folders = {}
     for run in grid.runs:
         folder = record.folder(run, place(runs))
-        known = record.read(folder)
-        if known is not None and known["status"] == "done":
-            out[run.key] = folder
-        else:
-            same = [(found["code"] == record.code_of(run.identity()), found.get("finished", ""), path) for path, found in kept
-                    if _same(run, found["config"])]
-            if same:                                      # today's code first, then the latest
-                out[run.key] = max(same, key=lambda item: item[:2])[2]
-    return out
+        run_json = record.read(folder)
+        if run_json is not None and run_json["status"] == "done":
+            folders[run.key] = folder
+            continue
+        same = [(kept["code"] == record.code_of(run.identity()), kept.get("finished", ""), path)
+                for path, kept in committed(str(place(results))) if is_of(run, kept["config"])]
+        if same:                               # today's code first, then the latest
+            folders[run.key] = max(same, key=lambda item: item[:2])[2]
+    return folders
 
 
-def missing(grid: Grid, found: dict[str, Path]) -> list[Run]:
-    return [run for run in grid.runs if run.key not in found]
+def missing(grid: Grid, folders: Folders) -> list[Run]:
+    return [run for run in grid.runs if run.key not in folders]
 
 
 @functools.lru_cache(maxsize=4)
-def _committed(results: str) -> list[tuple[Path, dict[str, Any]]]:
+def committed(results: str) -> list[tuple[Path, dict[str, Any]]]:
     """The finished runs below a folder: (folder, run.json)."""
-    files = sorted(Path(results).rglob("run.json"))
-    loaded = [(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    loaded = [(path, record.read(path)) for path in records.folders_below(results)]
     return [(path, run) for path, run in loaded if run["status"] == "done"]
 
 
-def _same(run: Run, config: dict[str, Any]) -> bool:
-    """Whether a record is of this configuration; fields and options that came later count as what they were before: their defaults."""
-    if (run.dataset, run.method, run.seed, run.profile) != tuple(config.get(k) for k in ("dataset", "method", "seed", "profile")):
+def is_of(run: Run, config: dict[str, Any]) -> bool:
+    """Whether a record's configuration is this run's. A field or option that came later counts as its default."""
+    if any(getattr(run, k) != config.get(k) for k in ("dataset", "method", "seed", "profile")):
         return False
-    def equal(a: dict[str, Any], b: dict[str, Any], usual: dict[str, Any]) -> bool:
-        return all(a.get(k, usual.get(k)) == b.get(k, usual.get(k)) for k in a.keys() | b.keys())
-    mine, kept = ({k: v for k, v in c.items() if k != "options"} for c in (run.identity(), config))
-    options = {f.name: f.default for f in dataclasses.fields(run.method_class().Config)}
-    return equal(mine, kept, {f.name: f.default for f in dataclasses.fields(Run)}) and equal(run.options, config["options"], options)
+    return _equal(run.identity(), config, Run) and _equal(run.options, config["options"], run.method_class().Config)
 
 
-# ---- published numbers -----------------------------------------------------------------------------------------------------------------
-
-SETS = {"cifar10": "CIFAR-10-LT", "cifar100": "CIFAR-100-LT", "stl10": "STL10-LT", "imagenet127": "ImageNet-127"}
-PUBLISHED_NAMES = {"supervised": "Supervised", "la": "LA", "crestplus": "CReST+", "metaexpert": "Meta-Expert"}
-PUBLISHED_METRICS = {"accuracy": ("top1_acc_imbalanced_test",), "balanced_accuracy": ("balanced_acc",),
-                     "accuracy_50": ("top1_acc_balanced_test",)}
+def _equal(a: dict[str, Any], b: dict[str, Any], kind: type) -> bool:
+    usual = {f.name: f.default for f in dataclasses.fields(kind)}
+    return all(a.get(k, usual.get(k)) == b.get(k, usual.get(k)) for k in (a.keys() | b.keys()) - {"options"})
 
 
-@functools.lru_cache(maxsize=1)
-def published() -> list[dict[str, str]]:
-    """The rows of results/published.csv; its columns are explained in results/README.md."""
-    with open(home() / "results" / "published.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+# ---- the printed table -----------------------------------------------------------------------------------------------
 
 
-def published_for(run: Run, name: str, metric: str = "balanced_accuracy") -> list[dict[str, str]]:
-    """Published numbers of a run's method in the run's cell, under the run's metric, one row a source."""
-    if run.dataset not in SETS or run.add or run.post_hoc or run.holdout or not _is_plain(run):
-        return []
-    uniform = run.order == "uniform"
-    wanted = {"dataset": SETS[run.dataset], "image_size": str(run.side), "method": PUBLISHED_NAMES.get(run.method, name)}
-    if run.dataset != "imagenet127":
-        wanted.update(n1=str(run.n1), gamma_l=f"{run.gamma_l:g}")
-    if run.dataset.startswith("cifar"):
-        ratio = {"consistent": f"{run.gamma_u:g}", "reversed": f"1/{run.gamma_u:g}"}.get(run.order, f"{run.gamma_u:g} ({run.order})")
-        wanted.update(m1=str(run.m1), gamma_u="1" if uniform else ratio)
-    base = {"remixmatch": "ReMixMatch"}.get(run.base, "none" if run.method in ("supervised", "la") and not run.base else "FixMatch")
-    wide = run.dataset == "imagenet127"
-    return [row for row in published() if all(row[k] == v for k, v in wanted.items())
-            and row["base_ssl"].split(" ")[0].removesuffix("-style") == base and (wide or row["backbone"] == "WRN-28-2")
-            and (not wide or row["metric"] in PUBLISHED_METRICS[metric])]
+def sheets(grid: Grid, folders: Folders, runs: str | Path = "runs") -> list[Table]:
+    """The grid's printed tables, one for each column and section, in order.
+
+    frame: a row a line, in per cent and percentage points. runs: a row a run, its score a share in [0, 1]."""
+    places = dict.fromkeys((e.column, e.section) for e in grid.entries)
+    return [_sheet(grid, [e for e in grid.entries if (e.column, e.section) == at], folders, runs) for at in places]
 
 
-def _is_plain(run: Run) -> bool:
-    return run.options == Run.of(run.dataset, run.method, base=run.base, n1=run.n1, m1=run.m1, gamma_l=run.gamma_l, gamma_u=run.gamma_u,
-                                 order=run.order, profile=run.profile, recipe=run.recipe).options
-
-
-# ---- sheets ------------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sheet:
-    """One printed table. frame: a row a line, numbers in per cent and percentage points; seeds: a row a run; notes: the footnotes."""
-
-    title: str
-    metric: str
-    frame: pd.DataFrame
-    seeds: pd.DataFrame
-    sources: list[str]
-    notes: list[str]
-
-    def cells(self, mark: str = "") -> list[list[str]]:
-        """As strings, header first. mark: what stands around a bold number."""
-        groups = self.metric == "balanced_accuracy"
-        compared = (self.frame["against"] != "").any()
-        head = ["", f"{METRICS[self.metric]} %", "n", *(GROUPS if groups else ()), *(["difference"] if compared else ()), "rule",
-                *string.ascii_lowercase[:len(self.sources)]]
-        out = [head]
-        for row in self.frame.itertuples():
-            number = DASH if math.isnan(row.mean) else f"{row.mean:.1f}" + ("" if math.isnan(row.spread) else f" ± {row.spread:.1f}")
-            n = f"{row.done}" if row.done == row.runs else f"{row.done}/{row.runs}, {row.state}"
-            out.append([row.row, f"{mark}{number}{mark}" if row.bold else number, n,
-                        *((DASH if math.isnan(row.head) else f"{getattr(row, g):.1f}" for g in GROUPS) if groups else ()),
-                        *([row.difference or DASH] if compared else ()), row.rule or DASH,
-                        *(row.published.get(s, DASH) for s in self.sources)])
-        return out
-
-    @property
-    def text(self) -> str:
-        cells = self.cells("**")
-        wide = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-        lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True))).rstrip()
-                 for row in cells]
-        rule = "-" * (sum(wide) + 2 * (len(wide) - 1))
-        notes = [line for note in self.notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
-        return "\n".join([self.title.replace("; ", "\n", 1), "", lines[0], rule, *lines[1:], rule, *notes, ""])
-
-    @property
-    def markdown(self) -> str:
-        cells = [[c.replace("|", "\\|") for c in row] for row in self.cells("**")]
-        marks = ["---", *["--:"] * (len(cells[0]) - 1)]
-        return "\n".join([f"## {self.title}", "", *(f"| {' | '.join(row)} |" for row in [cells[0], marks, *cells[1:]]), "",
-                          *(f"- {note}" for note in self.notes)]) + "\n"
-
-    @property
-    def long(self) -> pd.DataFrame:
-        """A row a run, with the sheet's title."""
-        return self.seeds.assign(table=self.title)
-
-
-def sheets(grid: Grid, found: dict[str, Path], runs: str | Path = "runs") -> list[Sheet]:
-    """The grid's printed tables, one for each section and column, in order."""
-    places = list(dict.fromkeys((e.column, e.section) for e in grid.entries))
-    return [_sheet(grid, [e for e in grid.entries if (e.column, e.section) == place_], found, runs) for place_ in places]
-
-
-def _sheet(grid: Grid, entries: list[Entry], found: dict[str, Path], runs: str | Path) -> Sheet:
+def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path) -> Table:
     first = entries[0]
-    seeds = pd.DataFrame([line for entry in entries for line in _lines(entry, found, runs)])
-    scores = {name: dict(zip(part["seed"], part["score"], strict=True)) for name, part in seeds.dropna(subset=["score"]).groupby("row")}
-    literature = {entry.row: published_for(entry.runs[0], entry.row, entry.metric) for entry in entries}
-    sources = list(dict.fromkeys(row["source_paper"] for rows in literature.values() for row in rows))
-    best = _best(scores)
-    rows = []
-    for entry in entries:
-        part = seeds[seeds["row"] == entry.row]
-        done, values = part.dropna(subset=["score"]), scores.get(entry.row, {})
-        numbers_ = [100 * v for v in values.values()]
-        states = Counter(part.loc[part["score"].isna(), "state"])
-        rows.append({
-            "row": entry.row, "mean": statistics.fmean(numbers_) if numbers_ else math.nan,
-            "spread": statistics.stdev(numbers_) if len(numbers_) > 1 else math.nan, "done": len(numbers_), "runs": len(entry.runs),
-            "state": ", ".join(f"{n} {state}" for state, n in states.items()), **{g: 100 * done[g].mean() for g in GROUPS},
-            "rule": "; ".join(sorted(set(done["rule"]))), "against": entry.against,
-            **_difference(values, scores.get(entry.against, {}) if entry.against else {}), "bold": entry.row == best,
-            "published": _by_source(literature[entry.row])})
-    title = f"{grid.title}; {first.column}" + (f"; {first.section}" if first.section else "")
-    frame = pd.DataFrame(rows)
-    return Sheet(title, first.metric, frame, seeds, sources, _notes(first, frame, seeds, sources, literature, found))
+    measured = pd.DataFrame([row for entry in entries for row in _measured(entry, folders, runs)])
+    scores = {name: dict(zip(part["seed"], part["score"], strict=True))
+              for name, part in measured.dropna(subset=["score"]).groupby("row")}
+    literature = {entry.row: published.rows_of(entry.runs[0], entry.row, entry.metric) for entry in entries}
+    by_source: dict[str, list[dict[str, str]]] = {}
+    for row in (row for rows in literature.values() for row in rows):
+        by_source.setdefault(row["source_paper"], []).append(row)
+    sources = dict(zip(string.ascii_lowercase, by_source.values(), strict=False))
+    frame = pd.DataFrame([{**_summary(entry, measured[measured["row"] == entry.row]),
+                           **difference(scores.get(entry.row, {}), scores.get(entry.against, {})),
+                           "bold": entry.row == best(scores), "published": published.by_source(literature[entry.row])}
+                          for entry in entries])
+    seeds = "n seeds, one split for all of them; ± is the standard deviation over seeds"
+    notes = [f"Scale: {scale(first.runs[0])}; {seeds}.", *_groups_note(first.metric), *_difference_note(frame),
+             *_bold_note(frame), *_missing_note(frame), *_idle_notes(measured, folders), *_source_notes(sources),
+             *_split_note(measured), *_code_notes(measured)]
+    return Table(grid.title, _columns(first.metric, frame, sources), frame, notes, measured,
+                 subtitle="; ".join(filter(None, (first.column, first.section))))
 
 
-def _lines(entry: Entry, found: dict[str, Path], runs: str | Path) -> list[dict[str, Any]]:
+def _measured(entry: Entry, folders: Folders, runs: str | Path) -> Iterable[dict[str, Any]]:
     """A row a run of an entry: its state and, if it is done, its numbers (shares in [0, 1])."""
-    out = []
     for run in entry.runs:
-        line: dict[str, Any] = {"section": entry.section, "row": entry.row, "column": entry.column, "seed": run.seed, "name": run.name,
-                                "key": run.key, "metric": entry.metric, "state": "done", "score": math.nan, "rule": "", "code": "",
-                                "split": "", "commit": "", **dict.fromkeys((*GROUPS, "minutes"), math.nan)}
-        folder = found.get(run.key)
-        if folder is None:
-            line["state"] = record.state(run, place(runs))
-        else:
-            kept = load(folder)
-            line.update(_measured(kept, entry.metric), code=kept.run["code"], split=kept.run["split"].get("fingerprint", "")[:8],
-                        commit=(kept.run.get("commit") or "")[:8], minutes=kept.run["seconds"] / 60)
-        out.append(line)
-    return out
+        row = {"section": entry.section, "row": entry.row, "column": entry.column, "seed": run.seed, "name": run.name,
+               "key": run.key, "metric": entry.metric, "state": "done", "score": math.nan, "rule": "", "code": "",
+               "split": "", "commit": "", **dict.fromkeys((*GROUPS, "minutes"), math.nan)}
+        if run.key not in folders:
+            yield {**row, "state": record.state(run, place(runs))}
+            continue
+        kept = records.read(folders[run.key])
+        yield {**row, **_score(kept, entry.metric), "code": kept.run["code"], "minutes": kept.run["seconds"] / 60,
+               "split": kept.run["split"].get("fingerprint", "")[:8], "commit": (kept.run.get("commit") or "")[:8]}
 
 
-def _measured(kept: Record, metric: str) -> dict[str, Any]:
-    means = result_of(kept)
-    if metric == "balanced_accuracy":
-        return {"score": means["mean_last"], "rule": _short(means["rule"]), **{g: means[g] for g in GROUPS}}
+def _score(kept: records.Record, metric: str) -> dict[str, Any]:
+    result = records.result_of(kept)
     if metric not in kept.log[-1]:
         return {"state": f"no {metric} in its record"}
-    other = metrics.summary(kept.log, metric)
-    return {"score": other["mean_last"], "rule": _short(other["rule"]), **{g: means[g] for g in GROUPS}}
+    other = result if metric == records.METRIC else metrics.summary(kept.log, metric)
+    return {"score": other["mean_last"], "rule": short(other["rule"]), **{g: result[g] for g in GROUPS}}
 
 
-def _difference(values: dict[int, float], reference: dict[int, float]) -> dict[str, Any]:
-    """Paired over the seeds that both have, in percentage points: mean, and as text with what can be said of it."""
+def _summary(entry: Entry, measured: pd.DataFrame) -> dict[str, Any]:
+    """A row's numbers over its seeds."""
+    done, states = measured.dropna(subset=["score"]), Counter(measured.loc[measured["score"].isna(), "state"])
+    values = [100 * score for score in done["score"]]
+    return {"row": entry.row, "mean": statistics.fmean(values) if values else math.nan,
+            "spread": statistics.stdev(values) if len(values) > 1 else math.nan,
+            "done": len(values), "runs": len(entry.runs),
+            "state": ", ".join(f"{n} {state}" for state, n in states.items()),
+            **{g: 100 * done[g].mean() for g in GROUPS}, "rule": "; ".join(sorted(set(done["rule"]))),
+            "against": entry.against}
+
+
+def difference(values: dict[int, float], reference: dict[int, float]) -> dict[str, Any]:
+    """The difference over the seeds that both have, in percentage points: gain, low, high, and as text.
+
+    values, reference: seed -> share."""
     pairs = [100 * (values[s] - reference[s]) for s in sorted(values.keys() & reference.keys())]
-    if not pairs:
-        return {"gain": math.nan, "low": math.nan, "high": math.nan, "difference": ""}
-    gain = statistics.fmean(pairs)
-    if len(pairs) == 1:
-        return {"gain": gain, "low": math.nan, "high": math.nan, "difference": f"{gain:+.1f}"}
+    gain = statistics.fmean(pairs) if pairs else math.nan
+    low = high = math.nan
+    text = f"{gain:+.1f}" if pairs else ""
     if len(pairs) == 2:
-        return {"gain": gain, "low": min(pairs), "high": max(pairs), "difference": f"{gain:+.1f} ({min(pairs):+.1f}, {max(pairs):+.1f})"}
-    from scipy import stats
-    half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
-    low, high = gain - half, gain + half
-    sure = "" if low <= 0 <= high else " *"
-    return {"gain": gain, "low": low, "high": high, "difference": f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]{sure}"}
+        low, high = min(pairs), max(pairs)
+        text += f" ({low:+.1f}, {high:+.1f})"
+    elif len(pairs) > 2:
+        from scipy import stats
+        half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
+        low, high = gain - half, gain + half
+        text += f" [{low:+.1f}, {high:+.1f}]" + ("" if low <= 0 <= high else " *")
+    return {"gain": gain, "low": low, "high": high, "difference": text}
 
 
-def _best(scores: dict[str, dict[int, float]]) -> str:
+def best(scores: dict[str, dict[int, float]]) -> str:
     """The row whose worst seed is above every other row's best; "" if seeds overlap, or if a row has but one seed."""
     if len(scores) < 2 or min(len(v) for v in scores.values()) < 2:
         return ""
@@ -256,58 +179,77 @@ def _best(scores: dict[str, dict[int, float]]) -> str:
     return top if min(scores[top].values()) > others else ""
 
 
-RULES = {"best checkpoint": "best", "mean of the last 20": "mean of 20", "median of the last 20": "median of 20", "last evaluation": "last"}
+def _columns(metric: str, frame: pd.DataFrame, sources: dict[str, list[dict[str, str]]]) -> list[Column]:
+    """sources: letter -> rows of a published source."""
+    def mean(row: dict[str, Any]) -> str:
+        text = mean_and_spread(row["mean"], row["spread"], 1)
+        return f"**{text}**" if row["bold"] else text
+    compared = (frame["against"] != "").any()
+    return [column("row", "", left=True), Column(f"{METRIC_NAMES[metric]} %", mean),
+            Column("n", lambda row: count(row["done"], row["runs"], row["state"])),
+            *(column(g, g, "{:.1f}".format) for g in GROUPS if metric == records.METRIC),
+            *([column("difference", "difference")] if compared else []), column("rule", "rule"),
+            *(Column(letter, lambda row, source=rows[0]["source_paper"]: row["published"].get(source, DASH))
+              for letter, rows in sources.items())]
 
 
-def _by_source(rows: list[dict[str, str]]) -> dict[str, str]:
-    out: dict[str, str] = {}
-    for row in rows:
-        value = row["mean"] + (f" ± {float(row['std']):g}" if row["std"] else "")
-        value += next((f" ({short})" for words, short in RULES.items() if words in row["notes"] and len(rows) > 1), "")
-        out[row["source_paper"]] = f"{out[row['source_paper']]}; {value}" if row["source_paper"] in out else value
-    return out
+# ---- footnotes -------------------------------------------------------------------------------------------------------
 
 
-def _notes(first: Entry, frame: pd.DataFrame, seeds: pd.DataFrame, sources: list[str], literature: dict[str, list[dict[str, str]]],
-           found: dict[str, Path]) -> list[str]:
-    run, notes = first.runs[0], []
-    notes.append(f"Scale: {run.cell}, {run.steps:,} steps of profile {run.profile}, batch {run.batch} + {run.mu * run.batch}, "
-                 f"{run.network}, recipe {run.recipe}; n seeds, one split for all of them; ± is the standard deviation over seeds.")
-    if first.metric == "balanced_accuracy":
-        notes.append("Head, medium, tail: mean recall (%) of the classes with most, middling and fewest labels.")
-    against = [a for a in dict.fromkeys(frame["against"]) if a]
+def scale(run: Run) -> str:
+    """What the numbers of a run's table rest on, in a phrase."""
+    return (f"{run.cell}, {run.steps:,} steps of profile {run.profile}, batch {run.batch} + {run.mu * run.batch}, "
+            f"{run.network}, recipe {run.recipe}")
+
+
+def _groups_note(metric: str) -> Iterable[str]:
+    if metric == records.METRIC:
+        yield "Head, medium, tail: mean recall (%) of the classes with most, middling and fewest labels."
+
+
+def _difference_note(frame: pd.DataFrame) -> Iterable[str]:
+    against = [row for row in dict.fromkeys(frame["against"]) if row]
     if against:
-        what = against[0] if len(against) == 1 else "the row that it changes"
-        notes.append(f"Difference: this row less {what}, seed by seed, percentage points; with three seeds or more the 95 % interval of "
-                     "Student's t over the pairs, * where it leaves out 0; it is not corrected for the number of rows.")
+        other = against[0] if len(against) == 1 else "the row that it changes"
+        yield (f"Difference: this row less {other}, seed by seed, percentage points; with three seeds or more the 95 % "
+               "interval of Student's t over the pairs, * where it leaves out 0; it is not corrected for the number of "
+               "rows.")
+
+
+def _bold_note(frame: pd.DataFrame) -> Iterable[str]:
     if frame["bold"].any():
-        notes.append("Bold: its worst seed is above every other row's best.")
-    left = [f"{row.row} ({row.state})" for row in frame.itertuples() if row.done < row.runs]
-    if left:
-        notes.append(f"Not all runs are done: {', '.join(left)}.")
-    for line in seeds[seeds["key"].isin(found)].itertuples():
-        notes += never_acted(load(found[line.key]), f"{line.row} seed {line.seed}")
-    for letter, source in zip(string.ascii_lowercase, sources, strict=False):
-        rows = [r for rows in literature.values() for r in rows if r["source_paper"] == source]
-        what = "; ".join(dict.fromkeys(r["notes"] for r in rows))
-        notes.append(f"{letter}: {source}, {rows[0]['source_location']}: {what}.")
-    prints = {s for s in seeds["split"] if s}
-    if len(prints) > 1:
-        notes.append(f"Not one split: the records hold {', '.join(sorted(prints))}. Their numbers are not comparable.")
-    mixed = [name for name, part in seeds[seeds["code"] != ""].groupby("row", sort=False) if part["code"].nunique() > 1]
+        yield "Bold: its worst seed is above every other row's best."
+
+
+def _missing_note(frame: pd.DataFrame) -> Iterable[str]:
+    rows = [f"{row.row} ({row.state})" for row in frame.itertuples() if row.done < row.runs]
+    if rows:
+        yield f"Not all runs are done: {', '.join(rows)}."
+
+
+def _idle_notes(measured: pd.DataFrame, folders: Folders) -> Iterable[str]:
+    for run in measured[measured["key"].isin(folders)].itertuples():
+        yield from never_acted(records.read(folders[run.key]), f"{run.row} seed {run.seed}")
+
+
+def _source_notes(sources: dict[str, list[dict[str, str]]]) -> Iterable[str]:
+    for letter, rows in sources.items():
+        what = "; ".join(dict.fromkeys(row["notes"] for row in rows))
+        yield f"{letter}: {rows[0]['source_paper']}, {rows[0]['source_location']}: {what}."
+
+
+def _split_note(measured: pd.DataFrame) -> Iterable[str]:
+    splits = sorted({split for split in measured["split"] if split})
+    if len(splits) > 1:
+        yield f"Not one split: the records hold {', '.join(splits)}. Their numbers are not comparable."
+
+
+def _code_notes(measured: pd.DataFrame) -> Iterable[str]:
+    rows = measured[measured["code"] != ""].groupby("row", sort=False)
+    mixed = [name for name, part in rows if part["code"].nunique() > 1]
     if mixed:
-        notes.append(f"Seeds run by different code: {', '.join(mixed)}.")
-    commits = sorted({c for c in seeds["commit"] if c})
+        yield f"Seeds run by different code: {', '.join(mixed)}."
+    commits = sorted({commit for commit in measured["commit"] if commit})
     if commits:
-        notes.append(f"Records: {seeds['score'].notna().sum()} of {len(seeds)} runs, code of commit {', '.join(commits)}; each run's "
-                     "numbers are in the CSV.")
-    return notes
-
-
-def write(made: list[Sheet], path: str | Path) -> tuple[Path, Path]:
-    """NAME.csv (a row a run) and NAME.md (all tables); returns both paths."""
-    base = stem(path, ".csv", ".md")
-    long, short = base.with_name(base.name + ".csv"), base.with_name(base.name + ".md")
-    write_bytes(long, as_csv(pd.concat([sheet.long for sheet in made], ignore_index=True)))
-    write_bytes(short, "\n".join(sheet.markdown for sheet in made).encode("utf-8"))
-    return long, short
+        yield (f"Records: {measured['score'].notna().sum()} of {len(measured)} runs, code of commit "
+               f"{', '.join(commits)}; each run's numbers are in the CSV.")

@@ -6,10 +6,9 @@ import pytest
 import torch
 from conftest import smoke_run
 
-from semilib.data import augment, batches, rng
+from semilib.data import augment, batches, examples, rng
 from semilib.data.step import StepImages, Stream, Time
 from semilib.errors import BadInput
-from semilib.study import study
 from semilib.training import engine
 
 
@@ -126,7 +125,7 @@ def test_views_follow_the_runs_pool_and_crop_and_the_sets_mean_colour(source):
 
 def test_example_views_are_those_that_a_run_sees(source):
     run = smoke_run("fixmatch", strong_pool="C", crop="zero", seed=4)
-    grid, rows, names, title = study.example_views(run, step=2)
+    grid, rows, names, title = examples.example_views(run, step=2)
     assert grid.shape == (4, 10, 32, 32, 3) and grid.dtype == np.uint8 and len(rows) == 4 and names == source.class_names
     assert source.name in title
     first = torch.stack([source.images[source.labels == k][0] for k in range(10)])

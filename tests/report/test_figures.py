@@ -8,7 +8,8 @@ from test_tables import CELL, LABELLED, UNLABELLED, steady, write
 
 from semilib.errors import BadInput
 from semilib.methods import METHODS
-from semilib.report import figures, tables
+from semilib.report import figures, paint
+from semilib.report.records import load, read
 from semilib.training import metrics
 
 ALL = [figures.confusion_matrices, figures.distributions, figures.per_class_accuracy, figures.learning_curves,
@@ -30,7 +31,7 @@ def records(tmp_path):
     rising = [[60, 30, 0], [90, 60, 30]]
     lower = [[50, 20, 2], [80, 50, 26]]
     labels = [pseudo(u) for u in USED]
-    return tables.load_all([
+    return load([
         write(tmp_path, rising, seed=0, pseudo=labels), write(tmp_path, lower, seed=1, pseudo=labels),
         write(tmp_path, lower, method="semi", pseudo=labels[::-1]), write(tmp_path, rising, method="supervised"),
         write(tmp_path, rising, seed=1, method="semi", status="failed", pseudo=labels)])
@@ -46,27 +47,27 @@ def test_every_figure(records, tmp_path, draw):
     before = dict(matplotlib.rcParams)
     figure, frame = draw(records)
     again, _ = draw(records[::-1])
-    picture, numbers = figures.save(figure, frame, tmp_path / CELL)
+    picture, numbers = paint.save(figure, frame, tmp_path / CELL)
     assert (picture.name, numbers.name) == (f"{CELL}.png", f"{CELL}.csv")
     assert plt.get_fignums() == [] and dict(matplotlib.rcParams) == before
     text = text_of(figure)
     assert f"{CELL}, 20 steps of profile quickstart" in text and "not shown: SeMi seed 1 (failed)" in text
-    missing = dict.fromkeys(["recall", "spread", "mean", "least", "greatest"], "")
+    missing = dict.fromkeys(["recall", "spread", "mean", "least", "greatest", "used"], "")
     read = pd.read_csv(numbers, keep_default_na=False, na_values=missing)
     pd.testing.assert_frame_equal(read, frame, check_dtype=False, rtol=1e-14, atol=0)
     for record in records[:3]:
         assert frame["runs"].str.contains(f"s{record.seed}:{record.id}").any()
     assert not frame["runs"].str.contains(records[4].id).any()
     png = picture.read_bytes()
-    assert png.startswith(b"\x89PNG") and png == figures.png(figure) == figure._repr_png_()
+    assert png.startswith(b"\x89PNG") and png == paint.png(figure) == figure._repr_png_()
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {picture.name, numbers.name}
     assert again.get_size_inches().tolist() == figure.get_size_inches().tolist()
-    assert figure.get_figwidth() * figures.DPI < 1400                                  # readable at a README's width
+    assert figure.get_figwidth() * paint.DPI < 1400                                  # readable at a README's width
 
 
 @pytest.mark.parametrize("draw", ALL)
 def test_refusals(records, tmp_path, draw):
-    other = tables.load(write(tmp_path / "other", steady(80, 50, 20), profile="paper"))
+    other = read(write(tmp_path / "other", steady(80, 50, 20), profile="paper"))
     with pytest.raises(BadInput, match="not comparable"):
         draw([*records, other])
     with pytest.raises(BadInput, match="finished run"):
@@ -77,10 +78,10 @@ def test_refusals(records, tmp_path, draw):
 
 
 def test_settings_of_the_caller_do_not_leak_in(records):
-    first = figures.png(figures.per_class_accuracy(records)[0])
+    first = paint.png(figures.per_class_accuracy(records)[0])
     with matplotlib.rc_context({"xtick.labelsize": 20, "font.size": 30, "axes.spines.top": True, "axes.facecolor": "red"}):
         figure, _ = figures.per_class_accuracy(records)
-        assert figures.png(figure) == first
+        assert paint.png(figure) == first
 
 
 def test_confusion(records):
@@ -158,7 +159,7 @@ def test_learning_curves(records):
 
 
 def test_averaged_span_is_marked(tmp_path):
-    record = tables.load(write(tmp_path, steady(80, 50, 20, n=30)))
+    record = read(write(tmp_path, steady(80, 50, 20, n=30)))
     assert "averaged in the table" in text_of(figures.learning_curves([record])[0])
 
 
@@ -177,7 +178,7 @@ def test_pseudo_label_quality(records):
 
 def test_many_evaluations_are_pooled_by_their_counts(tmp_path):
     log = [pseudo([[60, 0, 0], [20, 0, 0], [0, 0, 0]]), pseudo([[0, 0, 0], [0, 1, 0], [0, 3, 0]])] * 15
-    record = tables.load(write(tmp_path, steady(80, 50, 20, n=30), pseudo=log))
+    record = read(write(tmp_path, steady(80, 50, 20, n=30), pseudo=log))
     _, frame = figures.pseudo_label_quality([record])
     own = frame.set_index("quantity")
     assert len(own.loc["used"]) == 15 and own.loc["used", "step"].tolist()[:2] == [2 * record.log[0]["step"], 4 * record.log[0]["step"]]
@@ -187,29 +188,29 @@ def test_many_evaluations_are_pooled_by_their_counts(tmp_path):
 
 
 def test_methods_keep_their_look():
-    everything = figures.looks(["semi (oheml=off)", "semi", "fixmatch", "supervised", "acr", "daso", "crest"])
+    everything = paint.looks(["semi (oheml=off)", "semi", "fixmatch", "supervised", "acr", "daso", "crest"])
     for method in ("semi", "fixmatch", "supervised"):
-        assert matplotlib.colors.to_hex(everything[method]["color"]) == figures.COLOURS[method] == figures.colour(method)
-        assert figures.looks([method])[method] == everything[method]
-    assert figures.colour("acr") == figures.colour("acr")
-    looks = [(tuple(look["color"]), look["marker"]) for look in everything.values()]
+        assert matplotlib.colors.to_hex(everything[method]["colour"]) == paint.COLOURS[method] == paint.colour(method)
+        assert paint.looks([method])[method] == everything[method]
+    assert paint.colour("acr") == paint.colour("acr")
+    looks = [(tuple(look["colour"]), look["marker"]) for look in everything.values()]
     assert len(set(looks)) == len(looks) and len({color for color, _ in looks}) == len(looks)
     assert everything["semi (oheml=off)"]["marker"] == everything["semi"]["marker"]
-    assert everything["semi (oheml=off)"]["linestyle"] != everything["semi"]["linestyle"]
+    assert everything["semi (oheml=off)"]["line"] != everything["semi"]["line"]
 
 
 def test_the_whole_field_can_be_told_apart():
     """Two dozen methods and their combinations: no two share colour and marker, and a name's look does not hang on the order."""
     names = [*METHODS, "remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1", "semi (plce=off)"]
-    found = figures.looks(names)
-    assert len({(tuple(look["color"]), look["marker"]) for look in found.values()}) == len(names)
-    assert figures.looks(names[::-1]) == found
+    found = paint.looks(names)
+    assert len({(tuple(look["colour"]), look["marker"]) for look in found.values()}) == len(names)
+    assert paint.looks(names[::-1]) == found
     for method in ("semi", "fixmatch", "supervised"):
-        assert figures.looks([method])[method] == found[method]
+        assert paint.looks([method])[method] == found[method]
 
 
 def test_combinations_are_written_out_in_figures(tmp_path):
-    records = [tables.load(write(tmp_path, steady(80, 50, 20), method=name, pseudo=[pseudo(USED[0])] * 4))
+    records = [read(write(tmp_path, steady(80, 50, 20), method=name, pseudo=[pseudo(USED[0])] * 4))
                for name in ("remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1")]
     for draw in ALL:
         figure, frame = draw(records)
@@ -223,13 +224,13 @@ def test_colours_in_figures(records):
         figure, frame = figures.learning_curves(subset)
         lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]
         for label, line in zip(dict.fromkeys(frame["label"]), lines, strict=True):
-            assert matplotlib.colors.to_hex(line.get_color()) == figures.COLOURS[label]
+            assert matplotlib.colors.to_hex(line.get_color()) == paint.COLOURS[label]
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
 def test_panels_end_at_the_bottom(tmp_path, n):
     """Rows of at most three; every panel of the last row is drawn and carries the axis label."""
-    records = [tables.load(write(tmp_path, steady(80, 50, 20), method=f"m{i}", pseudo=[pseudo(USED[0])] * 4)) for i in range(n)]
+    records = [read(write(tmp_path, steady(80, 50, 20), method=f"m{i}", pseudo=[pseudo(USED[0])] * 4)) for i in range(n)]
     figure, _ = figures.confusion_matrices(records)
     panels = [axes for axes in figure.axes if axes.images]
     assert len(panels) == n
@@ -242,7 +243,7 @@ def test_many_classes(tmp_path):
     """A hundred classes: ranks in place of names, lines in place of bars, no printed values."""
     counts = [150 - k for k in range(100)]
     matrix = np.diag([50] * 100) + 50 * np.roll(np.eye(100, dtype=int), 1, axis=1)
-    record = tables.load(write(tmp_path, steady(80, 50, 20, n=1)))
+    record = read(write(tmp_path, steady(80, 50, 20, n=1)))
     line = {**record.log[0], **metrics.scores(matrix, counts),
             "pseudo_labels": metrics.pseudo_label_scores(matrix, matrix.sum(1), matrix.sum(0), 10_000)}
     names = [f"class {k}" for k in range(100)]

@@ -12,7 +12,10 @@ import pytest
 from conftest import ROOT
 
 from semilib.errors import BadInput
-from semilib.report import tables
+from semilib.report import frames
+from semilib.report import labels as names
+from semilib.report.records import load, read
+from semilib.report.tables import overview
 from semilib.training import metrics
 
 CELL = "mnistm5k-lt.n8.m16.g4-4"
@@ -67,27 +70,27 @@ def test_load_leaves_out_a_line_cut_short(tmp_path):
     folder = write(tmp_path, steady(90, 60, 30))
     with open(folder / "log.jsonl", "a") as file:
         file.write('{"step": 50, "balanced')
-    record = tables.load(folder)
+    record = read(folder)
     assert [e["step"] for e in record.log] == [10, 20, 30, 40]
     assert (record.cell, record.method, record.seed, record.done) == (CELL, "fixmatch", 0, True)
     with pytest.raises(BadInput, match="run.json"):
-        tables.load(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("name", [f"{CELL}.s3/semi-0123abcd-89abcdef", f"{CELL}.s3_semi-0123abcd"])
 def test_absent_folder_is_a_run_not_started(tmp_path, name):
-    record, = tables.load_all([tmp_path / name])
+    record, = load([tmp_path / name])
     assert (record.cell, record.method, record.seed) == (CELL, "semi", 3)
     assert (record.run["key"], record.run["status"]) == ("0123abcd", "not started")
     with pytest.raises(BadInput, match="nothing-here"):
-        tables.load_all([tmp_path / "nothing-here"])
+        load([tmp_path / "nothing-here"])
 
 
 def test_results_by_hand(tmp_path):
     """25 evaluations: the first five are not averaged. Balanced accuracy of (r, 60, 30) is (r + 90) / 3."""
     first = [[0, 0, 0]] * 5
     rest = [[40 + k, 60, 30] for k in range(20)]               # r = 40 ... 59
-    frame = tables.results([tables.load(write(tmp_path, first + rest))])
+    frame = frames.runs([read(write(tmp_path, first + rest))])
     row = frame.iloc[0]
     assert row["mean_last"] == pytest.approx((49.5 + 90) / 300)
     assert row["median_last"] == pytest.approx((49.5 + 90) / 300)
@@ -104,10 +107,10 @@ def test_log_that_is_not_the_runs_is_refused(tmp_path):
     log = (folder / "log.jsonl").read_text().splitlines()
     (folder / "log.jsonl").write_text("\n".join(log[:-1]) + "\n")                       # an evaluation is missing
     with pytest.raises(BadInput, match="run.json"):
-        tables.results([tables.load(folder)])
+        frames.runs([read(folder)])
     (folder / "log.jsonl").write_text("\n".join(log[:-1] + [json.dumps(evaluation(40, [91, 60, 30]))]) + "\n")
     with pytest.raises(BadInput, match="run.json"):
-        tables.results([tables.load(folder)])
+        frames.runs([read(folder)])
 
 
 def test_means_and_spreads(tmp_path):
@@ -115,7 +118,7 @@ def test_means_and_spreads(tmp_path):
     folders = [write(tmp_path, steady(b + 30, b, b - 30), seed=s, seconds=t)
                for s, b, t in ((0, 50, 60), (1, 53, 120), (2, 59, 240))]
     folders.append(write(tmp_path, steady(60, 30, 0), method="supervised", seconds=30))
-    frame, text = made = tables.table(tables.load_all(folders))
+    frame, text = made = overview(load(folders))
     assert list(frame["label"]) == ["supervised", "fixmatch"]                          # the order of every table and figure
     row = frame.set_index("label").loc["fixmatch"]
     assert (row["balanced_accuracy"], row["spread"]) == (pytest.approx(54), pytest.approx(math.sqrt(21)))
@@ -133,16 +136,16 @@ def test_means_and_spreads(tmp_path):
 
 def test_footnotes(tmp_path):
     folders = [write(tmp_path, steady(80, 50, 20), seed=s) for s in (0, 1)]
-    records = tables.load_all(folders)
-    notes = " ".join(tables.table(records).notes)
+    records = load(folders)
+    notes = " ".join(overview(records).notes)
     assert "mean of all 4 evaluations of the averaged network (steps 10 to 40)" in notes
     assert "One split for all seeds: the first images of each class in file order; 14 labelled and 42 unlabelled" in notes
     assert "standard deviation over the n seeds (n - 1 in the denominator)" in notes
     assert "the 1 largest, 1 middle and 1 smallest classes" in notes
     for record in records:
         assert f"s{record.seed}:{record.run['key']}-c0dec0de" in notes
-    long = tables.load(write(tmp_path / "long", steady(80, 50, 20, n=30)))
-    notes = " ".join(tables.table([long]).notes)
+    long = read(write(tmp_path / "long", steady(80, 50, 20, n=30)))
+    notes = " ".join(overview([long]).notes)
     assert "mean of the last 20 evaluations of the averaged network (steps 110 to 300)" in notes
     assert "Single runs" in notes and "±" not in notes
 
@@ -153,27 +156,27 @@ def test_a_part_that_never_acted_is_told(tmp_path):
     run["result"]["never_acted"] = {"u": "lower the threshold"}
     (folder / "run.json").write_text(json.dumps(run))
     other = write(tmp_path, steady(80, 50, 20))                                         # a record of before this was told
-    notes = tables.table(tables.load_all([folder, other])).notes
+    notes = overview(load([folder, other])).notes
     assert [n for n in notes if "Never" in n] == ["Never acted in FixMatch seed 1: u (lower the threshold)."]
 
 
 def test_different_code_is_told(tmp_path):
     folders = [write(tmp_path, steady(80, 50, 20), seed=s, code=c) for s, c in ((0, "c0dec0de"), (1, "0ddc0de0"))]
-    assert "of different code" in " ".join(tables.table(tables.load_all(folders)).notes)
+    assert "of different code" in " ".join(overview(load(folders)).notes)
 
 
 def test_title_holds_the_scale(tmp_path):
-    records = tables.load_all([write(tmp_path, steady(80, 50, 20))])
+    records = load([write(tmp_path, steady(80, 50, 20))])
     scale = f"{CELL}, 40 steps of profile quickstart"
-    assert tables.table(records, "Quickstart").title == f"Quickstart: {scale}"
-    assert tables.table(records, f"Quickstart ({scale})").title == f"Quickstart ({scale})"
+    assert overview(records, "Quickstart").title == f"Quickstart: {scale}"
+    assert overview(records, f"Quickstart ({scale})").title == f"Quickstart ({scale})"
 
 
 def test_runs_that_are_not_done_are_seen(tmp_path):
     folders = [write(tmp_path, steady(80, 50, 20), seed=0), write(tmp_path, steady(99, 99, 99), seed=1, status="failed"),
                write(tmp_path, steady(80, 50, 20), seed=0, method="supervised", status="running"),
                tmp_path / f"{CELL}.s0" / "semi-01234567-89abcdef"]
-    frame, text = made = tables.table(tables.load_all(folders))
+    frame, text = made = overview(load(folders))
     rows = {line.split()[0]: line for line in text.splitlines()[4:7]}
     assert "1/2, 1 failed" in rows["FixMatch"] and " 50.0 " in rows["FixMatch"]        # nothing of the failed run is in it
     assert "0/1, 1 unfinished" in rows["Supervised"] and rows["Supervised"].count("–") == 7
@@ -181,11 +184,11 @@ def test_runs_that_are_not_done_are_seen(tmp_path):
     assert "FixMatch seed 1, failed (TrainingError: the loss 'x' was not finite)" in text
     assert "Supervised seed 0, unfinished" in text and "SeMi seed 0, not started" in text
     assert frame.set_index("label").loc["fixmatch", "balanced_accuracy"] == pytest.approx(50)
-    assert made.seeds.loc[made.seeds["status"] != "done", "mean_last"].isna().all()
-    assert list(made.seeds["steps"].isna()) == [False, False, False, True]
+    assert made.runs.loc[made.runs["status"] != "done", "mean_last"].isna().all()
+    assert list(made.runs["steps"].isna()) == [False, False, False, True]
     with pytest.raises(BadInput, match="records"):
-        tables.table([])
-    nothing = tables.table(tables.load_all(folders[3:]))
+        overview([])
+    nothing = overview(load(folders[3:]))
     assert nothing.title == CELL and "–" in nothing.text
 
 
@@ -193,23 +196,23 @@ def test_runs_that_are_not_done_are_seen(tmp_path):
     ("cell", dict(cell="mnistm5k-lt.n8.m16.g8-8")), ("profile", dict(profile="paper")), ("steps", dict(every=20)),
     ("recipe", dict(recipe="original"))])
 def test_scales_do_not_mix(tmp_path, field, change):
-    records = tables.load_all([write(tmp_path, steady(80, 50, 20)), write(tmp_path, steady(80, 50, 20), seed=1, **change)])
+    records = load([write(tmp_path, steady(80, 50, 20)), write(tmp_path, steady(80, 50, 20), seed=1, **change)])
     with pytest.raises(BadInput, match=f"^{field}=.*not comparable"):
-        tables.table(records)
+        overview(records)
 
 
 def test_splits_and_repeated_seeds_do_not_mix(tmp_path):
-    one = tables.load(write(tmp_path, steady(80, 50, 20)))
+    one = read(write(tmp_path, steady(80, 50, 20)))
     with pytest.raises(BadInput, match="fixmatch, seed 0, 2 times"):
-        tables.table([one, tables.load(write(tmp_path, steady(80, 50, 20), code="0ddc0de0"))])
-    other = tables.load(write(tmp_path, steady(80, 50, 20), seed=1))
+        overview([one, read(write(tmp_path, steady(80, 50, 20), code="0ddc0de0"))])
+    other = read(write(tmp_path, steady(80, 50, 20), seed=1))
     other.run["split"]["fingerprint"] = "cd" * 32
     with pytest.raises(BadInput, match="^split="):
-        tables.table([one, other])
+        overview([one, other])
 
 
 def labels_of(tmp_path, *runs):
-    return tables.labels(tables.load_all([write(tmp_path, steady(80, 50, 20), **{"seed": i, **r}) for i, r in enumerate(runs)]))
+    return names.labels(load([write(tmp_path, steady(80, 50, 20), **{"seed": i, **r}) for i, r in enumerate(runs)]))
 
 
 def test_labels_tell_what_differs(tmp_path):
@@ -223,7 +226,7 @@ def test_labels_tell_what_differs(tmp_path):
     presets = [dict(method="semi", options=full | change) for change in ({}, {"preset": "readme", "t": 0.5})]
     assert labels_of(tmp_path / "d", *presets) == ["semi (preset=paper)", "semi (preset=readme)"]
     assert labels_of(tmp_path / "e", dict(lr=0.1), dict(lr=0.05, method="semi")) == ["fixmatch (lr=0.1)", "semi (lr=0.05)"]
-    assert tables.display("semi (oheml=off)") == "SeMi (oheml=off)" and tables.display("mine") == "mine"
+    assert names.display("semi (oheml=off)") == "SeMi (oheml=off)" and names.display("mine") == "mine"
 
 
 @pytest.mark.parametrize("label, shown", [
@@ -235,13 +238,13 @@ def test_labels_tell_what_differs(tmp_path):
     ("acr+oheml (threshold=0.7, plce=off)", "ACR + OHEML (threshold=0.7, plce=off)"), ("posthocery", "posthocery"),
     ("mine+oheml", "mine + OHEML")])
 def test_combinations_are_written_with_their_parts(label, shown):
-    assert tables.display(label) == shown
+    assert names.display(label) == shown
 
 
 def test_runs_are_shown_by_their_written_names():
     from semilib.training.config import Run
-    assert tables.display(Run.of(method="fixmatch", post_hoc=1).label) == "FixMatch + LA (post-hoc)"
-    assert tables.display(Run.of(method="remixmatch", post_hoc=0.25).label) == "ReMixMatch + LA (post-hoc, tau=0.25)"
+    assert names.display(Run.of(method="fixmatch", post_hoc=1).label) == "FixMatch + LA (post-hoc)"
+    assert names.display(Run.of(method="remixmatch", post_hoc=0.25).label) == "ReMixMatch + LA (post-hoc, tau=0.25)"
 
 
 def test_scale_and_untold_name_fields_of_a_run():
@@ -250,8 +253,8 @@ def test_scale_and_untold_name_fields_of_a_run():
 
     from semilib.training.config import Run
     fields = {f.name for f in dataclasses.fields(Run)}
-    assert set(tables.SCALE) <= tables.UNTOLD <= fields
-    told = fields - tables.UNTOLD
+    assert set(names.FIELDS_OF_SCALE) <= names.UNTOLD_FIELDS <= fields
+    told = fields - names.UNTOLD_FIELDS
     assert {"lr", "mu", "network", "variant", "strong_pool", "policy"} <= told
 
 
@@ -267,8 +270,8 @@ def test_what_stands_before_the_brackets_is_not_repeated_in_them(tmp_path):
 
 def test_combinations_have_rows_of_their_own_beside_their_method(tmp_path):
     names = ["acr+oheml", "remixmatch+abc", "mine", "semi", "fixmatch+posthoc1", "abc", "fixmatch", "acr", "crestplus"]
-    records = tables.load_all([write(tmp_path, steady(80, 50, 20), method=name) for name in names])
-    made = tables.table(records)
+    records = load([write(tmp_path, steady(80, 50, 20), method=name) for name in names])
+    made = overview(records)
     assert list(made.frame["label"]) == ["fixmatch", "fixmatch+posthoc1", "crestplus", "abc", "remixmatch+abc", "acr", "acr+oheml",
                                          "semi", "mine"]
     assert "| ReMixMatch + ABC | 50.0 | 1 |" in made.markdown and "| ACR + OHEML | 50.0 | 1 |" in made.markdown
@@ -278,9 +281,9 @@ def test_combinations_have_rows_of_their_own_beside_their_method(tmp_path):
 @pytest.mark.parametrize("name", ["remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc0.5"])
 def test_a_combination_that_was_not_started_is_known_by_its_folder(tmp_path, name):
     for place in (f"{CELL}.s3/{name}-0123abcd-89abcdef", f"{CELL}.s3_{name}-0123abcd"):
-        record, = tables.load_all([tmp_path / place])
+        record, = load([tmp_path / place])
         assert (record.method, record.seed, record.run["key"]) == (name, 3, "0123abcd")
-        assert tables.table([record]).frame["label"].tolist() == [name]
+        assert overview([record]).frame["label"].tolist() == [name]
 
 
 def test_original_recipes_have_tables_of_their_own(tmp_path):
@@ -288,39 +291,39 @@ def test_original_recipes_have_tables_of_their_own(tmp_path):
     column that all tables share."""
     rising = [[10 * k, 60, 30] for k in range(1, 9)]                                    # balanced accuracy (10 k + 90) / 3
     own = dict(recipe="original")
-    records = tables.load_all([
+    records = load([
         write(tmp_path, rising, **own, lr=0.03, mu=7, report="best_on_test"), write(tmp_path, rising, "daso", **own, report="median_last"),
         write(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam"),
         write(tmp_path, rising, "darp", **own, lr=0.001, optimiser="adam", seed=1)])
-    made = tables.table(records)
+    made = overview(records)
     assert made.title == f"{CELL}, 80 steps of profile quickstart, each method's original recipe"
     assert list(made.frame["label"]) == ["fixmatch", "darp (lr=0.002)", "darp (lr=0.001)", "daso"]
     assert made.frame["balanced_accuracy"].tolist() == pytest.approx([45.0] * 4)
     note, = [n for n in made.notes if "own recipes" in n]
     assert note == ("As their own recipes report them (%): FixMatch 56.67 (best evaluation, picked by the test set), "
                     "DASO 45.00 (median of the evaluations averaged here).")
-    assert made.seeds["report"].tolist() == ["best_on_test", "mean_last", "mean_last", "median_last"]
+    assert made.runs["report"].tolist() == ["best_on_test", "mean_last", "mean_last", "median_last"]
     with pytest.raises(BadInput, match="darp, seed 0, 2 times"):                        # the same seed of one label, again
-        tables.table([records[2], tables.load(write(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam", code="0ddc0de0"))])
+        overview([records[2], read(write(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam", code="0ddc0de0"))])
 
 
 def test_records_of_before_there_were_recipes_are_of_the_shared_one(tmp_path):
-    old, new = (tables.load(write(tmp_path, steady(80, 50, 20), seed=i, **r)) for i, r in enumerate([{}, dict(recipe="shared")]))
-    assert "recipe" not in old.config and tables.labels([old, new]) == ["fixmatch", "fixmatch"]
-    made = tables.table([old, new])
+    old, new = (read(write(tmp_path, steady(80, 50, 20), seed=i, **r)) for i, r in enumerate([{}, dict(recipe="shared")]))
+    assert "recipe" not in old.config and names.labels([old, new]) == ["fixmatch", "fixmatch"]
+    made = overview([old, new])
     assert made.title == f"{CELL}, 40 steps of profile quickstart" and "own recipes" not in made.text
 
 
 def test_files(tmp_path):
     folders = [write(tmp_path / "runs", steady(80, 50, 20), seed=s) for s in (0, 1)]
     folders.append(write(tmp_path / "runs", [], method="semi", status="failed", steps=40))
-    made = tables.table(tables.load_all(folders), "A | B")
+    made = overview(load(folders), "A | B")
     for name in (f"out/{CELL}", f"out/{CELL}.csv", f"out/{CELL}.md"):                  # the dots of a cell stay
-        assert tables.write(made, tmp_path / name) == (tmp_path / f"out/{CELL}.csv", tmp_path / f"out/{CELL}.md")
+        assert made.write(tmp_path / name) == (tmp_path / f"out/{CELL}.csv", tmp_path / f"out/{CELL}.md")
     read = pd.read_csv(tmp_path / f"out/{CELL}.csv", dtype={"key": str, "code": str, "split": str})
-    assert list(read.columns) == list(made.seeds.columns)
-    assert read["mean_last"].tolist() == pytest.approx(made.seeds["mean_last"].tolist(), rel=1e-14, nan_ok=True)
-    assert list(read["key"]) == list(made.seeds["key"])
+    assert list(read.columns) == list(made.runs.columns)
+    assert read["mean_last"].tolist() == pytest.approx(made.runs["mean_last"].tolist(), rel=1e-14, nan_ok=True)
+    assert list(read["key"]) == list(made.runs["key"])
     text = (tmp_path / f"out/{CELL}.md").read_text(encoding="utf-8")
     assert text.startswith(f"A | B: {CELL}") and f"{CELL}.csv" in text
     assert "| FixMatch | 50.0 ± 0.0 | 2 | 80.0 | 50.0 | 20.0 | all 4 | 1.0 |" in text
@@ -329,18 +332,18 @@ def test_files(tmp_path):
 
 
 def test_digits_follow_the_test_set(tmp_path):
-    record = tables.load(write(tmp_path, steady(80, 50, 20)))
-    assert " 50.0 " in tables.table([record]).text
+    record = read(write(tmp_path, steady(80, 50, 20)))
+    assert " 50.0 " in overview([record]).text
     record.run["split"]["test_images"] = 10_000
-    assert " 50.00 " in tables.table([record]).text
+    assert " 50.00 " in overview([record]).text
 
 
 def test_class_without_test_images(tmp_path):
-    record = tables.load(write(tmp_path, steady(80, 50, 20)))
+    record = read(write(tmp_path, steady(80, 50, 20)))
     for line in record.log:
         line["recall"][2], line["tail"] = None, None
-    assert np.isnan(tables.recalls(record)).tolist() == [False, False, True]
-    assert math.isnan(tables.results([record])["tail"][0])
+    assert np.isnan(record.recalls).tolist() == [False, False, True]
+    assert math.isnan(frames.runs([record])["tail"][0])
 
 
 def test_reader_needs_no_torch():

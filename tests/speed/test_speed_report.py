@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from semilib import cli
 from semilib.errors import BadInput
-from semilib.report.figures import save
+from semilib.report.paint import save
 from semilib.speed import figures as speed_figures
 from semilib.speed import report as speed_report
 from semilib.speed.report import Records

@@ -20,7 +20,11 @@ import pytest
 from conftest import DATA, ROOT, smoke_run
 
 from semilib.errors import BadInput
-from semilib.study import clusters, grids, launch
+from semilib.study import clusters, grids
+from semilib.study.launchers import Ray, Slurm
+from semilib.study.status import share_done, summary
+from semilib.study.sweep import sweep
+from semilib.study.unit import Outcome
 from semilib.training import record
 from semilib.training.progress import Progress
 
@@ -35,7 +39,7 @@ def needs(engine: str, missing: str) -> None:
 
 def table(steps: int = 150) -> grids.Grid:
     """Three rows of Table 1 at smoke scale, long enough to be killed on the way; each step is in the checkpoint."""
-    return grids.table("table1", "smoke", ["fixmatch", "supervised", "la"], [0], root=DATA, steps=steps, eval_every=10,
+    return grids.grid("table1", "smoke", ["fixmatch", "supervised", "la"], [0], root=DATA, steps=steps, eval_every=10,
                        keep_seconds=0.0)
 
 
@@ -57,7 +61,7 @@ def in_mid_run(runs, folder: Path, fits=lambda pid: True, seconds: float = 240.0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         for run in runs:
-            if 0 < launch.share_done(run, folder) < 0.8:
+            if 0 < share_done(run, folder) < 0.8:
                 pid = holder(record.folder(run, folder) / "unit" / "lock")
                 if pid is not None and fits(pid):
                     return run, pid
@@ -67,7 +71,7 @@ def in_mid_run(runs, folder: Path, fits=lambda pid: True, seconds: float = 240.0
 
 def check_done_once(grid: grids.Grid, folder: Path, outcomes, killed: dict[str, int], notebook: bool, others: int = 0) -> None:
     """All done, each by as many sessions as it was killed and one more, with no evaluation lost or written twice."""
-    assert [o.state for o in outcomes] == ["done"] * len(grid.runs), launch.summary(outcomes)
+    assert [o.state for o in outcomes] == ["done"] * len(grid.runs), summary(outcomes)
     assert len(list(folder.rglob("run.json"))) == len(grid.runs) + others
     for run in grid.runs:
         path = record.folder(run, folder)
@@ -172,20 +176,20 @@ def test_slurm_loses_nothing_when_a_worker_and_a_task_are_killed(slurm, tmp_path
         os.kill(parent(in_mid_run([second], tmp_path)[1]), signal.SIGKILL)     # the task itself; SLURM only sees that its job failed
 
     disturber = concurrent.futures.ThreadPoolExecutor(1).submit(disturb)
-    outcomes = launch.sweep(grid.runs, tmp_path, on="slurm", notebook=False, threads=1, poll=0.5, progress=Progress(), time=60,
-                            partition="all", nice=1)
+    outcomes = sweep(grid.runs, tmp_path, Slurm(notebook=False, threads=1, poll=0.5, more={"time": 60, "partition": "all", "nice": 1}),
+                     Progress())
     disturber.result(10)
     check_done_once(grid, tmp_path, outcomes, {first.key: 1, second.key: 1}, notebook=False)
     (script, *_) = (tmp_path / "slurm").glob("*submission*.sh")
     assert "--requeue" in script.read_text() and "--nice=1" in script.read_text() and "--partition=all" in script.read_text()
-    again = launch.sweep(grid.runs, tmp_path, on="slurm", progress=Progress())
+    again = sweep(grid.runs, tmp_path, Slurm(), Progress())
     assert {o.state for o in again} == {"done before"}
 
 
 @linux
 def test_slurm_tells_why_a_run_failed_and_does_not_try_it_again(slurm, tmp_path):
     run = smoke_run("fixmatch", options={"threshold": 1.0}, strict=True, steps=6, eval_every=2)
-    (outcome,) = launch.sweep([run], tmp_path, on="slurm", notebook=False, threads=1, poll=0.5, time=60, progress=Progress())
+    (outcome,) = sweep([run], tmp_path, Slurm(notebook=False, threads=1, poll=0.5, more={"time": 60}), Progress())
     assert outcome.state == "failed" and "no pseudo-label reached the threshold" in outcome.error
     assert len(record.read(outcome.folder)["sessions"]) == 1
 
@@ -197,8 +201,9 @@ import concurrent.futures, json, os, signal, sys
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from semilib import launch
-from semilib.progress import Progress
+from semilib.study.launchers import Ray
+from semilib.study.sweep import sweep
+from semilib.training.progress import Progress
 from test_clusters import in_mid_run, parent, table
 
 folder, grid = Path(sys.argv[1]), table()
@@ -215,7 +220,7 @@ def disturb():
     return killed.key, lost.key
 
 disturber = concurrent.futures.ThreadPoolExecutor(1).submit(disturb)
-outcomes = launch.sweep(grid.runs, folder, on="ray", progress=Progress())
+outcomes = sweep(grid.runs, folder, Ray(), Progress())
 print(json.dumps({"outcomes": [[o.run.key, o.state, o.error] for o in outcomes], "killed": disturber.result(10)}))
 ray.shutdown()
 cluster.shutdown()
@@ -233,7 +238,7 @@ def test_ray_loses_nothing_when_a_worker_is_killed_and_a_node_is_lost(tmp_path):
         words = [*alone, "sh", "-c", 'ip link set lo up && exec "$0" "$@"', *words]
     env = {**os.environ, "RAY_TMPDIR": place, "HOME": place, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
            "RAY_raylet_start_wait_time_s": "180",          # a busy machine needs more than the usual 30 seconds
-           "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])}
+           "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
     try:
         done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
     finally:
@@ -241,7 +246,7 @@ def test_ray_loses_nothing_when_a_worker_is_killed_and_a_node_is_lost(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     told, grid = json.loads(done.stdout.splitlines()[-1]), table()
     by_key = {run.key: run for run in grid.runs}
-    outcomes = [launch.Outcome(by_key[key], record.folder(by_key[key], tmp_path / "runs"), state, error)
+    outcomes = [Outcome(by_key[key], record.folder(by_key[key], tmp_path / "runs"), state, error)
                 for key, state, error in told["outcomes"]]
     check_done_once(grid, tmp_path / "runs", outcomes, dict.fromkeys(told["killed"], 1), notebook=True)
 
@@ -250,10 +255,10 @@ def test_ray_loses_nothing_when_a_worker_is_killed_and_a_node_is_lost(tmp_path):
 
 
 def test_a_missing_engine_is_named_with_the_command_that_installs_it(monkeypatch, tmp_path):
-    for on, module in (("slurm", "submitit"), ("ray", "ray")):
+    for how, module in ((Slurm(), "submitit"), (Ray(), "ray")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(BadInput, match=rf"""on='{on}': installed first: pip install -c constraints.txt -e ".\[{on}\]" """.strip()):
-            launch.sweep([smoke_run()], tmp_path, on=on, progress=Progress())
+        with pytest.raises(BadInput, match=rf"""on='{how.name}': installed first: pip install -c constraints.txt -e ".\[{how.name}\]" """.strip()):
+            sweep([smoke_run()], tmp_path, how, Progress())
 
 
 def test_the_queue_is_asked_in_words_that_every_slurm_answers(monkeypatch):

@@ -14,8 +14,8 @@ HERE = {name: ("smoke", "small", "short", "paper") if name != "table3" else ("sh
 
 @pytest.mark.parametrize("name, profile", [(name, profile) for name, profiles in HERE.items() for profile in profiles])
 def test_every_table_has_runs_of_one_profile_which_its_title_names(name, profile):
-    grid = grids.table(name, profile, seeds=[0])
-    assert grid.runs and {run.profile for run in grid.runs} == {grids.PROFILES[profile]["profile"]}
+    grid = grids.grid(name, profile, seeds=[0])
+    assert grid.runs and {run.profile for run in grid.runs} == {grids.TABLE_PROFILES[profile]["profile"]}
     assert f"profile {profile}" in grid.title and f"{PROFILES[grid.runs[0].profile]['steps']:,}" in grid.title
     assert len({run.key for run in grid.runs}) == len(grid.runs)
     places = [(e.section, e.row, e.column) for e in grid.entries]
@@ -25,7 +25,7 @@ def test_every_table_has_runs_of_one_profile_which_its_title_names(name, profile
 
 
 def test_table_1_of_the_paper_has_the_field_s_eight_cells_and_every_method():
-    grid = grids.table("table1", "paper")
+    grid = grids.grid("table1", "paper")
     cells = {(e.runs[0].dataset, e.runs[0].n1, e.runs[0].m1, e.runs[0].gamma_l, e.runs[0].gamma_u) for e in grid.entries}
     assert cells == {("cifar10", n, m, g, g) for n, m in ((500, 4000), (1500, 3000)) for g in (100, 150)} | {
         ("cifar100", n, m, g, g) for n, m in ((50, 400), (150, 300)) for g in (10, 20)}
@@ -34,17 +34,17 @@ def test_table_1_of_the_paper_has_the_field_s_eight_cells_and_every_method():
 
 
 def test_table_2_is_about_mismatched_and_unknown_pools():
-    grid = grids.table("table2", "paper", ["semi"], [0])
+    grid = grids.grid("table2", "paper", ["semi"], [0])
     assert {(e.runs[0].dataset, e.runs[0].order) for e in grid.entries} == {
         *(("cifar10", order) for order in ("uniform", "reversed", "middle", "head-tail")), ("stl10", "consistent")}
 
 
 def test_table_3_shows_each_metric_of_imagenet_127_in_a_table_of_its_own():
-    grid = grids.table("table3", "paper", ["fixmatch", "semi"], [0])
+    grid = grids.grid("table3", "paper", ["fixmatch", "semi"], [0])
     assert {(e.section, e.metric) for e in grid.entries} == {(section, metric) for section, metric in grids.IMAGENET_METRICS.items()}
     assert {e.runs[0].side for e in grid.entries} == {32, 64} and len(grid.runs) == 4, "one run gives all three"
     with pytest.raises(BadInput, match="profile='small': short or paper for table3"):
-        grids.table("table3", "small")
+        grids.grid("table3", "small")
 
 
 def test_the_ablation_takes_each_component_away_and_adds_each_alone():
@@ -54,19 +54,19 @@ def test_the_ablation_takes_each_component_away_and_adds_each_alone():
     for row, options in grids.COMPONENTS["Each component alone"].items():
         changed = {k for k in options if options[k] != grids.OFF.get(k)}
         assert (row == "none of them") == (not changed), row
-    alone = grids.table("table4", "small", seeds=[0])
+    alone = grids.grid("table4", "small", seeds=[0])
     by_row = {(e.section, e.row): e.runs[0].options for e in alone.entries}
     paper, readme = (by_row[f"Defects of the release in preset {p}", "no defect"] for p in ("paper", "readme"))
-    assert not any(paper[d] for d in grids.DEFECTS) and not any(readme[d] for d in grids.DEFECTS) and paper["t_e"] != readme["t_e"]
+    assert not any(paper[d] for d in grids.RELEASE_DEFECTS) and not any(readme[d] for d in grids.RELEASE_DEFECTS) and paper["t_e"] != readme["t_e"]
     for preset in ("paper", "readme"):
-        for defect in grids.DEFECTS:
+        for defect in grids.RELEASE_DEFECTS:
             options = by_row[f"Defects of the release in preset {preset}", defect.replace("_", " ")]
-            assert [d for d in grids.DEFECTS if options[d]] == [defect]
+            assert [d for d in grids.RELEASE_DEFECTS if options[d]] == [defect]
 
 
 def test_a_sweep_moves_one_value_and_marks_the_usual_one():
-    grid = grids.table("table5", "small", seeds=[0])
-    usual = grids.table("table1", "small", ["semi"], [0]).runs[0].options
+    grid = grids.grid("table5", "small", seeds=[0])
+    usual = grids.grid("table1", "small", ["semi"], [0]).runs[0].options
     for entry in grid.entries:
         if entry.section.startswith("Sensitivity"):
             different = {k for k, v in entry.runs[0].options.items() if v != usual[k]}
@@ -75,30 +75,30 @@ def test_a_sweep_moves_one_value_and_marks_the_usual_one():
 
 
 def test_seeds_come_one_after_the_other_and_fields_reach_every_run():
-    grid = grids.table("table1", "small", ["fixmatch", "semi"], [3, 1], steps=700)
+    grid = grids.grid("table1", "small", ["fixmatch", "semi"], [3, 1], steps=700)
     assert [run.seed for run in grid.runs] == [1, 1, 3, 3] and {run.steps for run in grid.runs} == {700} and "700 steps" in grid.title
 
 
 @pytest.mark.parametrize("given, message", [
-    (dict(name="table9"), "table='table9': unknown"), (dict(name="table1", profile="papr"), "did you mean 'paper'"),
-    (dict(name="table1", methods=["fixmach"]), "did you mean 'fixmatch'"), (dict(name="table1", stepz=3), "did you mean 'steps'"),
-    (dict(name="table1", seeds=0), r"seeds=0: a list such as \[0, 1, 2\]"), (dict(name="table1", seeds=["a"]), "a list such as"),
-    (dict(name="table1", methods="fixmatch"), "methods='fixmatch': a list such as"), (dict(name="table1", seed=0), "names them"),
-    (dict(name="table1", order="reversed"), "it belongs to the table's cells"), (dict(name="table1", options={}), "the table's rows")])
+    (dict(table="table9"), "table='table9': unknown"), (dict(table="table1", profile="papr"), "did you mean 'paper'"),
+    (dict(table="table1", methods=["fixmach"]), "did you mean 'fixmatch'"), (dict(table="table1", stepz=3), "did you mean 'steps'"),
+    (dict(table="table1", seeds=0), r"seeds=0: a list such as \[0, 1, 2\]"), (dict(table="table1", seeds=["a"]), "a list such as"),
+    (dict(table="table1", methods="fixmatch"), "methods='fixmatch': a list such as"), (dict(table="table1", seed=0), "names them"),
+    (dict(table="table1", order="reversed"), "it belongs to the table's cells"), (dict(table="table1", options={}), "the table's rows")])
 def test_unknown_names_are_refused(given, message):
     with pytest.raises(BadInput, match=message):
-        grids.table(**given)
+        grids.grid(**given)
 
 
 @pytest.mark.parametrize("name", [name for name in grids.TITLES if name != "table3"])
 def test_thresholds_of_smoke_runs_are_ones_that_an_unsure_network_reaches(name):
-    for run in grids.table(name, "smoke").runs:
+    for run in grids.grid(name, "smoke").runs:
         assert "threshold" not in get(run.method).smoke or run.options["threshold"] <= 0.3, run.name
 
 
 def test_a_field_that_is_changed_for_all_runs_is_named_in_title_and_file():
-    plain, changed = grids.table("table1", "small", ["semi"], [0]), grids.table("table1", "small", ["semi"], [0], lr=0.5, device="cpu")
+    plain, changed = grids.grid("table1", "small", ["semi"], [0]), grids.grid("table1", "small", ["semi"], [0], lr=0.5, device="cpu")
     assert "lr = 0.5" in changed.title and "lr" not in plain.title and "device" not in changed.title
     assert (plain.slug, changed.slug) == ("table1-small", "table1-small-lr=0.5")
-    alone = grids.table("table1", "small", ["fixmatch", "daso"], [0])
+    alone = grids.grid("table1", "small", ["fixmatch", "daso"], [0])
     assert {e.against for e in alone.entries} == {""}, "SeMi is not there to be compared with"

@@ -70,9 +70,9 @@ def test_the_committed_quickstart_shows_the_committed_record():
 
 
 def test_the_readme_and_the_quickstart_state_the_recorded_numbers():
-    from semilib.report import tables
-    folders = sorted(p.parent for p in (ROOT / "results" / "quickstart").rglob("run.json"))
-    table = tables.table(tables.load_all(folders))
+    from semilib.report.records import folders_below, load
+    from semilib.report.tables import overview
+    table = overview(load(folders_below(ROOT / "results" / "quickstart")))
     readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("**", "")
     quickstart = (ROOT / "notebooks" / "00_quickstart.ipynb").read_text(encoding="utf-8")
     for row in table.cells()[1:]:

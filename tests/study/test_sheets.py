@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from semilib.methods import title_of
-from semilib.study import grids, sheet_figures, sheets
+from semilib.report.table import write_all
+from semilib.study import grids, published, sheet_figures, sheets
 from semilib.training import record
 
 SCORES = {"supervised": (0.50, 0.52, 0.54), "fixmatch": (0.60, 0.61, 0.65), "semi": (0.70, 0.74, 0.72)}
@@ -18,10 +19,10 @@ SCORES = {"supervised": (0.50, 0.52, 0.54), "fixmatch": (0.60, 0.61, 0.65), "sem
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """A table whose runs' records are written by hand: three evaluations of a known balanced accuracy."""
-    grid = grids.table("table1", "small", list(SCORES))
+    grid = grids.grid("table1", "small", list(SCORES))
     for run in grid.runs:
         write(tmp_path / "results" / f"{run.method}-{run.seed}", run, SCORES[run.method][run.seed])
-    sheets._committed.cache_clear()
+    sheets.committed.cache_clear()
     return grid, tmp_path
 
 
@@ -48,7 +49,7 @@ def test_a_row_shows_mean_spread_n_and_rule_of_its_records(made):
     assert "62.0 ± 2.6" in sheet.text and "all 3" in sheet.text and "600 steps of profile trial" in sheet.text
     assert (row["done"], row["runs"], row["state"]) == (3, 3, "")
     assert sheet.frame["row"].tolist() == ["Supervised", "FixMatch", "SeMi"] and "profile small" in sheet.title
-    assert len(sheet.long) == 9 and "abcdef12" in sheet.text
+    assert len(sheet.runs) == 9 and "abcdef12" in sheet.text
 
 
 def test_a_difference_is_paired_over_seeds_with_student_s_interval(made):
@@ -60,16 +61,16 @@ def test_a_difference_is_paired_over_seeds_with_student_s_interval(made):
 
 
 def test_fewer_seeds_make_smaller_claims():
-    assert sheets._difference({0: .5}, {0: .4})["difference"] == "+10.0"
-    assert sheets._difference({0: .5, 1: .6}, {0: .4, 1: .4})["difference"] == "+15.0 (+10.0, +20.0)"
-    assert sheets._difference({0: .5}, {1: .4})["difference"] == "" and sheets._difference({}, {})["difference"] == ""
-    assert not sheets._difference({0: .5, 1: .6, 2: .4}, {0: .5, 1: .5, 2: .5})["difference"].endswith("*")
+    assert sheets.difference({0: .5}, {0: .4})["difference"] == "+10.0"
+    assert sheets.difference({0: .5, 1: .6}, {0: .4, 1: .4})["difference"] == "+15.0 (+10.0, +20.0)"
+    assert sheets.difference({0: .5}, {1: .4})["difference"] == "" and sheets.difference({}, {})["difference"] == ""
+    assert not sheets.difference({0: .5, 1: .6, 2: .4}, {0: .5, 1: .5, 2: .5})["difference"].endswith("*")
 
 
 def test_bold_only_where_no_seed_overlaps(made):
     assert show(*made).frame.set_index("row")["bold"].to_dict() == {"Supervised": False, "FixMatch": False, "SeMi": True}
-    assert sheets._best({"a": {0: .7, 1: .6}, "b": {0: .5, 1: .6}}) == "" and sheets._best({"a": {0: .7}, "b": {0: .5}}) == ""
-    assert sheets._best({"a": {0: .7, 1: .61}, "b": {0: .5, 1: .6}}) == "a"
+    assert sheets.best({"a": {0: .7, 1: .6}, "b": {0: .5, 1: .6}}) == "" and sheets.best({"a": {0: .7}, "b": {0: .5}}) == ""
+    assert sheets.best({"a": {0: .7, 1: .61}, "b": {0: .5, 1: .6}}) == "a"
     assert "**72.0 ± 2.0**" in show(*made).markdown
 
 
@@ -80,7 +81,7 @@ def test_what_is_missing_or_failed_is_visible(made):
     failed = record.folder(runs["semi", 2], folder / "runs")
     write(failed, runs["semi", 2], 0.9, status="failed", error="loss is not finite")
     (folder / "results" / "semi-2" / "run.json").unlink()
-    sheets._committed.cache_clear()
+    sheets.committed.cache_clear()
     sheet = show(grid, folder)
     rows = sheet.frame.set_index("row")
     assert rows.loc["FixMatch", "state"] == "1 not started" and "2/3, 1 not started" in sheet.text
@@ -100,13 +101,13 @@ def test_a_record_of_before_a_field_existed_is_still_this_run_and_another_config
     grid, _ = made
     run = grid.runs[0]
     config = run.identity()
-    assert sheets._same(run, {k: v for k, v in config.items() if k not in ("post_hoc", "crop")})
-    assert not sheets._same(run, {**config, "holdout": 0.2}), "a fold to choose options by is no test set"
-    assert not sheets._same(run, {**config, "lr": 0.3}) and not sheets._same(run, {**config, "seed": 9})
+    assert sheets.is_of(run, {k: v for k, v in config.items() if k not in ("post_hoc", "crop")})
+    assert not sheets.is_of(run, {**config, "holdout": 0.2}), "a fold to choose options by is no test set"
+    assert not sheets.is_of(run, {**config, "lr": 0.3}) and not sheets.is_of(run, {**config, "seed": 9})
     semi = next(r for r in grid.runs if r.method == "semi")
     options = semi.identity()["options"]
-    assert sheets._same(semi, {**semi.identity(), "options": {k: v for k, v in options.items() if k != "alpha"}})
-    assert not sheets._same(semi, {**semi.identity(), "options": {**options, "alpha": 0.1}})
+    assert sheets.is_of(semi, {**semi.identity(), "options": {k: v for k, v in options.items() if k != "alpha"}})
+    assert not sheets.is_of(semi, {**semi.identity(), "options": {**options, "alpha": 0.1}})
 
 
 def test_a_log_that_does_not_give_its_result_is_refused(made):
@@ -121,7 +122,7 @@ def test_a_log_that_does_not_give_its_result_is_refused(made):
 
 def test_files_hold_every_run_and_every_table(made, tmp_path):
     sheet = show(*made)
-    long, short = sheets.write([sheet, sheet], tmp_path / "t")
+    long, short = write_all([sheet, sheet], tmp_path / "t")
     assert len(long.read_text().splitlines()) == 19 and short.read_text().count("## ") == 2
 
 
@@ -129,10 +130,10 @@ def test_files_hold_every_run_and_every_table(made, tmp_path):
 
 
 def cell(method: str, **fields) -> dict[str, str]:
-    run = grids.table("table1", "paper", [method], [0]).runs[0]
+    run = grids.grid("table1", "paper", [method], [0]).runs[0]
     from semilib.training.config import Run
     run = Run.of(**{"dataset": "cifar10", "method": method, "profile": "paper", **fields})
-    return sheets._by_source(sheets.published_for(run, sheets.PUBLISHED_NAMES.get(method, title_of(method))))
+    return published.by_source(published.rows_of(run, published.PUBLISHED_METHODS.get(method, title_of(method))))
 
 
 def test_published_numbers_stand_by_their_source():
@@ -148,21 +149,21 @@ def test_published_numbers_stand_by_their_source():
 
 
 def test_no_published_number_is_semi_s_and_none_crosses_a_protocol():
-    assert not any(row["method"].lower() == "semi" for row in sheets.published())
+    assert not any(row["method"].lower() == "semi" for row in published.rows())
     assert not cell("semi", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0)
     assert not cell("ccl", n1=400, m1=4600, gamma_l=100.0, gamma_u=100.0)
     assert not cell("fixmatch", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, options={"threshold": 0.5}), "a variant is not the method"
-    wide = [row for row in sheets.published() if row["backbone"] == "WRN-28-8"]
+    wide = [row for row in published.rows() if row["backbone"] == "WRN-28-8"]
     assert wide and not any("55.7" in v for v in cell("acr", dataset="cifar100", n1=50, m1=400, gamma_l=10.0, gamma_u=10.0).values())
 
 
 def test_the_published_file_is_whole_and_says_where_each_number_was_read():
-    rows = sheets.published()
+    rows = published.rows()
     assert len(rows) == 1353
     for row in rows:
         assert 0 < float(row["mean"]) < 100 and row["source_paper"] and row["source_location"] and "src=" in row["notes"], row
     mixed = {row["metric"] for row in rows if row["dataset"] == "ImageNet-127"}
-    shown = set(sum(sheets.PUBLISHED_METRICS.values(), ()))
+    shown = set(published.PUBLISHED_METRICS.values())
     wide = [row for row in rows if row["dataset"] == "ImageNet-127" and row["metric"] in shown]
     assert wide and not any("not stated" in row["notes"] for row in wide), "a number whose metric is not known is in no column"
     assert mixed & shown and "test_acc_mixed_definition" in mixed - shown
@@ -172,8 +173,7 @@ def test_the_published_file_is_whole_and_says_where_each_number_was_read():
 
 
 def test_the_ladder_draws_every_seed_of_every_row(made):
-    sheet = show(*made)
-    figure, frame = sheet_figures.ladder([sheet])
+    figure, frame = sheet_figures.ladder(made[0], [show(*made)])
     assert len(frame) == 9 and frame.loc[frame["row"] == "SeMi", "score"].tolist() == pytest.approx([70, 74, 72])
     axes, = figure.axes
     assert [t.get_text() for t in axes.get_yticklabels()] == ["Supervised", "FixMatch", "SeMi"] and "600 steps" in figure.get_suptitle()
@@ -181,11 +181,11 @@ def test_the_ladder_draws_every_seed_of_every_row(made):
 
 def test_sensitivity_needs_the_sweep(made):
     with pytest.raises(ValueError, match="those of table5"):
-        sheet_figures.sensitivity([show(*made)])
+        sheet_figures.sensitivity(made[0], [show(*made)])
 
 
 def test_cells_are_the_protocol_s_counts():
-    figure, frame = sheet_figures.cells(grids.table("table2", "paper", ["semi"], [0]))
+    figure, frame = sheet_figures.cells(grids.grid("table2", "paper", ["semi"], [0]))
     own = frame[frame["cell"] == "CIFAR-10-LT 1500/3000, gamma 100, reversed"]
     assert own["labelled"].tolist()[:2] == [1500, 899] and own["labelled"].tolist()[-1] == 15
     assert own["unlabelled"].tolist() == [1500 + 30, 899 + 50, *own["unlabelled"].tolist()[2:-1], 15 + 3000]
@@ -198,6 +198,6 @@ def test_of_several_records_the_latest_counts_and_a_fold_has_no_published_number
     run = next(r for r in grid.runs if (r.method, r.seed) == ("semi", 1))
     write(folder / "results" / "a-later-one", run, 0.9, finished="2030-01-01T00:00:00Z")
     write(folder / "results" / "z-an-earlier-one", run, 0.1, finished="2020-01-01T00:00:00Z")
-    sheets._committed.cache_clear()
+    sheets.committed.cache_clear()
     assert sheets.find(grid, folder / "runs", folder / "results")[run.key].name == "a-later-one"
     assert not cell("ccl", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, holdout=0.2)

@@ -11,7 +11,9 @@ from test_clusters import check_done_once, holder, in_mid_run, linux, table
 
 from semilib import cli
 from semilib.errors import BadInput
-from semilib.study import grids, launch, notebooks, study
+from semilib.study import grids, local, notebooks, sweep, unit
+from semilib.study.launchers import Local
+from semilib.study.status import SweepStatus, share_done, summary
 from semilib.training import record
 from semilib.training.config import Run
 from semilib.training.progress import Progress
@@ -28,15 +30,15 @@ def failing() -> Run:
 
 @pytest.mark.parametrize("name", grids.TITLES)
 def test_every_run_of_every_table_survives_as_parameters_of_the_notebook(name):
-    for profile in grids.PROFILES:
+    for profile in grids.TABLE_PROFILES:
         try:
-            runs = grids.table(name, profile, seeds=[0], root=DATA).runs
+            runs = grids.grid(name, profile, seeds=[0], root=DATA).runs
         except BadInput:                                   # the embedded pictures are no ImageNet
             continue
         for run in runs[::1 if profile == "smoke" else max(1, len(runs) // 12)]:
-            given = json.loads(json.dumps(launch.parameters_of(run)))
-            notebooks.check_given(ROOT / "notebooks" / launch.UNIT, {**given, "runs": "runs"})
-            again = launch.run_of(given)
+            given = json.loads(json.dumps(unit.parameters_of(run)))
+            notebooks.check_given(ROOT / "notebooks" / unit.UNIT, {**given, "runs": "runs"})
+            again = unit.run_of(given)
             assert again.key == run.key and dataclasses.replace(again, root=run.root) == run
 
 
@@ -47,8 +49,8 @@ def test_every_run_of_every_table_survives_as_parameters_of_the_notebook(name):
     Run.of("cifar10", "semi", options={"preset": "readme", "alpha": 0.3}),
 ], ids=lambda run: run.label)
 def test_unusual_runs_survive_too(run):
-    given = launch.parameters_of(run)
-    assert launch.run_of(json.loads(json.dumps(given))).key == run.key
+    given = unit.parameters_of(run)
+    assert unit.run_of(json.loads(json.dumps(given))).key == run.key
     assert len(given["fields"]) < 8, "only what is not usual is said"
 
 
@@ -57,35 +59,35 @@ def test_unusual_runs_survive_too(run):
 
 def test_the_unit_executes_checks_and_marks_and_does_nothing_the_second_time(tmp_path):
     run = smoke_run("fixmatch")
-    outcome = launch.run_one(run, tmp_path)
+    outcome = unit.run_one(run, tmp_path)
     path = record.folder(run, tmp_path)
-    assert (outcome.state, outcome.folder, outcome.code) == ("done", path, 0)
+    assert (outcome.state, outcome.folder, outcome.exit_code) == ("done", path, 0)
     assert json.loads((path / "done.json").read_text())["notebook"] == "run.ipynb"
     text = (path / "run.ipynb").read_text()
     assert "FixMatch" in text and run.key in text and [p.name for p in (path / "unit").iterdir()] == ["lock"]
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.name != "lock"}
-    assert launch.run_one(run, tmp_path).state == "done before"
+    assert unit.run_one(run, tmp_path).state == "done before"
     assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.name != "lock"}
 
 
 def test_success_is_read_from_the_log_and_not_believed(tmp_path):
     run = smoke_run("fixmatch")
-    outcome = launch.run_one(run, tmp_path, notebook=False)
+    outcome = unit.run_one(run, tmp_path, notebook=False)
     assert outcome.state == "done"
     log = outcome.folder / "log.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
     (outcome.folder / "done.json").unlink()
-    again = launch.run_one(run, tmp_path, notebook=False)
+    again = unit.run_one(run, tmp_path, notebook=False)
     assert again.state == "failed" and "its record is damaged" in again.error and not (outcome.folder / "done.json").exists()
 
 
 def test_a_run_that_another_process_has_is_left_alone(tmp_path):
     run = smoke_run("fixmatch")
     with record.lock(record.folder(run, tmp_path)):
-        assert launch.run_one(run, tmp_path, wait=0.1).state == "busy"
+        assert unit.run_one(run, tmp_path, wait=0.1).state == "busy"
     with record.lock(record.folder(run, tmp_path) / "unit"):
-        outcome = launch.run_one(run, tmp_path)
-    assert (outcome.state, outcome.code) == ("busy", launch.BUSY) and not list(tmp_path.rglob("run.json"))
+        outcome = unit.run_one(run, tmp_path)
+    assert (outcome.state, outcome.exit_code) == ("busy", unit.BUSY) and not list(tmp_path.rglob("run.json"))
 
 
 # ---- local slots ---------------------------------------------------------------------------------------------------------------------
@@ -99,11 +101,11 @@ def test_killed_workers_are_started_again_and_a_failed_run_stops_nothing(tmp_pat
     pool = concurrent.futures.ThreadPoolExecutor(2)
     killed = [pool.submit(lambda run=run, how=how: os.kill(in_mid_run([run], tmp_path)[1], how))
               for run, how in ((first, signal.SIGKILL), (second, signal.SIGTERM))]
-    outcomes = launch.local([bad, first, second], tmp_path, slots=2, notebook=False, progress=Progress())
+    outcomes = local.do([bad, first, second], tmp_path, Local(slots=2, notebook=False), Progress())
     for one in killed:
         one.result(10)
     assert [o.state for o in outcomes] == ["failed", "done", "done"] and "no pseudo-label reached the threshold" in outcomes[0].error
-    assert "2 done" in launch.summary(outcomes) and f"{bad.name} ({bad.key}): failed" in launch.summary(outcomes)
+    assert "2 done" in summary(outcomes) and f"{bad.name} ({bad.key}): failed" in summary(outcomes)
     assert len(record.read(outcomes[0].folder)["sessions"]) == 1, "what failed by itself is not tried again"
     check_done_once(alone, tmp_path, outcomes[1:], {first.key: 1, second.key: 1}, notebook=False, others=1)
 
@@ -114,39 +116,39 @@ def test_ctrl_c_ends_the_workers_and_the_next_call_goes_on(tmp_path, monkeypatch
     path = record.folder(run, tmp_path)
 
     def press(self, running, slots):
-        if launch.share_done(run, tmp_path) > 0:
+        if share_done(run, tmp_path) > 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch.Board, "show", press)
+    monkeypatch.setattr(SweepStatus, "show", press)
     with pytest.raises(KeyboardInterrupt):
-        launch.local([run], tmp_path, notebook=False, progress=Progress())
+        local.do([run], tmp_path, Local(notebook=False), Progress())
     assert holder(path / "unit" / "lock") is None and record.state(run, tmp_path) == "interrupted"
     monkeypatch.undo()
-    (outcome,) = launch.local([run], tmp_path, notebook=False, progress=Progress())
+    (outcome,) = local.do([run], tmp_path, Local(notebook=False), Progress())
     assert outcome.state == "done" and len(record.read(path)["sessions"]) == 2
     assert [line["step"] for line in record.read_log(path)] == list(range(10, 61, 10))
 
 
 def test_slots_share_out_cores_and_cards(monkeypatch):
-    monkeypatch.setattr(launch, "cores", lambda: 8)
-    assert launch.slots_of(20, cards=[]) == [{"threads": 1, "gpu": None}] * 8
-    assert launch.slots_of(2, cards=[]) == [{"threads": 4, "gpu": None}] * 2
-    assert launch.slots_of(20, slots=3, threads=2, cards=[]) == [{"threads": 2, "gpu": None}] * 3
-    assert [s["gpu"] for s in launch.slots_of(20, per_gpu=2, cards=["3", "5"])] == ["3", "5", "3", "5"]
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    assert local.slots_of(20, Local(), []) == [{"threads": 1, "gpu": None}] * 8
+    assert local.slots_of(2, Local(), []) == [{"threads": 4, "gpu": None}] * 2
+    assert local.slots_of(20, Local(slots=3, threads=2), []) == [{"threads": 2, "gpu": None}] * 3
+    assert [s["gpu"] for s in local.slots_of(20, Local(per_gpu=2), ["3", "5"])] == ["3", "5", "3", "5"]
     with pytest.raises(BadInput, match="slots=5: at most 4"):
-        launch.slots_of(20, slots=5, per_gpu=2, cards=["0", "1"])
+        local.slots_of(20, Local(slots=5, per_gpu=2), ["0", "1"])
     with pytest.raises(BadInput, match="per_gpu=0"):
-        launch.slots_of(20, per_gpu=0)
+        Local(per_gpu=0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-7")
-    assert launch.gpus() == ["2", "GPU-7"]
-    assert launch.environment(3, "2")["CUDA_VISIBLE_DEVICES"] == "2" and launch.environment(3, None)["OMP_NUM_THREADS"] == "3"
+    assert local.gpus() == ["2", "GPU-7"]
+    assert unit.environment(3, "2")["CUDA_VISIBLE_DEVICES"] == "2" and unit.environment(3, None)["OMP_NUM_THREADS"] == "3"
 
 
 def test_a_method_of_a_notebook_is_refused_before_anything_starts(tmp_path, monkeypatch):
     from semilib.methods import METHODS, get
     monkeypatch.setitem(METHODS, "own", type("Own", (get("fixmatch"),), {}))
     with pytest.raises(BadInput, match="method='own': a method that a file of semilib/methods defines"):
-        launch.local([Run.of(method="own", profile="smoke")], tmp_path, progress=Progress())
+        local.do([Run.of(method="own", profile="smoke")], tmp_path, progress=Progress())
 
 
 # ---- before a sweep -------------------------------------------------------------------------------------------------------------------
@@ -154,37 +156,37 @@ def test_a_method_of_a_notebook_is_refused_before_anything_starts(tmp_path, monk
 
 def test_a_plan_rests_on_finished_runs_and_says_unknown_otherwise(tmp_path):
     runs = [smoke_run("fixmatch", seed=seed) for seed in (0, 1)] + [smoke_run("supervised")]
-    nothing = launch.forecast(runs, tmp_path, tmp_path / "none")
+    nothing = sweep.forecast(runs, tmp_path, tmp_path / "none")
     assert (nothing.todo, nothing.unknown, nothing.unknown_disk) == (3, 3, 3)
     assert "3 runs (3 not started): 3 to do" in nothing.text() and "time  unknown" in nothing.text() and "disk  unknown" in nothing.text()
-    path = launch.run_one(runs[0], tmp_path, notebook=False).folder
+    path = unit.run_one(runs[0], tmp_path, notebook=False).folder
     found = record.read(path)
     record.write(path, {**found, "seconds": 240.0})
-    planned = launch.forecast(runs, tmp_path, tmp_path / "none", notebook=False)
+    planned = sweep.forecast(runs, tmp_path, tmp_path / "none", notebook=False)
     assert planned.states == {"done": 1, "not started": 2} and (planned.todo, planned.unknown) == (2, 0)
     assert planned.seconds == pytest.approx(480) and planned.disk > 10_000
     text = planned.text(slots=2)
     assert "8:00 in one slot, 4:00 in 2" in text and "runs of the same method" in text and "runs of other methods" in text
-    assert launch.forecast([Run.of(profile="quickstart")], tmp_path, tmp_path / "none").unknown == 1, "another network tells nothing"
-    assert [state for _, state in launch.states(runs, tmp_path)] == ["done", "not started", "not started"]
+    assert sweep.forecast([Run.of(profile="quickstart")], tmp_path, tmp_path / "none").unknown == 1, "another network tells nothing"
+    assert [state for _, state in sweep.states(runs, tmp_path)] == ["done", "not started", "not started"]
 
 
 def test_ensure_does_runs_side_by_side_by_the_local_slots(tmp_path, monkeypatch):
     runs, states, asked = [smoke_run("fixmatch"), failing()], ["done", "failed"], []
 
-    def local(given, folder, slots, notebook, progress):
-        asked.append((given, folder, slots, notebook))
-        return [launch.Outcome(run, record.folder(run, folder), state) for run, state in zip(given, states, strict=True)]
+    def do(given, folder, how, progress):
+        asked.append((given, folder, how))
+        return [unit.Outcome(run, record.folder(run, folder), state) for run, state in zip(given, states, strict=True)]
 
-    monkeypatch.setattr(launch, "local", local)
-    assert study.ensure(runs, tmp_path, Progress(), slots=2) == [record.folder(run, tmp_path) for run in runs]
-    assert asked == [(runs, tmp_path, 2, False)]
+    monkeypatch.setattr(local, "do", do)
+    assert sweep.ensure(runs, tmp_path, Progress(), slots=2) == [record.folder(run, tmp_path) for run in runs]
+    assert asked == [(runs, tmp_path, Local(slots=2, notebook=False))]
     states[1] = "busy"
     with pytest.raises(record.RunBusy, match=f"{runs[1].label}.* another process"):
-        study.ensure(runs, tmp_path, Progress(), slots=2)
+        sweep.ensure(runs, tmp_path, Progress(), slots=2)
 
 
 def test_workers_find_this_package_and_their_verb_is_in_no_list():
-    assert launch.environment()["PYTHONPATH"].split(os.pathsep)[0] == str(record.PACKAGE.parent)
+    assert unit.environment()["PYTHONPATH"].split(os.pathsep)[0] == str(record.PACKAGE.parent)
     assert cli.parser().parse_args(["one", "f.json", "3", "--parent", "1"]).index == 3
     assert "one" not in {line.split()[0] for line in cli.parser().format_help().splitlines() if line.startswith("    ")}

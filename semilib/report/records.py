@@ -1,0 +1,155 @@
+"""Runs as their folders tell them: the one reader of run.json and log.jsonl for tables and figures. It needs no torch.
+
+    records = load(sorted(Path("results/quickstart").iterdir()))
+
+Numbers of a record are shares in [0, 1], as its log holds them. They have to agree with the result kept in run.json.
+"""
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semilib.errors import BadInput
+from semilib.files import shown, write_text
+from semilib.training import metrics
+
+METRIC = "balanced_accuracy"
+GROUPS = ("head", "medium", "tail")
+SUMMARIES = ("mean_last", "median_last", "last", "best_on_test")
+FOLDER = re.compile(r"(^|/)(?P<cell>[^/_]+\.s\d+)[/_](?P<method>[^/]+?)-(?P<key>[0-9a-f]{8})(-(?P<code>[0-9a-f]{8}))?$")
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A run as its folder tells it. run: run.json. log: the evaluations, in order."""
+
+    run: dict[str, Any]
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def cell(self) -> str:
+        """The protocol in a word, such as cifar10-lt.n1500.m3000.g100-100."""
+        return re.sub(r"\.s\d+$", "", self.run["name"].split("/")[0])
+
+    @property
+    def method(self) -> str:
+        """The method with its base, additions and adjustment, as `Run.label` has it, such as `acr+oheml+plce`."""
+        return self.run["name"].split("/")[1]
+
+    @property
+    def seed(self) -> int:
+        return int(self.run["name"].split("/")[0].rsplit(".s", 1)[1])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration; empty for a run that was never started."""
+        return self.run.get("config", {})
+
+    @property
+    def recipe(self) -> str:
+        """shared or original. Records of before there was a choice are shared."""
+        return self.config.get("recipe", "shared")
+
+    @property
+    def done(self) -> bool:
+        return self.run["status"] == "done"
+
+    @property
+    def state(self) -> str:
+        """The status in a reader's word: done | failed | unfinished | not started."""
+        return "unfinished" if self.run["status"] == "running" else self.run["status"]
+
+    @property
+    def id(self) -> str:
+        """Key and code, as in the folder's name."""
+        return f"{self.run['key']}-{self.run['code'] or 'unknown'}"
+
+    @property
+    def order(self) -> list[int]:
+        """All classes, from the largest labelled one to the smallest."""
+        return metrics.by_size(self.run["split"]["labelled_counts"])
+
+    @property
+    def groups(self) -> dict[str, list[int]]:
+        """The classes of head, medium and tail, in `order`."""
+        return {name: self.order[part] for name, part in metrics.class_groups(len(self.order)).items()}
+
+    def of_classes(self, key: str) -> list[Any]:
+        """A list of the split that has a value a class, such as class_names, in `order`."""
+        return [self.run["split"][key][k] for k in self.order]
+
+    @property
+    def averaged(self) -> list[dict[str, Any]]:
+        """The evaluations that a reported number averages: the last 20, or all if there are fewer."""
+        return self.log[-metrics.summary(self.log)["evaluations_averaged"]:]
+
+    @property
+    def recalls(self) -> np.ndarray:
+        """Recall of each class, the mean over `averaged`: [C]; NaN for a class without test images."""
+        return np.array([e["recall"] for e in self.averaged], dtype=float).mean(0)
+
+
+def load(folders: Iterable[str | Path]) -> list[Record]:
+    """Read folders of runs, under runs/ or results/.
+
+    A folder without run.json counts as a run that was not started, if its name is CELL.sSEED/METHOD-KEY-CODE or
+    CELL.sSEED_METHOD-KEY. Raises BadInput for any other."""
+    return [read(folder) if (Path(folder) / "run.json").is_file() else _not_started(Path(folder)) for folder in folders]
+
+
+def read(folder: str | Path) -> Record:
+    """Read one folder; its log may be missing or cut short. Raises BadInput without a run.json."""
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise BadInput("folder", folder.name, "a run's folder, which holds run.json")
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    log = folder / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
+    return Record(run, [json.loads(line) for line in lines if line.endswith("\n")])
+
+
+def _not_started(folder: Path) -> Record:
+    name = FOLDER.search(folder.as_posix())
+    if name is None:
+        raise BadInput("folder", folder.name, "a run's folder, which holds run.json")
+    return Record({"name": f"{name['cell']}/{name['method']}", "key": name["key"], "code": name["code"] or "",
+                   "status": "not started"})
+
+
+def folders_below(path: str | Path) -> list[Path]:
+    """The folders of runs below a folder, in order."""
+    return sorted(file.parent for file in Path(path).rglob("run.json"))
+
+
+def result_of(record: Record) -> dict[str, Any]:
+    """A finished run's numbers. Raises BadInput if its log does not give the result kept in run.json."""
+    summary = metrics.summary(record.log, METRIC) if record.log else {}
+    kept, steps = record.run["result"], record.log[-1]["step"] if record.log else 0
+    if steps != record.config["steps"] or any(not math.isclose(summary[k], kept[k], abs_tol=1e-9) for k in SUMMARIES):
+        wanted = "a log that gives the result kept in run.json: one of the two files is damaged or not of this run"
+        raise BadInput("record", f"{record.run['name']}, {record.id}", wanted)
+    means = {}
+    for name in (*GROUPS, "geometric_mean"):
+        values = [e[name] for e in record.averaged]
+        means[name] = math.nan if None in values else statistics.fmean(values)
+    return {"rule": summary["rule"], **{k: summary[k] for k in SUMMARIES}, **means}
+
+
+def leave_list(folders: Iterable[Path], out: Path | None = None) -> None:
+    """Print where records are, and the commit and versions that made the first. With `out`, write records.txt there."""
+    folders = list(folders)
+    lines = [shown(folder) for folder in folders]
+    if out is not None:
+        write_text(Path(out) / "records.txt", "\n".join(lines) + "\n")
+    run = read(folders[0]).run
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    print(*lines, "", f"commit {run['commit']}{' with changes' if run['dirty'] else ''}", versions,
+          f"{run['resolved']['device']}, {run['resolved']['precision']}", sep="\n")

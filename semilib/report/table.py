@@ -1,0 +1,120 @@
+"""A table: text for a terminal, Markdown for a page, and the CSV of the numbers behind it.
+
+    table = Table("Speed", [column("name", "method", left=True), column("ms", "ms a step", "{:.1f}".format)], frame)
+    print(table.text)
+    table.write("figures/speed")               # speed.csv and speed.md
+"""
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from semilib.files import write_atomically, write_text
+
+DASH = "–"
+LINE = 96                       # characters of a footnote's line in the plain text
+
+
+class Column(NamedTuple):
+    """head: its heading. write: a row of the frame as text. left: whether it holds words, which stand to the left."""
+
+    head: str
+    write: Callable[[dict[str, Any]], str]
+    left: bool = False
+
+
+def column(key: str, head: str, write: Callable[[Any], str] = str, left: bool = False) -> Column:
+    """A column that shows one value of each row, or a dash where there is none."""
+    return Column(head, lambda row: DASH if row[key] == "" or pd.isna(row[key]) else write(row[key]), left)
+
+
+def number(value: float, digits: int) -> str:
+    return DASH if math.isnan(value) else f"{value:.{digits}f}"
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table and the numbers behind it. It unpacks as (frame, text).
+
+    frame: a row a line, with the values as they were computed. columns: how they are shown. notes: the footnotes.
+    runs: the numbers that the lines summarise, a row a run. Without them, `write` keeps the frame.
+    """
+
+    title: str
+    columns: list[Column]
+    frame: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+    runs: pd.DataFrame | None = None
+    subtitle: str = ""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.frame, self.text))
+
+    @property
+    def name(self) -> str:
+        """Title and subtitle in one line."""
+        return f"{self.title}; {self.subtitle}" if self.subtitle else self.title
+
+    def cells(self) -> list[list[str]]:
+        """The table as strings, headings first."""
+        lines = [[column.write(row) for column in self.columns] for row in self.frame.to_dict("records")]
+        return [[column.head for column in self.columns], *lines]
+
+    @property
+    def text(self) -> str:
+        """Title first, footnotes last."""
+        cells = self.cells()
+        widths = [max(map(len, texts)) for texts in zip(*cells, strict=True)]
+        marks = [f"{'<' if column.left else '>'}{width}" for column, width in zip(self.columns, widths, strict=True)]
+        head, *lines = ["  ".join(map(format, row, marks)).rstrip() for row in cells]
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        notes = [line for note in self.notes
+                 for line in textwrap.wrap(note, LINE, subsequent_indent="  ", break_on_hyphens=False)]
+        return "\n".join([self.title, *filter(None, [self.subtitle]), "", head, rule, *lines, rule, *notes])
+
+    @property
+    def grid(self) -> str:
+        """The table in Markdown, without title and footnotes."""
+        head, *lines = [[text.replace("|", "\\|") for text in row] for row in self.cells()]
+        marks = ["---" if column.left else "--:" for column in self.columns]
+        return "\n".join(f"| {' | '.join(row)} |" for row in [head, marks, *lines]) + "\n"
+
+    @property
+    def markdown(self) -> str:
+        """Title, table and footnotes in Markdown."""
+        return "\n".join([self.name, "", self.grid, *(f"- {note}" for note in self.notes)]) + "\n"
+
+    def write(self, path: str | Path) -> tuple[Path, Path]:
+        """Write NAME.csv, the numbers in long form, and NAME.md, which names it. Returns both paths."""
+        long, short = paths(path, ".csv", ".md")
+        write_csv(self.frame if self.runs is None else self.runs, long)
+        write_text(short, f"{self.markdown}- Every run's numbers: {long.name}.\n")
+        return long, short
+
+
+def write_all(tables: Iterable[Table], path: str | Path) -> tuple[Path, Path]:
+    """Write several tables as one NAME.md and one NAME.csv, whose column `table` names them. Returns both paths."""
+    long, short = paths(path, ".csv", ".md")
+    tables = list(tables)
+    write_csv(pd.concat([t.runs.assign(table=t.name) for t in tables], ignore_index=True), long)
+    write_text(short, "\n".join(f"## {t.markdown}" for t in tables))
+    return long, short
+
+
+def paths(path: str | Path, *endings: str) -> list[Path]:
+    """NAME with each ending. The path may have one of them; any other dot is part of the name (cells have many)."""
+    path = Path(path)
+    base = path.with_suffix("") if path.suffix in endings else path
+    return [base.with_name(base.name + ending) for ending in endings]
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame in full precision, so that it reads back equal. Nothing stands for a missing value."""
+    content = frame.to_csv(index=False, lineterminator="\n").encode("utf-8")
+    write_atomically(path, lambda file: file.write(content))
