@@ -57,7 +57,7 @@ def test_a_part_that_never_acted_is_told_in_a_footnote(made):
     path = folder / "results" / "fixmatch-1" / "run.json"
     entry = json.loads(path.read_text())
     path.write_text(json.dumps({**entry, "result": {**entry["result"], "never_acted": {"u": "lower the threshold"}}}))
-    sheets._committed.cache_clear()
+    sheets.committed.cache_clear()
     assert [n for n in show(grid, folder).notes if "Never" in n] == ["Never acted in FixMatch seed 1: u (lower the threshold)."]
 
 
