@@ -254,7 +254,7 @@ def api_index() -> str:
 def page_of(path: str, pages: Pages) -> str:
     """The page of the site that shows a file or folder of the project, or ""."""
     path = path.rstrip("/")
-    own = {"README.md": "index.md", "semilib": "api/index.rst", "semilib/methods": "methods/index.rst", "results": "results/README.md"}
+    own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "docs/architecture.md": "architecture.md", "semilib": "api/index.rst", "semilib/methods": "methods/index.rst", "results": "results/README.md"}
     if path.endswith(".py") and path.startswith("semilib/"):
         module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         named = [f"methods/{name}.rst" for name in METHODS if file_of(name) == module]
@@ -348,7 +348,7 @@ def home_page(text: str, pages: Pages) -> str:
     def tree(caption: str, *entries: str) -> str:
         return "\n".join(["", "```{toctree}", ":hidden:", ":glob:", f":caption: {caption}", "", *entries, "```", ""])
     return (text + tree("Notebooks", "notebooks/*") + tree("Methods", "methods/index")
-            + tree("Results", *results) + tree("Reference", "api/index"))
+            + tree("Results", *results) + tree("Reference", "architecture", "changelog", "api/index"))
 
 
 # ---- all of it ---------------------------------------------------------------------------------------------------------------------
@@ -358,17 +358,18 @@ def site() -> Pages:
     """Every page and picture, by its path below the source folder."""
     markdown = sorted(p.relative_to(ROOT).as_posix() for folder in ("results", "figures") for p in (ROOT / folder).rglob("*.md"))
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    pages: Pages = dict.fromkeys(["index.md", *markdown, *(f"notebooks/{p.name}" for p in notebooks)], "")
+    pages: Pages = dict.fromkeys(["index.md", "architecture.md", "changelog.md", *markdown, *(f"notebooks/{p.name}" for p in notebooks)], "")
     pages |= {p.relative_to(ROOT).as_posix(): p.read_bytes() for folder in ("results", "figures") for p in (ROOT / folder).rglob("*.png")}
     pages |= {"methods/index.rst": methods_index(), "api/index.rst": api_index()}
     pages |= {f"methods/{name}.rst": method_page(name) for name in METHODS}
     pages |= {f"api/{module}.rst": api_page(module) for module in modules()}
-    pages |= {p.name: p.read_text(encoding="utf-8") for p in HERE.glob("*.md")}
+    pages |= {p.name: linked(p.read_text(encoding="utf-8"), p.name, pages, "docs") for p in HERE.glob("*.md")}
     pages |= {f"notebooks/{p.name}": notebook(p, f"notebooks/{p.name}", pages) for p in notebooks}
     for path in markdown:
         text = titled((ROOT / path).read_text(encoding="utf-8"), path)
         text = with_figures(text, path) if posixpath.basename(path) == "table.md" else text
         pages[path] = linked(text, path, pages, posixpath.dirname(path))
+    pages["changelog.md"] = linked((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), "changelog.md", pages)
     pages["index.md"] = home_page(linked((ROOT / "README.md").read_text(encoding="utf-8"), "index.md", pages), pages)
     return pages
 

@@ -33,5 +33,14 @@ def source(embedded):
     return dataclasses.replace(embedded, images=halved(embedded.images), test_images=halved(embedded.test_images))
 
 
+LONGEST = ("test_clusters.py", "test_sweep.py", "test_step_guard.py", "test_engine.py", "test_docs.py", "test_smoke.py", "test_fingerprint.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that at the end no process waits for another's."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def pytest_addoption(parser):
     parser.addoption("--regenerate", action="store_true", help="write the golden steps anew; read them before committing")
