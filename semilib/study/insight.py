@@ -148,6 +148,7 @@ def features_map(models: Models, per_class: int = 40, seed: int = 0) -> Shown:
     for name, model in models.items():
         features = model.features(source.test_images[torch.as_tensor(index)]).numpy()
         xy = TSNE(random_state=seed, init="pca", perplexity=min(30, (len(index) - 1) / 3)).fit_transform(features)
+        xy = xy.astype(float)                              # a CSV of float32 does not read back equal
         names = [source.class_names[k] for k in labels[index]]
         parts.append(pd.DataFrame({"method": name, "image": index, "class": names, "x": xy[:, 0], "y": xy[:, 1]}))
     caption = f"t-SNE of the features of {len(index)} test images, seed {seed}. {scale}; run of seed {first.run.seed}"

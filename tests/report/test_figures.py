@@ -8,7 +8,7 @@ from kit import CELL, LABELLED, UNLABELLED, steady, write_record
 
 from semilib.errors import BadInput
 from semilib.methods import METHODS
-from semilib.report import figures, paint
+from semilib.report import diagrams, figures, paint
 from semilib.report.records import load, read
 from semilib.training import metrics
 
@@ -256,6 +256,42 @@ def test_many_classes(tmp_path):
     assert not [t for t in figure.axes[0].texts if t.get_text()]
     figure, _ = figures.per_class_accuracy([record])
     assert not figure.axes[0].containers and "rank by labelled count" in figure.axes[0].get_xlabel()
+
+
+def same_again(shown, path):
+    """Save a figure, and draw it again from its CSV alone: every pixel is the same."""
+    picture, numbers = paint.save(*shown, path)
+    return paint.png(paint.redraw(numbers)) == picture.read_bytes()
+
+
+@pytest.mark.parametrize("draw", ALL)
+def test_a_figure_is_drawn_again_from_its_csv_alone(records, tmp_path, draw):
+    for record in records:                                # names that look like numbers, nothing, or a missing value
+        record.run["split"]["class_names"] = ["0", "None", "NA"]
+    assert same_again(draw(records), tmp_path / "a")
+
+
+def test_variants_and_averaged_evaluations_are_drawn_again_as_they_were(tmp_path):
+    labels = [pseudo(USED[0])] * 30
+    records = [read(write(tmp_path, steady(80, 50, 20, n=30), pseudo=labels, options={"t": t}, seed=s))
+               for t in (0.95, 0.9, 0.7) for s in (0, 1)]
+    for draw in (figures.learning_curves, figures.pseudo_label_quality, figures.distributions):
+        assert same_again(draw(records), tmp_path / draw.__name__)
+
+
+def test_pictures_and_the_pipeline_are_drawn_again_from_their_csv_alone(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3), dtype=np.uint8)
+    assert same_again(figures.image_grid(images, ["1", "2"], ["x", "y", "z"], "title"), tmp_path / "grid")
+    assert same_again(diagrams.pipeline(), tmp_path / "pipeline")
+
+
+def test_only_a_figure_s_csv_can_be_drawn(tmp_path):
+    pd.DataFrame({"label": ["a"]}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(BadInput, match="path='t.csv': the CSV of a figure"):
+        paint.redraw(tmp_path / "t.csv")
+    pd.DataFrame({"figure": ["learning_curve"], "caption": [""]}).to_csv(tmp_path / "f.csv", index=False)
+    with pytest.raises(BadInput, match="figure='learning_curve': unknown; did you mean 'learning_curves'"):
+        paint.redraw(tmp_path / "f.csv")
 
 
 def test_a_grid_of_pictures_shows_them_where_they_belong():

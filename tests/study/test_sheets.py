@@ -1,16 +1,21 @@
 """A table's printed form: records found by configuration, missing cells visible, paired differences, published numbers apart."""
 from __future__ import annotations
 
+import io
 import json
 import math
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import ROOT
+from PIL import Image
 
 from semilib.methods import title_of
+from semilib.report import diagrams, figures, paint  # noqa: F401  each draws kinds of figures
 from semilib.report.table import write_all
-from semilib.study import grids, published, sheet_figures, sheets
+from semilib.study import grids, insight, published, sheet_figures, sheets  # noqa: F401
 from semilib.training import record
 
 SCORES = {"supervised": (0.50, 0.52, 0.54), "fixmatch": (0.60, 0.61, 0.65), "semi": (0.70, 0.74, 0.72)}
@@ -186,6 +191,30 @@ def test_the_ladder_draws_every_seed_of_every_row(made):
     assert len(frame) == 9 and frame.loc[frame["row"] == "SeMi", "score"].tolist() == pytest.approx([70, 74, 72])
     axes, = figure.axes
     assert [t.get_text() for t in axes.get_yticklabels()] == ["Supervised", "FixMatch", "SeMi"] and "600 steps" in figure.get_suptitle()
+
+
+def test_the_ladder_names_a_row_without_a_finished_run_and_is_drawn_again_from_its_csv(made, tmp_path):
+    for seed in range(3):
+        (made[1] / "results" / f"fixmatch-{seed}" / "run.json").unlink()
+    sheets.committed.cache_clear()
+    figure, frame = sheet_figures.ladder(made[0], [show(*made)])
+    assert frame.loc[frame["row"] == "FixMatch", "score"].isna().tolist() == [True]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["Supervised", "FixMatch", "SeMi"]
+    picture, numbers = paint.save(figure, frame, tmp_path / "ladder")
+    assert paint.png(paint.redraw(numbers)) == picture.read_bytes()
+
+
+KINDS = [kind for kind, draw in paint.DRAWINGS.items() if draw.__module__.startswith(("semilib.report", "semilib.study"))]
+
+
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"image_grid"}))
+def test_a_committed_figure_is_the_one_that_its_csv_draws(kind):
+    """One of each kind: of the same size, and alike but for how another version of matplotlib may smooth an edge."""
+    files = [csv for csv in sorted((ROOT / "figures").rglob("*.csv")) if csv.with_suffix(".png").is_file()]
+    csv = next(csv for csv in files if paint.read(csv)["figure"].iloc[0] == kind)
+    drawn, committed = (np.asarray(Image.open(file).convert("L"), dtype=float)
+                        for file in (io.BytesIO(paint.png(paint.redraw(csv))), csv.with_suffix(".png")))
+    assert drawn.shape == committed.shape and np.abs(drawn - committed).mean() < 0.5
 
 
 def test_sensitivity_needs_the_sweep(made):

@@ -12,7 +12,7 @@ from semilib import cli
 from semilib.errors import BadInput
 from semilib.files import PACKAGE
 from semilib.study import grids, local, notebooks, sweep, unit
-from semilib.study.launchers import Local
+from semilib.study.launchers import FLAGS, Local, Ray, Slurm, launcher
 from semilib.study.status import SweepStatus, share_done, summary
 from semilib.training import record
 from semilib.training.config import Run
@@ -88,6 +88,26 @@ def test_a_run_that_another_process_has_is_left_alone(tmp_path):
     with record.lock(record.folder(run, tmp_path) / "unit"):
         outcome = unit.run_one(run, tmp_path)
     assert (outcome.state, outcome.exit_code) == ("busy", unit.BUSY) and not list(tmp_path.rglob("run.json"))
+
+
+# ---- launchers -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_launcher_takes_what_it_knows_passes_on_the_rest_and_refuses_bad_values():
+    slurm = launcher("slurm", {"per_job": 4, "notebook": False, "partition": "gpu", "time": 240})
+    assert slurm == Slurm(per_job=4, notebook=False, more={"partition": "gpu", "time": 240})
+    assert slurm.of_a_task() == Local(notebook=False)
+    assert launcher("ray", {"num_cpus": 2, "resources": {"big": 1}}) == Ray(num_cpus=2.0, more={"resources": {"big": 1}})
+    for name, values, message in (("slurm", {"per_job": 0}, "per_job=0: at least 1"), ("ray", {"num_gpus": -1}, "num_gpus=-1"),
+                                  ("local", {"threads": "two"}, "threads='two': int"), ("local", {"retries": -1}, "retries=-1")):
+        with pytest.raises(BadInput, match=message):
+            launcher(name, values)
+
+
+def test_each_flag_of_a_sweep_is_an_option_of_a_launcher():
+    for name in FLAGS:
+        args = cli.parser().parse_args(["run", "table1", f"--{name.replace('_', '-')}", "3"])
+        assert getattr(args, name) == 3 and getattr(launcher("slurm", {name: 3}), name) == 3
 
 
 # ---- local slots ---------------------------------------------------------------------------------------------------------------------

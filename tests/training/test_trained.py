@@ -1,6 +1,8 @@
 """Using what was trained: the loaded network says what the run measured; prediction, export, and the figures that need networks."""
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -121,6 +123,13 @@ def test_calibration_counts_every_test_image_and_weighs_its_gaps(models, source)
     assert frame["ece"].iloc[0] == pytest.approx(gap)
     accuracy = (models["semi"].logits(source.test_images).argmax(-1) == source.test_labels).double().mean()
     assert (seen["images"] * seen["right"]).sum() / len(source.test_labels) == pytest.approx(100 * float(accuracy))
+
+
+@pytest.mark.parametrize("draw", [insight.unlabelled_use, insight.calibration,
+                                  functools.partial(insight.features_map, per_class=4)])
+def test_a_figure_of_networks_is_drawn_again_without_them(draw, models, tmp_path):
+    picture, numbers = paint.save(*draw({"FixMatch": models["fixmatch"], "CDMAD": models["cdmad"]}), tmp_path / "figure")
+    assert paint.png(paint.redraw(numbers)) == picture.read_bytes()
 
 
 def test_models_of_different_runs_share_no_figure(models, source, tmp_path):

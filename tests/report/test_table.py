@@ -1,0 +1,47 @@
+"""The one printer of tables: alignment, dashes, Markdown, and the files."""
+import math
+
+import pandas as pd
+
+from semilib.report.table import Column, Table, column, paths, write_all
+
+FRAME = pd.DataFrame({"name": ["a|b", "c"], "ms": [1.25, math.nan], "rule": ["", "last 20"]})
+COLUMNS = [column("name", "method", left=True), column("ms", "ms a step", "{:.1f}".format), column("rule", "rule"),
+           Column("both", lambda row: f"{row['name']}: {row['rule']}")]
+
+
+def table(**changes) -> Table:
+    return Table(**{"title": "Speed", "columns": COLUMNS, "frame": FRAME, "notes": ["A note."], **changes})
+
+
+def test_words_stand_to_the_left_numbers_to_the_right_and_a_dash_for_what_is_not_there():
+    assert table().text.splitlines() == [
+        "Speed", "",
+        "method  ms a step     rule        both", "-" * 38,
+        "a|b           1.2        –       a|b:", "c               –  last 20  c: last 20", "-" * 38, "A note."]
+
+
+def test_markdown_escapes_what_divides_its_columns_and_lists_the_notes():
+    assert table(subtitle="CPU").markdown.splitlines() == [
+        "Speed; CPU", "", "| method | ms a step | rule | both |", "| --- | --: | --: | --: |",
+        "| a\\|b | 1.2 | – | a\\|b:  |", "| c | – | last 20 | c: last 20 |", "", "- A note."]
+
+
+def test_long_notes_are_folded_and_a_subtitle_has_a_line_of_its_own():
+    lines = table(notes=["word " * 40], subtitle="CPU").text.splitlines()
+    assert lines[:2] == ["Speed", "CPU"] and max(map(len, lines)) <= 96 and lines[-1].startswith("  word")
+
+
+def test_files_hold_the_runs_or_else_the_frame(tmp_path):
+    long, short = table().write(tmp_path / "a.b")
+    assert pd.read_csv(long, keep_default_na=False, na_values={"ms": ""}).equals(FRAME)
+    assert short.read_text().endswith("- A note.\n- Every run's numbers: a.b.csv.\n")
+    runs = pd.DataFrame({"seed": [0, 1]})
+    assert pd.read_csv(table(runs=runs).write(tmp_path / "c.md")[0]).equals(runs)
+    long, short = write_all([table(runs=runs), table(runs=runs, subtitle="CPU")], tmp_path / "all")
+    assert pd.read_csv(long)["table"].tolist() == ["Speed"] * 2 + ["Speed; CPU"] * 2
+    assert short.read_text().count("## Speed") == 2
+
+
+def test_a_path_keeps_its_dots_but_for_the_endings_of_its_files(tmp_path):
+    assert paths("x/cell.g20-20", ".csv") == paths("x/cell.g20-20.csv", ".csv") and paths("x/a", ".md")[0].name == "a.md"
