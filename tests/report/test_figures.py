@@ -273,7 +273,7 @@ def test_a_figure_is_drawn_again_from_its_csv_alone(records, tmp_path, draw):
 
 def test_variants_and_averaged_evaluations_are_drawn_again_as_they_were(tmp_path):
     labels = [pseudo(USED[0])] * 30
-    records = [read(write(tmp_path, steady(80, 50, 20, n=30), pseudo=labels, options={"t": t}, seed=s))
+    records = [read(write_record(tmp_path, steady(80, 50, 20, n=30), pseudo=labels, options={"t": t}, seed=s))
                for t in (0.95, 0.9, 0.7) for s in (0, 1)]
     for draw in (figures.learning_curves, figures.pseudo_label_quality, figures.distributions):
         assert same_again(draw(records), tmp_path / draw.__name__)
