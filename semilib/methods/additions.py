@@ -113,7 +113,7 @@ class PLCE(Addition):
         """Notes: `before_blend` for `end_step`, `blended` for `acted`."""
         prob = super().pseudo_prob(prob, v, batch, t)
         blended = self.plce_blend(prob, v.s1.f, t)
-        batch.notes.before_blend = getattr(batch.notes, "before_blend", prob) # of several heads the first
+        batch.notes.before_blend = getattr(batch.notes, "before_blend", prob)            # of several heads the first
         batch.notes.blended = (blended != prob).any()
         return blended
 
