@@ -331,16 +331,11 @@ def costs(args) -> None:
 def speed(args) -> None:
     """Measure steps, parts, growth and limits of this machine into one record; sections that it has already are kept."""
     from semilib import files
-    from semilib.errors import check_name
-    from semilib.speed import report as speed_report
+    from semilib.speed import records, tables
     from semilib.speed.measure import Settings, machine, measure  # torch and numpy alone: a bare machine can measure
-    given = assignments(args.what)
-    for name in given:
-        check_name("parameter", name, [f.name for f in dataclasses.fields(Settings)])
-    settings = Settings(**given)
-    out = files.place(args.out or f"{speed_report.FOLDER}/{speed_report.slug(machine(settings)['machine'])}.json")
-    record = measure(settings, out)
-    print("\n".join(sheet.text for sheet in speed_report.tables(record)))
+    settings = Settings.named(assignments(args.what))
+    out = files.place(args.out or f"{records.FOLDER}/{records.slug(machine(settings))}.json")
+    print(tables.text({out.stem: measure(settings, out)}))
     print(f"record: {files.shown(out)}")
 
 

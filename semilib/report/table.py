@@ -11,11 +11,12 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from semilib.files import write_atomically, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DASH = "–"
 LINE = 96                       # characters of a footnote's line in the plain text
@@ -31,7 +32,11 @@ class Column(NamedTuple):
 
 def column(key: str, head: str, write: Callable[[Any], str] = str, left: bool = False) -> Column:
     """A column that shows one value of each row, or a dash where there is none."""
-    return Column(head, lambda row: DASH if row[key] == "" or pd.isna(row[key]) else write(row[key]), left)
+    return Column(head, lambda row: DASH if is_missing(row.get(key)) else write(row[key]), left)
+
+
+def is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value               # NaN alone differs from itself
 
 
 def number(value: float, digits: int) -> str:
@@ -42,13 +47,14 @@ def number(value: float, digits: int) -> str:
 class Table:
     """A table and the numbers behind it. It unpacks as (frame, text).
 
-    frame: a row a line, with the values as they were computed. columns: how they are shown. notes: the footnotes.
-    runs: the numbers that the lines summarise, a row a run. Without them, `write` keeps the frame.
+    frame: a row a line, with the values as they were computed; a list of rows needs no pandas. columns: how they are
+    shown. notes: the footnotes. runs: the numbers that the lines summarise, a row a run. Without them, `write` keeps
+    the frame.
     """
 
     title: str
     columns: list[Column]
-    frame: pd.DataFrame
+    frame: pd.DataFrame | list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     runs: pd.DataFrame | None = None
     subtitle: str = ""
@@ -63,7 +69,8 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """The table as strings, headings first."""
-        lines = [[column.write(row) for column in self.columns] for row in self.frame.to_dict("records")]
+        rows = self.frame if isinstance(self.frame, list) else self.frame.to_dict("records")
+        lines = [[column.write(row) for column in self.columns] for row in rows]
         return [[column.head for column in self.columns], *lines]
 
     @property
@@ -100,6 +107,7 @@ class Table:
 
 def write_all(tables: Iterable[Table], path: str | Path) -> tuple[Path, Path]:
     """Write several tables as one NAME.md and one NAME.csv, whose column `table` names them. Returns both paths."""
+    import pandas as pd
     long, short = paths(path, ".csv", ".md")
     tables = list(tables)
     write_csv(pd.concat([t.runs.assign(table=t.name) for t in tables], ignore_index=True), long)
@@ -114,7 +122,8 @@ def paths(path: str | Path, *endings: str) -> list[Path]:
     return [base.with_name(base.name + ending) for ending in endings]
 
 
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
+def write_csv(frame: pd.DataFrame | list[dict[str, Any]], path: Path) -> None:
     """Write a frame in full precision, so that it reads back equal. Nothing stands for a missing value."""
-    content = frame.to_csv(index=False, lineterminator="\n").encode("utf-8")
+    import pandas as pd
+    content = pd.DataFrame(frame).to_csv(index=False, lineterminator="\n").encode("utf-8")
     write_atomically(path, lambda file: file.write(content))
