@@ -16,11 +16,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 __version__ = "0.1.0"
 _HOMES = {"Run": "training.config", "train": "training.train", "Trainer": "training.engine", "METHODS": "methods",
-          "Method": "methods.base", "BadInput": "errors", "trained": "training"}
+          "Method": "methods.base", "BadInput": "errors", "trained": "training.trained"}
 __all__ = ["METHODS", "BadInput", "Method", "Run", "Trainer", "train"]
 
 
 def __getattr__(name: str):
     if name in _HOMES:
-        return getattr(importlib.import_module(f"semilib.{_HOMES[name]}"), name)
+        home = importlib.import_module(f"semilib.{_HOMES[name]}")
+        return home if _HOMES[name].endswith(f".{name}") else getattr(home, name)
     raise AttributeError(f"module 'semilib' has no attribute {name!r}")

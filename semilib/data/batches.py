@@ -1,8 +1,9 @@
-"""Batches on the training device: a data set is one uint8 tensor, a batch is a gather, and its images are a function of the step.
+"""Batches on the training device: a data set is one uint8 tensor, a batch is a gather, and its images are a function of
+the step.
 
-No worker processes and no per-image Python. Where the images do not fit on the device they stay in (memory-mapped) host memory
-behind the same `batch(now)`: `prepare(step)`, which runs on the host before each step, then copies the step's images over.
-"""
+No worker processes and no per-image Python. Where the images do not fit on the device they stay in (memory-mapped) host
+memory behind the same `batch(now)`: `prepare(step)`, which runs on the host before each step, then copies the step's
+images over. """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -26,14 +27,15 @@ SAMPLERS = ("shuffled", "balanced")
 class LiveStream:
     """One stream of batches over a set of images.
 
-    members: int64 [n] image indices. targets: int64 [n] class labels (-1 = none) or float [n, C] rows; what the method may see.
-    A shuffled stream deals each pass without repeats, drops the last incomplete batch and starts a new pass; a set smaller than
-    the batch is dealt from permutations laid end to end, so that no batch is short and every image is seen equally often.
-    """
+    members: int64 [n] image indices. targets: int64 [n] class labels (-1 = none) or float [n, C] rows; what the method
+    may see. A shuffled stream deals each pass without repeats, drops the last incomplete batch and starts a new pass; a
+    set smaller than the batch is dealt from permutations laid end to end, so that no batch is short and every image is
+    seen equally often. """
 
     def __init__(self, name: str, members: Tensor, targets: Tensor, size: int, sampler: str, seed: int):
         check_name("sampler", sampler, SAMPLERS)
-        self.name, self.members, self.targets, self.size, self.sampler, self.seed = name, members, targets, size, sampler, seed
+        self.name, self.members, self.targets = name, members, targets
+        self.size, self.sampler, self.seed = size, sampler, seed
         n = len(members)
         if n == 0:
             raise BadInput(name, n, "a stream needs at least one image")
@@ -52,7 +54,8 @@ class LiveStream:
         number = step // self.batches
         if self.sampler == "shuffled" and number != self.current:
             n, device = len(self.members), self.members.device
-            drawn = [rng.permutation(self.seed, f"order/{self.name}", number * self.passes + i, n, device) for i in range(self.passes)]
+            drawn = [rng.permutation(self.seed, f"order/{self.name}", number * self.passes + i, n, device)
+                     for i in range(self.passes)]
             self.order.copy_(torch.cat(drawn)[:len(self.order)])
             self.current = number
 
@@ -69,9 +72,9 @@ class LiveStream:
 class Data:
     """The images of a run, its split and its live streams.
 
-    `labelled`, `unlabelled`: int64 image indices. `known` [N_u]: which of the pool are labelled images too. `counts` [C]: labelled
-    images a class. `truth` [N_u]: the pool's true labels, for measuring pseudo-labels only (-1 = unknown); no method sees them.
-    """
+    `labelled`, `unlabelled`: int64 image indices. `known` [N_u]: which of the pool are labelled images too. `counts`
+    [C]: labelled images a class. `truth` [N_u]: the pool's true labels, for measuring pseudo-labels only (-1 =
+    unknown); no method sees them. """
 
     def __init__(self, source: Source, split: Split, run: Run, device: torch.device):
         self.source, self.split, self.run, self.device = source, split, run, device
@@ -89,10 +92,11 @@ class Data:
         self.version = 0                                              # moves when a stream is given other members
 
     def open(self, plan: StepImages) -> None:
-        """Make the streams that the plan's views use. A stream that exists already goes on as it is, with the members that it was
-        given. Raises BadInput for a view of an unknown stream."""
+        """Make the streams that the plan's views use. A stream that exists already goes on as it is, with the members
+        that it was given. Raises BadInput for a view of an unknown stream."""
         self.step_images = plan
-        specs = {"labelled": Stream("labelled"), "unlabelled": Stream("unlabelled", size=self.run.batch * self.run.mu), **plan.streams}
+        specs = {"labelled": Stream("labelled"), "unlabelled": Stream("unlabelled", size=self.run.batch * self.run.mu),
+                 **plan.streams}
         used = {stream for stream, _ in plan.views.values()}
         for stream in used:
             check_name("stream", stream, specs)
@@ -118,9 +122,11 @@ class Data:
         raise BadInput("set", name, "labelled, unlabelled or union")
 
     def set_members(self, stream: str, members: Tensor, targets: Tensor) -> None:
-        """Deal a stream from other images from now on (CReST's and CPG's growing labelled sets); checkpoints hold the change."""
+        """Deal a stream from other images from now on (CReST's and CPG's growing labelled sets); checkpoints hold the
+        change."""
         old = self.streams[stream]
-        self.streams[stream] = LiveStream(stream, members.to(self.device), targets.to(self.device), old.size, old.sampler, old.seed)
+        self.streams[stream] = LiveStream(stream, members.to(self.device), targets.to(self.device), old.size,
+                                          old.sampler, old.seed)
         self.changed.add(stream)
         self.version += 1
 
@@ -138,8 +144,8 @@ class Data:
         return batch, self.views(raw, now.step)
 
     def pick(self, now: Time) -> tuple[Batch, dict[str, Tensor]]:
-        """The step's batch without its images, and each stream's raw images, uint8 [n, 3, H, W]. The sizes of the sets show here and
-        nowhere after."""
+        """The step's batch without its images, and each stream's raw images, uint8 [n, 3, H, W]. The sizes of the sets
+        show here and nowhere after."""
         drawn = {name: stream.draw(now.step) for name, stream in self.streams.items()}
         raw = {name: self.images[stream.members[drawn[name]]] if self.resident else self.buffers[name]
                for name, stream in self.streams.items()}
@@ -150,19 +156,21 @@ class Data:
         return batch, raw
 
     def views(self, raw: dict[str, Tensor], step: int | Tensor) -> dict[str, Tensor]:
-        """The plan's views of each stream's raw images. Views of one kind are made together, 64 rows or 256 being the same work to
-        start: alone, those of SeMi's step would take 2,198 operators (kernels, on a GPU) instead of 1,179."""
-        out = {}
+        """The plan's views of each stream's raw images. Views of one kind are made together, 64 rows or 256 being the
+        same work to start: alone, those of SeMi's step would take 2,198 operators (kernels, on a GPU) instead of
+        1,179."""
+        out: dict[str, Tensor] = {}
         for kind in dict.fromkeys(kind for _, kind in self.step_images.views.values()):
             group = {name: raw[stream] for name, (stream, of) in self.step_images.views.items() if of == kind}
             names = tuple((name, len(x)) for name, x in group.items())
-            out.update(zip(group, self.view(torch.cat(list(group.values())), kind, names, step).split([n for _, n in names]), strict=True))
+            joined = self.view(torch.cat(list(group.values())), kind, names, step)
+            out.update(zip(group, joined.split([n for _, n in names]), strict=True))
         return {name: out[name] for name in self.step_images.views}
 
     def view(self, x: Tensor, kind: str, name: str | tuple[tuple[str, int], ...], step: int | Tensor) -> Tensor:
-        """One view of raw images, uint8 to uint8, or several (name, rows), whose images lie end to end; their draws are keyed by the
-        run's seed, the view's name and the step. kind: "none" (the images as they are), "weak", "strong" (of the run's pool) or "sim"
-        (contrastive); see `augment`."""
+        """One view of raw images, uint8 to uint8, or several (name, rows), whose images lie end to end; their draws are
+        keyed by the run's seed, the view's name and the step. kind: "none" (the images as they are), "weak", "strong"
+        (of the run's pool) or "sim" (contrastive); see `augment`."""
         if kind == "none":
             return x
         stream = f"view/{name}" if isinstance(name, str) else tuple((f"view/{n}", rows) for n, rows in name)
@@ -179,8 +187,10 @@ class Data:
         return augment.normalise(x, self.source.mean, self.source.std, dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint needs of the data: streams that were given other members. All the rest follows from the step."""
-        return {f"{name}/{what}": getattr(self.streams[name], what) for name in self.changed for what in ("members", "targets")}
+        """What a checkpoint needs of the data: streams that were given other members. All the rest follows from the
+        step."""
+        return {f"{name}/{what}": getattr(self.streams[name], what)
+                for name in self.changed for what in ("members", "targets")}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name in {key.split("/")[0] for key in state}:
@@ -188,8 +198,8 @@ class Data:
 
 
 def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether the images may live on the device: on CUDA within half of the free memory; on a CPU always, where a memory-mapped
-    file is read as it is touched."""
+    """Whether the images may live on the device: on CUDA within half of the free memory; on a CPU always, where a
+    memory-mapped file is read as it is touched."""
     return device.type != "cuda" or images.numel() < torch.cuda.mem_get_info(device)[0] // 2
 
 

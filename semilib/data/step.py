@@ -12,8 +12,9 @@ from semilib.errors import MethodError
 
 
 class Fields:
-    """Named values of one step: those that the class declares, and those that `add` gives it. Writing or reading another name raises
-    AttributeError, which lists the names that there are. A plain class, so that dynamo can trace it."""
+    """Named values of one step: those that the class declares, and those that `add` gives it. Writing or reading
+    another name raises AttributeError, which lists the names that there are. A plain class, so that dynamo can trace
+    it."""
 
     declared: ClassVar[frozenset[str]] = frozenset()
 
@@ -22,18 +23,21 @@ class Fields:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self.declared and name not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__} has no field {name!r}: it has {', '.join(sorted(self.declared))}; "
-                                 f"another one is given to it by add({name}=...)")
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}: it has "
+                                 f"{', '.join(sorted(self.declared))}; another one is given to it by add({name}=...)")
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"this step's {type(self).__name__} has no {name!r}: it has {', '.join(self.__dict__) or 'nothing'}")
+        raise AttributeError(f"this step's {type(self).__name__} has no {name!r}: it has "
+                             f"{', '.join(self.__dict__) or 'nothing'}")
 
     def add(self, **more: Any) -> Self:
-        """Give it fields that the class does not declare; returns itself. Raises MethodError for a name that it has already."""
+        """Give it fields that the class does not declare; returns itself. Raises MethodError for a name that it has
+        already."""
         for name, value in more.items():
             if name in self.__dict__ or name in self.declared:
-                raise MethodError(f"{type(self).__name__} has a field {name!r} already: assign to it, or choose another name")
+                raise MethodError(f"{type(self).__name__} has a field {name!r} already: assign to it, or choose "
+                                  "another name")
             object.__setattr__(self, name, value)
         return self
 
@@ -48,12 +52,13 @@ class Fields:
 
     def __repr__(self) -> str:
         """Each field's name, dtype and shape."""
-        return f"{type(self).__name__}({', '.join(f'{name}: {described(value)}' for name, value in self.__dict__.items())})"
+        values = ", ".join(f"{name}: {described(value)}" for name, value in self.__dict__.items())
+        return f"{type(self).__name__}({values})"
 
 
 class Notes(Fields):
-    """What the hooks of one step leave for hooks that run later in it. A new object in each step; any name can be written. The
-    docstring of the hook that writes a note names the hook that reads it."""
+    """What the hooks of one step leave for hooks that run later in it. A new object in each step; any name can be
+    written. The docstring of the hook that writes a note names the hook that reads it."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -66,9 +71,9 @@ class Notes(Fields):
 class Batch(Fields):
     """What a step knows of its images besides the views; B labelled and mu B unlabelled images.
 
-    y: [B] labels, int64, or float rows [B, C] where a method deals them (CPG). index_l [B], index_u [mu B]: positions in the
-    labelled and the unlabelled set. known_u: [mu B] bool, whether an unlabelled image is also a labelled one. index, targets: the
-    same for every stream by name. A step without unlabelled images has no index_u and no known_u.
+    y: [B] labels, int64, or float rows [B, C] where a method deals them (CPG). index_l [B], index_u [mu B]: positions
+    in the labelled and the unlabelled set. known_u: [mu B] bool, whether an unlabelled image is also a labelled one.
+    index, targets: the same for every stream by name. A step without unlabelled images has no index_u and no known_u.
     """
 
     y: Tensor
@@ -82,8 +87,8 @@ class Batch(Fields):
     def __init__(self, y: Tensor | None = None, index_l: Tensor | None = None, index_u: Tensor | None = None,
                  known_u: Tensor | None = None, index: dict[str, Tensor] | None = None,
                  targets: dict[str, Tensor] | None = None, notes: Notes | None = None):
-        given = dict(y=y, index_l=index_l, index_u=index_u, known_u=known_u, index=index, targets=targets, notes=notes or Notes())
-        for name, value in given.items():
+        for name, value in dict(y=y, index_l=index_l, index_u=index_u, known_u=known_u, index=index, targets=targets,
+                                notes=notes or Notes()).items():
             if value is not None:
                 setattr(self, name, value)
 
@@ -99,9 +104,9 @@ def described(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Where a batch comes from. of: "labelled" | "unlabelled" | "union" (both, without repeats). sampler: "shuffled" (without
-    replacement, drop last, restarted) or "balanced" (a uniform class, then an image of it). size: images a step; None = the run's
-    batch (times mu for the unlabelled set)."""
+    """Where a batch comes from. of: "labelled" | "unlabelled" | "union" (both, without repeats). sampler: "shuffled"
+    (without replacement, drop last, restarted) or "balanced" (a uniform class, then an image of it). size: images a
+    step; None = the run's batch (times mu for the unlabelled set)."""
 
     of: str
     sampler: str = "shuffled"
@@ -110,8 +115,9 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class StepImages:
-    """The images of a step. views: name -> (stream, kind), kind "weak" | "strong" | "sim" | "none"; views of one stream show the
-    same images. The order of views is the order inside the joint batch. policy: see `Net.views`. Extra streams by name."""
+    """The images of a step. views: name -> (stream, kind), kind "weak" | "strong" | "sim" | "none"; views of one stream
+    show the same images. The order of views is the order inside the joint batch. policy: see `Net.views`. Extra streams
+    by name."""
 
     views: dict[str, tuple[str, str]]
     policy: str = "joint"
@@ -124,7 +130,8 @@ class StepImages:
 
 
 class Time:
-    """Now, as device scalars: `step` int64 0-based; `progress` = step / steps; `phase` (a Python string) is its name."""
+    """Now, as device scalars: `step` int64 0-based; `progress` = step / steps; `phase` (a Python string) is its
+    name."""
 
     def __init__(self, step: Tensor, total: int, dtype: torch.dtype, phase: str = "main"):
         self.step, self.total, self.dtype, self.phase = step, total, dtype, phase

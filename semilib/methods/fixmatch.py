@@ -1,12 +1,13 @@
-"""FixMatch (Sohn et al., NeurIPS 2020, arXiv 2001.07685): hard pseudo-labels of a weak view, where they are confident, supervise
-the strong views of the same image.
+"""FixMatch (Sohn et al., NeurIPS 2020, arXiv 2001.07685): hard pseudo-labels of a weak view, where they are confident,
+supervise the strong views of the same image.
 
     p = softmax(z_weak),  y = argmax p,  m = [max p >= tau]
-    L = mean CE(z_x, y_x) + lambda_u * mean over all strong rows of m * CE(z_strong, y)        (masked rows count in the mean)
+    L = mean CE(z_x, y_x) + lambda_u * mean over all strong rows of m * CE(z_strong, y)  (masked rows count in it)
 
-Follows: the paper and the common PyTorch port: tau 0.95, lambda_u 1, >= at the threshold, temperature 1, one joint forward pass.
-Differs: two strong views by default (the shared recipe, as SeMi and ACR; the paper has one: `strong_views=1`) and mu = 1 (the paper
-    has 7). The batch is not interleaved: on one device that only moves rows.
+Follows: the paper and the common PyTorch port: tau 0.95, lambda_u 1, >= at the threshold, temperature 1, one joint
+    forward pass.
+Differs: two strong views by default (the shared recipe, as SeMi and ACR; the paper has one: `strong_views=1`) and
+    mu = 1 (the paper has 7). The batch is not interleaved: on one device that only moves rows.
 Numbers: toy tensors of the tests (one strong view): mask [1, 0, 1, 0], L_x 0.896378, L_u 0.311788.
 
 The whole field is a change to this step, so these functions are every other method's defaults.

@@ -1,8 +1,7 @@
 """Loss pieces as pure functions of tensors, one value a row; the engine reduces them.
 
-B rows, C classes, D features. A `Term` is a row loss with its weight, its denominator and its scale, so that an add-on can change
-one of them without knowing the method it wraps.
-"""
+B rows, C classes, D features. A `Term` is a row loss with its weight, its denominator and its scale, so that an add-on
+can change one of them without knowing the method it wraps. """
 from __future__ import annotations
 
 import math
@@ -18,10 +17,9 @@ from semilib.errors import MethodError
 class Term(NamedTuple):
     """One named part of a loss: scale * sum(rows * weight) / denominator.
 
-    rows: [n] per-sample loss. weight: [n] or None (= 1), without gradient. denominator: "rows" = n, masked rows included
-    (FixMatch and nearly all others), "weight" = sum of the weights + 1e-12 (CPE), or a number. scale: a number. A number may be a
-    0-dim tensor.
-    """
+    rows: [n] per-sample loss. weight: [n] or None (= 1), without gradient. denominator: "rows" = n, masked rows
+    included (FixMatch and nearly all others), "weight" = sum of the weights + 1e-12 (CPE), or a number. scale: a
+    number. A number may be a 0-dim tensor. """
     rows: Tensor
     weight: Tensor | None = None
     denominator: Literal["rows", "weight"] | float | Tensor = "rows"
@@ -34,13 +32,14 @@ class Term(NamedTuple):
 
 
 def check_term(term: Term, name: str) -> None:
-    """Raises MethodError unless the term's parts fit each other. Shapes are known when a step is compiled, so it is free there."""
+    """Raises MethodError unless the term's parts fit each other. Shapes are known when a step is compiled, so it is
+    free there."""
     rows, weight = term.rows, term.weight
     if rows.ndim != 1:
         raise MethodError(f"term {name!r}: rows of shape {list(rows.shape)}; a term has one loss a row, [n]")
     if weight is not None and weight.shape != rows.shape:
-        raise MethodError(f"term {name!r}: a weight of shape {list(weight.shape)} beside rows of shape {list(rows.shape)}; it has "
-                          "one weight a row")
+        raise MethodError(f"term {name!r}: a weight of shape {list(weight.shape)} beside rows of shape "
+                          f"{list(rows.shape)}; it has one weight a row")
     if weight is not None and weight.requires_grad:
         raise MethodError(f"term {name!r}: its weight has a gradient; make it without one, or put it into the rows")
     if isinstance(term.denominator, str) and term.denominator not in ("rows", "weight"):
@@ -75,7 +74,8 @@ def one_hot(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 
 
 def log_prior(prior: Tensor, tau: float) -> Tensor:
-    """log(prior^tau + 1e-12), [C]: the offset of a logit-adjusted loss (Menon et al., ICLR 2021; floor as in ACR and SeMi)."""
+    """log(prior^tau + 1e-12), [C]: the offset of a logit-adjusted loss (Menon et al., ICLR 2021; floor as in ACR and
+    SeMi)."""
     return torch.log(prior**tau + 1e-12)
 
 

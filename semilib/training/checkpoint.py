@@ -32,15 +32,16 @@ def unnest(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def load_module(module: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
-    """Give a module its part of a state. Raises TrainingError if names or shapes are not the module's: other code wrote them."""
+    """Give a module its part of a state. Raises TrainingError if names or shapes are not the module's: other code wrote
+    them."""
     part = unnest(state, prefix)
     have, want = ({name: list(value.shape) for name, value in each.items()} for each in (part, module.state_dict()))
     if have != want:
-        lost = [f"{prefix}/{name} {have[name]}" for name in have if have[name] != want.get(name)]
-        new = [f"{prefix}/{name} {want[name]}" for name in want if want[name] != have.get(name)]
-        raise TrainingError("checkpoint.npz was written by other code: it holds " + (", ".join(lost[:3]) or "no more") + " where this code "
-                            "has " + (", ".join(new[:3]) or "nothing") + "; delete it to begin the run again, or go on with the code "
-                            "that wrote it (run.json names its commit)")
+        holds = [f"{prefix}/{name} {have[name]}" for name in have if have[name] != want.get(name)]
+        wants = [f"{prefix}/{name} {want[name]}" for name in want if want[name] != have.get(name)]
+        raise TrainingError(f"checkpoint.npz was written by other code: it holds {', '.join(holds[:3]) or 'no more'} "
+                            f"where this code has {', '.join(wants[:3]) or 'nothing'}; delete it to begin the run "
+                            "again, or go on with the code that wrote it (run.json names its commit)")
     module.load_state_dict(part)
 
 

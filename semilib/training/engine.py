@@ -9,10 +9,9 @@
     7  optimisers  the parameters move
     8  after       average, the method's state, measurements, time         Trainer.after_step
 
-2, 3 and 8 are compiled where the run asks for it. `Trainer` holds a run's live state. Every draw is a function of (seed, stream,
-step) and everything else is in `state_dict`, so a run goes on from a checkpoint to the last bit. `semilib.training.train` drives
-it to the end of the schedule.
-"""
+2, 3 and 8 are compiled where the run asks for it. `Trainer` holds a run's live state. Every draw is a function of
+(seed, stream, step) and everything else is in `state_dict`, so a run goes on from a checkpoint to the last bit.
+`semilib.training.train` drives it to the end of the schedule. """
 from __future__ import annotations
 
 import copy
@@ -45,7 +44,7 @@ from semilib.training.monitor import Monitor
 EVALUATION_BATCH = 500
 
 
-# ---- precision, device, rate, decay groups -------------------------------------------------------------------------------------------
+# ---- precision, device, rate, decay groups ---------------------------------------------------------------------------
 
 
 def resolve_device(run: Run) -> torch.device:
@@ -60,8 +59,9 @@ def resolve_device(run: Run) -> torch.device:
 
 @functools.cache
 def keep_heap() -> None:
-    """Let this process keep the memory that its tensors give back, instead of returning it to the system and getting it anew, page by page:
-    8 % of a CPU step of WRN-28-2 and 11 % of the quickstart's, for 9 % more memory. glibc alone; nothing happens elsewhere."""
+    """Let this process keep the memory that its tensors give back, instead of returning it to the system and getting it
+    anew, page by page: 8 % of a CPU step of WRN-28-2 and 11 % of the quickstart's, for 9 % more memory. glibc alone;
+    nothing happens elsewhere."""
     if platform.libc_ver()[0] == "glibc":
         no_maps, trim = -4, -1                                    # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
         libc = ctypes.CDLL(None)
@@ -74,8 +74,8 @@ def resolve_precision(run: Run, device: torch.device) -> str:
 
 
 def resolve_capture(run: Run, device: torch.device) -> str:
-    """How steps run: "compile+graph" (compiled parts, in one CUDA graph a phase), "graph", "compile" or "off", which is also
-    what debugging takes. Raises BadInput for a graph without CUDA, and for compiling without a compiler."""
+    """How steps run: "compile+graph" (compiled parts, in one CUDA graph a phase), "graph", "compile" or "off", which is
+    also what debugging takes. Raises BadInput for a graph without CUDA, and for compiling without a compiler."""
     if run.debug:
         return "off"
     if run.capture == "auto":
@@ -88,30 +88,32 @@ def resolve_capture(run: Run, device: torch.device) -> str:
 
 
 def rate(run: Run, progress: Tensor) -> Tensor:
-    """Learning rate at `progress` in [0, 1): lr cos(7 pi progress / 16), lr cos(pi progress / 16), or constant. float64, 0-dim."""
+    """Learning rate at `progress` in [0, 1): lr cos(7 pi progress / 16), lr cos(pi progress / 16), or constant.
+    float64, 0-dim."""
     sixteenths = {"cosine": 7, "slow_cosine": 1, "constant": 0}[run.rate]
     return run.lr * torch.cos(progress.double() * (sixteenths * math.pi / 16))
 
 
 def decay_groups(modules: list[nn.Module], rule: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(decayed, exempt) parameters. weights: biases and norms exempt; ndim: tensors of at most one dimension exempt; norms: only
-    norms exempt; all: nothing exempt."""
+    """(decayed, exempt) parameters. weights: biases and norms exempt; ndim: tensors of at most one dimension exempt;
+    norms: only norms exempt; all: nothing exempt."""
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for root in modules:
         for module in root.modules():
             norm = isinstance(module, nn.modules.batchnorm._NormBase)
             for name, p in module.named_parameters(recurse=False):
-                free = {"weights": norm or name.endswith("bias"), "ndim": p.ndim <= 1, "norms": norm, "all": False}[rule]
-                (exempt if free else decayed).append(p)
+                free = {"weights": norm or name.endswith("bias"), "ndim": p.ndim <= 1, "norms": norm, "all": False}
+                (exempt if free[rule] else decayed).append(p)
     return decayed, exempt
 
 
-# ---- one run's live state -------------------------------------------------------------------------------------------------------------
+# ---- one run's live state --------------------------------------------------------------------------------------------
 
 
 class Trainer:
-    """Everything alive in a run. `advance()` makes one step; `evaluate()` measures the averaged network on the test set."""
+    """Everything alive in a run. `advance()` makes one step; `evaluate()` measures the averaged network on the test
+    set."""
 
     def __init__(self, run: Run, source: sources.Source | None = None):
         self.run, self.total = run, run.steps
@@ -124,8 +126,9 @@ class Trainer:
         self.capture = resolve_capture(run, self.device)
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
         self.source = source or sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
-        self.split = splits.make_split(self.source.labels, len(self.source.class_names), run.n1, run.m1, run.gamma_l, run.gamma_u,
-                                       run.order, run.labelled_in_unlabelled, run.split_seed, run.labelled_share)
+        self.split = splits.make_split(self.source.labels, len(self.source.class_names), run.n1, run.m1, run.gamma_l,
+                                       run.gamma_u, run.order, run.labelled_in_unlabelled, run.split_seed,
+                                       run.labelled_share)
         if run.holdout:                                           # the test set is not looked at
             self.split, held = splits.hold_out(self.split, self.source.labels, run.holdout)
             held = torch.as_tensor(held)
@@ -134,7 +137,7 @@ class Trainer:
         self.data = Data(self.source, self.split, run, self.device)
         self.test_x = self.source.test_images.to(self.device) if self.data.resident else self.source.test_images
         self.test_y = torch.as_tensor(self.source.test_labels).to(self.device)
-        with torch.random.fork_rng(devices=[]):                   # constructors of torch draw initial values that are replaced
+        with torch.random.fork_rng(devices=[]):                   # torch's constructors draw values that are replaced
             torch.manual_seed(run.seed)
             self._build()
 
@@ -142,10 +145,12 @@ class Trainer:
         run = self.run
         backbone = make_backbone(run.network, run.variant, run.bn_momentum)
         one_pass = self.data.y.cpu()[torch.randperm(len(self.data.y), generator=rng.generator(run.seed, "first_pass"))]
-        info = Info(classes=self.data.classes, features=backbone.features, counts=self.data.counts, n_labelled=len(self.data.labelled),
-                    n_unlabelled=len(self.data.unlabelled), batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed,
-                    device=self.device, dtype=self.dtype, run=run,
-                    first_pass=one_pass[:max(1, len(one_pass) // run.batch) * run.batch], map_widths=backbone.map_widths)
+        info = Info(classes=self.data.classes, features=backbone.features, counts=self.data.counts,
+                    n_labelled=len(self.data.labelled), n_unlabelled=len(self.data.unlabelled),
+                    batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed, device=self.device, dtype=self.dtype,
+                    run=run,
+                    first_pass=one_pass[:max(1, len(one_pass) // run.batch) * run.batch],
+                    map_widths=backbone.map_widths)
         self.method = run.method_class()(run.method_options(), info)
         self.method.build()
         self.method.to(self.device)
@@ -169,15 +174,16 @@ class Trainer:
         if "compile" in self.capture and self.method.capturable:
             self.parts = compiling.compile_parts(self.parts)
         self.graphs: dict[str, Captured] = {}
-        self.reported: set[str] = set()                           # components of `must_act` that `acted` has spoken of
-        self.complete = False                                     # whether it is known that it speaks of all of them
+        self.reported: set[str] = set()                           # components of `must_act` that `acted` has reported
+        self.complete = False                                     # whether it is known that it reports all of them
 
     def _check_durations(self) -> None:
         for name, steps in self.method.durations().items():
             first = 0 if isinstance(steps, LeadIn) else 1
             if not first <= steps < self.total:
-                raise BadInput(name, steps, f"between {first} and {self.total - 1} steps in a run of steps={self.total}, or that part of "
-                                            f"{self.run.method} never becomes active")
+                raise BadInput(name, steps, f"between {first} and {self.total - 1} steps in a run of "
+                                            f"steps={self.total}, or that part of {self.run.method} never becomes "
+                                            "active")
 
     def _make_optimiser(self, modules: list[nn.Module], **changes: Any) -> torch.optim.Optimizer:
         run = self.run
@@ -189,7 +195,8 @@ class Trainer:
         lr = changes.pop("lr", self.lr)
         if kind == "sgd":
             optimiser = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True, **changes)
-            for group in groups:         # the fused step wants all momenta or none: a head may get its first gradient in a later phase
+            # The fused step wants all momenta or none, and a head may get its first gradient in a later phase.
+            for group in groups:
                 for p in group["params"]:
                     optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
             return optimiser
@@ -214,13 +221,13 @@ class Trainer:
             start, end = ([p.start for p in self.phases] + [self.total])[self.phase_index:self.phase_index + 2]
         return rate(self.run, (now.step - start).double() / (end - start))
 
-    # ---- one step: tensors only ------------------------------------------------------------------------------------------------
+    # ---- one step: tensors only --------------------------------------------------------------------------------------
 
     def compute_step(self) -> None:
         """One training step. The step counter is on the device, so a captured graph of this function can be replayed.
 
-        The choice of images is not compiled: that code would hold for sets of one size, and sets change during a run (CReST's
-        generations, CPG's windows). Backward and optimisers are PyTorch's own."""
+        The choice of images is not compiled: that code would hold for sets of one size, and sets change during a run
+        (CReST's generations, CPG's windows). Backward and optimisers are PyTorch's own."""
         now = Time(self.now, self.total, self.dtype, self.phase)
         batch, raw = self.data.pick(now)
         images = self.parts["views"](raw, now)
@@ -243,7 +250,8 @@ class Trainer:
 
     def losses_of_step(self, batch: Batch, images: dict[str, Tensor],
                        now: Time) -> tuple[dict[str, Tensor], dict[str, Term], Views, Pseudo | None]:
-        """The losses, 0-dim and with a gradient; and what `after_step` needs, without one: terms, views and pseudo-labels."""
+        """The losses, 0-dim and with a gradient; and what `after_step` needs, without one: terms, views and
+        pseudo-labels."""
         views = self.method.forward(self.net, images, batch, now, self.average.net)
         seen = views.detach()
         with torch.no_grad():
@@ -255,25 +263,26 @@ class Trainer:
     @torch.no_grad()
     def after_step(self, losses: dict[str, Tensor], terms: dict[str, Term], views: Views, pseudo: Any, batch: Batch,
                    now: Time) -> tuple[str, ...]:
-        """What follows the optimisers: average, the method's state, measurements, time. Nothing here has a gradient. Returns the
-        components that the method has spoken of. Raises MethodError for one that is not in `must_act`."""
+        """What follows the optimisers: average, the method's state, measurements, time. Nothing here has a gradient.
+        Returns the names that `acted` reports. Raises MethodError for one that is not in `must_act`."""
         self.average.update(now.step - self.network_started_at, self.lr)
         self.method.end_step(views, batch, pseudo, now)
         acted = self.method.acted(views, batch, pseudo, now, terms)
         for name in acted:
             if name not in self.method.must_act:
+                names = ", ".join(map(repr, self.method.must_act)) or "nothing"
                 raise MethodError(f"{type(self.method).__name__}.acted: {name!r} is not in must_act, which has "
-                                  f"{', '.join(map(repr, self.method.must_act)) or 'nothing'}; leave out what an option switches off")
+                                  f"{names}; leave out what an option switches off")
         self.monitor.add(losses, now.step, acted)
         if pseudo is not None:
             self.monitor.add_pseudo(pseudo.label, pseudo.mask, self.data.truth[batch.index_u])
         self.now.add_(1)
         return tuple(acted)
 
-    # ---- a step with the host's work before and after it ----------------------------------------------------------------------------
+    # ---- a step with the host's work before and after it -------------------------------------------------------------
 
     def advance(self) -> None:
-        """Make the next step, number `step` (0-based): the host's work before it, its tensors, the host's work after it."""
+        """Make step number `step` (0-based): the host's work before it, its tensors, the host's work after it."""
         self.begin_step()
         if "graph" in self.capture and self.method.capturable:
             if self.phase not in self.graphs:
@@ -303,7 +312,8 @@ class Trainer:
         self.data.prepare(self.step)
 
     def peek(self) -> looking.Peek:
-        """The next step as `advance` would make it, uncompiled, up to its losses. It is made on a copy: nothing of this trainer moves."""
+        """The next step as `advance` would make it, uncompiled, up to its losses. It is made on a copy: nothing of this
+        trainer moves."""
         shared = (self.source, self.data.images, self.test_x, self.test_y)
         twin = copy.deepcopy(self, {**{id(value): value for value in shared}, id(self.parts): {}, id(self.graphs): {}})
         twin.begin_step()
@@ -311,15 +321,17 @@ class Trainer:
         batch, raw = twin.data.pick(now)
         images = twin.views(raw, now)
         losses, terms, views, pseudo = twin.losses_of_step(batch, images, now)
-        return looking.Peek(step=twin.step, phase=twin.phase, batch=batch, images=images, views=views, pseudo=pseudo, terms=terms,
-                            losses={name: float(loss.detach()) for name, loss in losses.items()})
+        return looking.Peek(step=twin.step, phase=twin.phase, batch=batch, images=images, views=views, pseudo=pseudo,
+                            terms=terms, losses={name: float(loss.detach()) for name, loss in losses.items()})
 
     def _check_components(self) -> None:
-        """After the first step of the last phase: raises MethodError for a component that has not acted and that `acted` is silent of."""
+        """After the first step of the last phase: raises MethodError for a component that has not acted and that
+        `acted` has never reported."""
         silent = [name for name in self.method.must_act if name not in self.reported]
         for name in self.monitor.never_active(silent):
-            raise MethodError(f"{type(self.method).__name__}.acted: it never says whether {name!r} of must_act acted, in no phase; "
-                              f"it speaks of {', '.join(sorted(map(repr, self.reported))) or 'nothing'}")
+            names = ", ".join(sorted(map(repr, self.reported))) or "nothing"
+            raise MethodError(f"{type(self.method).__name__}.acted: it reports {name!r} of must_act in no phase; "
+                              f"it reports {names}")
         self.complete = True
 
     def jump(self, step: int) -> None:
@@ -328,7 +340,8 @@ class Trainer:
         self.now.fill_(step)
 
     def restart(self) -> None:
-        """A fresh network, average and optimisers, as at step 0 (a new generation); the method's state and the time stay."""
+        """A fresh network, average and optimisers, as at step 0 (a new generation); the method's state and the time
+        stay."""
         initialise(self.net, self.run.seed)
         for norm in self.net.modules():
             if isinstance(norm, nn.modules.batchnorm._NormBase):
@@ -341,8 +354,8 @@ class Trainer:
         self.graphs.clear()
 
     def context(self, step: int) -> Context:
-        return Context(net=self.net, ema=self.average.net, optimisers=self.optimisers, data=self.data, step=step, phase=self.phase,
-                       scan=self.scan, restart=self.restart)
+        return Context(net=self.net, ema=self.average.net, optimisers=self.optimisers, data=self.data, step=step,
+                       phase=self.phase, scan=self.scan, restart=self.restart)
 
     @torch.no_grad()
     def scan(self, stream: str, view: str = "none", net: Net | None = None) -> tuple[View, Tensor, Tensor]:
@@ -371,8 +384,8 @@ class Trainer:
         return torch.cat(said)
 
     def confusion(self, predicted: Tensor, subset: Tensor | None = None) -> Tensor:
-        """Confusion matrix [C, C] of predictions [T] on the test set, or on a subset of it (bool [T]), int64 on the device; rows are
-        true classes."""
+        """Confusion matrix [C, C] of predictions [T] on the test set, or on a subset of it (bool [T]), int64 on the
+        device; rows are true classes."""
         classes, y = self.data.classes, self.test_y
         if subset is not None:
             y, predicted = y[subset.to(y.device)], predicted[subset.to(y.device)]
@@ -380,13 +393,15 @@ class Trainer:
         return counts.scatter_add_(0, y * classes + predicted, torch.ones_like(y)).view(classes, classes)
 
     def evaluate(self) -> Tensor:
-        """Confusion matrix [C, C] of the averaged network on the test set, int64 on the device; rows are true classes."""
+        """Confusion matrix [C, C] of the averaged network on the test set, int64 on the device; rows are true
+        classes."""
         return self.confusion(self.predictions())
 
     def state_dict(self, folder: Path | None = None) -> dict[str, Tensor]:
-        """Everything that the next step depends on; with a folder, row states too large for a checkpoint are written there."""
-        parts = {"net": self.net.state_dict(), "average": self.average.net.state_dict(), "method": self.method.state_dict(),
-                 "data": self.data.state_dict(), "monitor": self.monitor.state,
+        """Everything that the next step depends on; with a folder, row states too large for a checkpoint are written
+        there."""
+        parts = {"net": self.net.state_dict(), "average": self.average.net.state_dict(),
+                 "method": self.method.state_dict(), "data": self.data.state_dict(), "monitor": self.monitor.state,
                  "time": {"step": self.now, "stage": torch.tensor(self.phase_index)}}
         parts.update({f"optimiser{i}": checkpoint.optimiser_state(o) for i, o in enumerate(self.optimisers)})
         state = {k: v for prefix, part in parts.items() for k, v in checkpoint.nest(part, prefix).items()}
@@ -405,9 +420,10 @@ class Trainer:
 
 
 class Captured:
-    """A step as a CUDA graph: three eager steps on a side stream, then one capture there, then replays. A replay makes a new step
-    because the step counter, the rate and every draw are computed from a scalar that lives on the device. The stream is its own: what
-    libraries keep for a stream (cuBLAS's workspace) is then not shared with other graphs, which may be replayed at the same time."""
+    """A step as a CUDA graph: three eager steps on a side stream, then one capture there, then replays. A replay makes
+    a new step because the step counter, the rate and every draw are computed from a scalar that lives on the device.
+    The stream is its own: what libraries keep for a stream (cuBLAS's workspace) is then not shared with other graphs,
+    which may be replayed at the same time."""
 
     EAGER = 3
 

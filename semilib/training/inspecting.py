@@ -16,23 +16,23 @@ from semilib.training.config import Run
 from semilib.training.engine import Captured, Trainer
 from semilib.training.train import kernels
 
-# In the order in which a run comes to them: a method's hooks are the functions that `Method` declares, but for its helpers.
+# A method's hooks are the functions that `Method` declares, in its order, without its helpers.
 HOOKS = [name for name, value in vars(Method).items()
          if not name.startswith("_") and callable(getattr(Method, name)) and name not in ("Config", "per_view")]
-WARM = Captured.EAGER + 1           # steps before the traced ones: those in which graphs are captured and code is compiled
+WARM = Captured.EAGER + 1           # steps before the traced ones, in which graphs are captured and code is compiled
 TRACED = 10
 HEAVIEST = 5
 
 
-# ---- explain ---------------------------------------------------------------------------------------------------------------------
+# ---- explain ---------------------------------------------------------------------------------------------------------
 
 
 def explain(method: str, base: str = "", add: str = "") -> str:
-    """For each hook that a method defines: the classes that run, outermost first, each with its file and line. A class that does not
-    call `super()` ends the list. Raises BadInput for a combination that there is not."""
+    """For each hook that a method defines: the classes that run, outermost first, each with its file and line. A class
+    that does not call `super()` ends the list. Raises BadInput for a combination that there is not."""
     cls = get(method, base, add)
     found = {hook: definitions(cls, hook) for hook in HOOKS}
-    parts = [part.__name__ for part in cls.__mro__ if issubclass(part, Method) and any(hook in vars(part) for hook in HOOKS)]
+    parts = [part.__name__ for part in cls.__mro__ if issubclass(part, Method) and vars(part).keys() & found.keys()]
     lines, default = [f"{method}: {', '.join(parts)}"], [hook for hook in HOOKS if found[hook] == [Method]]
     for hook in HOOKS:
         if hook not in default:
@@ -57,12 +57,12 @@ def place(part: type[Method], hook: str) -> str:
     return f"{files.shown(inspect.getfile(function))}:{function.__code__.co_firstlineno}"
 
 
-# ---- trace -----------------------------------------------------------------------------------------------------------------------
+# ---- trace -----------------------------------------------------------------------------------------------------------
 
 
 def trace(run: Run, out: Path) -> str:
-    """Write a profile of ten steps as a Chrome trace (for chrome://tracing or ui.perfetto.dev) and return a table of the five
-    heaviest operators, in milliseconds a step of their own. Raises BadInput for a run that is too short."""
+    """Write a profile of ten steps as a Chrome trace (for chrome://tracing or ui.perfetto.dev) and return a table of
+    the five heaviest operators, in milliseconds a step of their own. Raises BadInput for a run that is too short."""
     if run.steps < WARM + TRACED:
         raise BadInput("steps", run.steps, f"at least {WARM + TRACED}: {WARM} to warm up and {TRACED} that are traced")
     trainer = Trainer(run)

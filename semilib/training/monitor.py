@@ -12,8 +12,8 @@ from semilib.training import metrics
 
 
 class Monitor:
-    """Running sums on the device, read only at log points: losses by term, pseudo-label counts, what has been active, and the first
-    step and term whose loss was not finite."""
+    """Running sums on the device, read only at log points: losses by term, pseudo-label counts, what has been active,
+    and the first step and term whose loss was not finite."""
 
     def __init__(self, classes: int, device: torch.device):
         self.classes, self.device = classes, device
@@ -63,7 +63,8 @@ class Monitor:
         if shown == 0:
             return None
         used = self.state["used"].view(self.classes, self.classes).cpu().numpy()
-        return metrics.pseudo_label_scores(used, self.state["seen"].cpu().numpy(), self.state["predicted"].cpu().numpy(), shown)
+        seen, predicted = (self.state[name].cpu().numpy() for name in ("seen", "predicted"))
+        return metrics.pseudo_label_scores(used, seen, predicted, shown)
 
     def check_finite(self) -> None:
         bad = [(int(value), key[4:]) for key, value in self.state.items() if key.startswith("bad/")]

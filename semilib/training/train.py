@@ -24,10 +24,10 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
           source: sources.Source | None = None) -> Path:
     """Do a run, or the rest of it, or nothing if it is done; returns its folder.
 
-    folder: where to keep it, instead of the one under `runs` that its configuration and code name. Raises BadInput before anything
-    starts, RunBusy if another process has the run, and TrainingError (recorded in the folder) if the loss is not finite. A part of
-    the method that never acted stands in the result as `never_acted`; in a strict run it is a TrainingError.
-    """
+    folder: where to keep it, instead of the one under `runs` that its configuration and code name. Raises BadInput
+    before anything starts, RunBusy if another process has the run, and TrainingError (recorded in the folder) if the
+    loss is not finite. A part of the method that never acted stands in the result as `never_acted`; in a strict run it
+    is a TrainingError. """
     path = Path(folder) if folder else record.folder(run, runs)
     if _is_done(run, path):
         return path
@@ -50,8 +50,9 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
         except BaseException as error:
             kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             done = record.read_log(path)
+            so_far = {"so_far": metrics.summary(done, report=run.report)} if done else {}
             record.write(path, {**entry, "status": kind, "error": f"{type(error).__name__}: {error}",
-                                "traceback": _traceback(error), **({"so_far": metrics.summary(done, report=run.report)} if done else {})})
+                                "traceback": _traceback(error), **so_far})
             progress.end(run, kind)
             raise
         evaluations = record.read_log(path)
@@ -81,15 +82,16 @@ def _check_acted(run: Run, never_acted: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def kernels(run: Run, device: torch.device):
-    """How CUDA chooses its kernels inside: the fastest, or deterministic ones. Settings are put back. On a CPU nothing changes."""
+    """How CUDA chooses its kernels inside: the fastest, or deterministic ones. Settings are put back. On a CPU nothing
+    changes."""
     if device.type != "cuda":
         yield
         return
     cudnn = torch.backends.cudnn
-    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), cudnn.deterministic,
-              cudnn.benchmark)
+    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
+              cudnn.deterministic, cudnn.benchmark)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(run.deterministic, warn_only=True)      # integer sums by scatter are exact in any order
+    torch.use_deterministic_algorithms(run.deterministic, warn_only=True)     # integer sums are exact in any order
     cudnn.deterministic, cudnn.benchmark = run.deterministic, not run.deterministic
     try:
         yield
@@ -100,7 +102,8 @@ def kernels(run: Run, device: torch.device):
 
 def _traceback(error: BaseException) -> str:
     """The traceback with file names only, so that a record names no folder of the machine."""
-    frames = [f"  {Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}" for f in traceback.extract_tb(error.__traceback__)]
+    frames = [f"  {Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}"
+              for f in traceback.extract_tb(error.__traceback__)]
     return "\n".join([*frames, f"{type(error).__name__}: {error}"])
 
 
@@ -116,19 +119,22 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
         "normalisation": {"mean": list(trainer.source.mean), "std": list(trainer.source.std)},
         "split": {"fingerprint": split.fingerprint, "labelled_counts": list(split.labelled_counts),
                   "unlabelled_counts": list(split.unlabelled_counts), "class_names": list(trainer.source.class_names),
-                  "test_images": len(trainer.test_y), "drawn_by": "file order" if run.split_seed is None else f"seed {run.split_seed}",
+                  "test_images": len(trainer.test_y),
+                  "drawn_by": "file order" if run.split_seed is None else f"seed {run.split_seed}",
                   **({"data": trainer.source.origin} if trainer.source.origin else {})},
     }
 
 
 def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
-    """Steps, evaluations and checkpoints from where the run is to its end; returns the seconds spent in all sessions together."""
+    """Steps, evaluations and checkpoints from where the run is to its end; returns the seconds spent in all sessions
+    together."""
     run, seconds, start = trainer.run, 0.0, 0
     if (path / "checkpoint.npz").exists():
         try:
             state = checkpoint.load(path / "checkpoint.npz")
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise TrainingError(f"{path.name}/checkpoint.npz is damaged ({error}): delete it to begin the run again") from error
+            raise TrainingError(f"{path.name}/checkpoint.npz is damaged ({error}): delete it to begin the run again"
+                                ) from error
         seconds = float(state.pop("seconds"))
         trainer.load_state_dict(state, path)
         start = trainer.step
@@ -160,14 +166,15 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
         now = time.perf_counter()
         if done == run.steps or now - last_save >= run.keep_seconds:
             trainer.monitor.check_finite()
-            checkpoint.save(path / "checkpoint.npz",
-                            {**trainer.state_dict(path), "seconds": torch.tensor(seconds + now - began, dtype=torch.float64)})
+            spent = torch.tensor(seconds + now - began, dtype=torch.float64)
+            checkpoint.save(path / "checkpoint.npz", {**trainer.state_dict(path), "seconds": spent})
             last_save = now
     return seconds + time.perf_counter() - began
 
 
 def _patience(trainer: Trainer) -> int:
-    """The step after which a component should have acted: a quarter of what the method's longest duration leaves of the run."""
+    """The step after which a part should have acted: a quarter of what the method's longest duration leaves of the
+    run."""
     begun = max(trainer.method.durations().values(), default=0)
     return begun + (trainer.total - begun) // 4
 

@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from kit import DATA, smoke_run
+from kit import DATA, ROOT, smoke_run
 from PIL import Image
 
 from semilib.data import examples, sources
@@ -165,3 +168,9 @@ def test_example_photos_are_a_folder_of_pictures_with_a_long_tail(tmp_path):
     before = sorted(p.stat().st_mtime_ns for p in folder.rglob("*.png"))
     examples.example_photos(folder)
     assert before == sorted(p.stat().st_mtime_ns for p in folder.rglob("*.png")), "written once"
+
+
+def test_the_package_offers_it_by_the_name_that_the_readme_uses():
+    done = subprocess.run([sys.executable, "-c", "from semilib import trained; print(trained.__name__)"], cwd=ROOT,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout == "semilib.training.trained\n", done.stderr
