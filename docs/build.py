@@ -254,7 +254,8 @@ def api_index() -> str:
 def page_of(path: str, pages: Pages) -> str:
     """The page of the site that shows a file or folder of the project, or ""."""
     path = path.rstrip("/")
-    own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "docs/architecture.md": "architecture.md", "semilib": "api/index.rst", "semilib/methods": "methods/index.rst", "results": "results/README.md"}
+    own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "docs/architecture.md": "architecture.md",
+           "semilib": "api/index.rst", "semilib/methods": "methods/index.rst", "results": "results/README.md"}
     if path.endswith(".py") and path.startswith("semilib/"):
         module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         named = [f"methods/{name}.rst" for name in METHODS if file_of(name) == module]
@@ -358,7 +359,8 @@ def site() -> Pages:
     """Every page and picture, by its path below the source folder."""
     markdown = sorted(p.relative_to(ROOT).as_posix() for folder in ("results", "figures") for p in (ROOT / folder).rglob("*.md"))
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    pages: Pages = dict.fromkeys(["index.md", "architecture.md", "changelog.md", *markdown, *(f"notebooks/{p.name}" for p in notebooks)], "")
+    names = ["index.md", "architecture.md", "changelog.md", *markdown, *(f"notebooks/{p.name}" for p in notebooks)]
+    pages: Pages = dict.fromkeys(names, "")
     pages |= {p.relative_to(ROOT).as_posix(): p.read_bytes() for folder in ("results", "figures") for p in (ROOT / folder).rglob("*.png")}
     pages |= {"methods/index.rst": methods_index(), "api/index.rst": api_index()}
     pages |= {f"methods/{name}.rst": method_page(name) for name in METHODS}

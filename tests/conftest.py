@@ -33,7 +33,8 @@ def source(embedded):
     return dataclasses.replace(embedded, images=halved(embedded.images), test_images=halved(embedded.test_images))
 
 
-LONGEST = ("test_clusters.py", "test_sweep.py", "test_step_guard.py", "test_engine.py", "test_docs.py", "test_smoke.py", "test_fingerprint.py")
+LONGEST = ("test_clusters.py", "test_sweep.py", "test_step_guard.py", "test_engine.py", "test_docs.py", "test_smoke.py",
+           "test_fingerprint.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -146,6 +146,7 @@ def test_links_lead_to_pages_or_become_text(build):
     text = ("[a](notebooks/a.ipynb) [l](LICENSE) `semilib/methods/abc.py` `semilib/data/splits.py` `figures/x` [w](https://w.org)\n\n"
             "    `figures/x`\n")
     assert build.linked(text, "index.md", pages) == (
-        "[a](notebooks/a.ipynb) l (`LICENSE`) [`semilib/methods/abc.py`](methods/abc.rst) [`semilib/data/splits.py`](api/semilib.data.splits.rst) "
+        "[a](notebooks/a.ipynb) l (`LICENSE`) [`semilib/methods/abc.py`](methods/abc.rst) "
+        "[`semilib/data/splits.py`](api/semilib.data.splits.rst) "
         "[`figures/x`](figures/x/table.md) [w](https://w.org)\n\n    `figures/x`\n")
     assert build.linked("[t](../figures/x/table.md)", "notebooks/a.ipynb", pages, "notebooks") == "[t](../figures/x/table.md)"

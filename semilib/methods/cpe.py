@@ -18,7 +18,8 @@ Differs: the release has three whole batch norms. They see the same rows, so the
     The running estimates of the unlabelled distribution are left out: they read true labels, and only for the log.
 Numbers: toy tensors of the tests: L_u .626902, L_x 1.404832, 2.325157, 4.206550, total 9.817247.
 
-`pseudo_prob` is called once a head, in their order, where other methods call it once a step. What the monitor and SeMi's modules take for THE
+`pseudo_prob` is called once a head, in their order, where other methods call it once a step.
+What the monitor and SeMi's modules take for THE
 pseudo-label (`prob`, `label`, `mask`) is head 1's, the standard one; `branches` holds all three. Rows of (4): norm H (all views), M, T.
 
 On the embedded pictures at 600 steps it stays below Supervised (29.0 +- 8.3 against 51.4 +- 2.8, three seeds), evenly over the classes:

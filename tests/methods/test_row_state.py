@@ -161,7 +161,8 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("moment", ["among the rows", "before the checkpoint", "after the checkpoint"])
 @pytest.mark.parametrize("at", [2, 5])
-def test_a_kill_at_any_moment_of_a_checkpoint_leaves_a_pair_that_belongs_together(tmp_path, whole, split_large_rows, monkeypatch, moment, at):
+def test_a_kill_at_any_moment_of_a_checkpoint_leaves_a_pair_that_belongs_together(tmp_path, whole, split_large_rows, monkeypatch,
+                                                                                   moment, at):
     calls = []
 
     def dies(function, when):

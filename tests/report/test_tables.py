@@ -242,7 +242,8 @@ def test_original_recipes_have_tables_of_their_own(tmp_path):
     rising = [[10 * k, 60, 30] for k in range(1, 9)]                                    # balanced accuracy (10 k + 90) / 3
     own = dict(recipe="original")
     records = load([
-        write_record(tmp_path, rising, **own, lr=0.03, mu=7, report="best_on_test"), write_record(tmp_path, rising, "daso", **own, report="median_last"),
+        write_record(tmp_path, rising, **own, lr=0.03, mu=7, report="best_on_test"),
+        write_record(tmp_path, rising, "daso", **own, report="median_last"),
         write_record(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam"),
         write_record(tmp_path, rising, "darp", **own, lr=0.001, optimiser="adam", seed=1)])
     made = overview(records)

@@ -208,7 +208,8 @@ def test_ray_loses_nothing_when_a_worker_is_killed_and_a_node_is_lost(tmp_path):
 def test_a_missing_engine_is_named_with_the_command_that_installs_it(monkeypatch, tmp_path):
     for how, module in ((Slurm(), "submitit"), (Ray(), "ray")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(BadInput, match=rf"""on='{how.name}': installed first: pip install -c constraints.txt -e ".\[{how.name}\]" """.strip()):
+        install = rf'pip install -c constraints.txt -e ".\[{how.name}\]"'
+        with pytest.raises(BadInput, match=f"on='{how.name}': installed first: {install}"):
             sweep([smoke_run()], tmp_path, how, Progress())
 
 

@@ -119,7 +119,8 @@ def test_the_paper_profile_is_the_published_recipe():
 
 
 def test_durations_scale_with_the_run_and_whole_numbers_override():
-    assert duration_in_steps(span(3000), 250_000) == 3000 and duration_in_steps(span(3000), 25_000) == 300 and duration_in_steps(span(100), 120) == 1
+    assert duration_in_steps(span(3000), 250_000) == 3000 and duration_in_steps(span(3000), 25_000) == 300
+    assert duration_in_steps(span(100), 120) == 1
     assert duration_in_steps(17, 250_000) == 17
 
 
