@@ -1,7 +1,7 @@
 """The documentation site: pages made of what is in the project already, then Sphinx, offline, with every warning an error.
 
-    python docs/build.py [FOLDER]        # default build/docs; prints where its index.html is
-    python docs/build.py --readme        # writes README's table of methods anew
+    python docs/build.py [FOLDER [JOBS]]   # default build/docs, a job a core; prints where its index.html is
+    python docs/build.py --readme          # writes README's table of methods anew
 
     README.md                        -> the first page
     notebooks/*.ipynb                -> as they are, with the outputs that they hold; nothing is executed
@@ -388,7 +388,7 @@ def write(pages: Pages, folder: Path) -> None:
             file.unlink()
 
 
-def main(folder: str = "build/docs") -> int:
+def main(folder: str = "build/docs", jobs: str = "auto") -> int:
     """Builds the site; returns Sphinx's exit status, which a warning makes other than 0. "--readme": see above."""
     if folder == "--readme":
         write_text(ROOT / "README.md", readme((ROOT / "README.md").read_text(encoding="utf-8")))
@@ -397,7 +397,7 @@ def main(folder: str = "build/docs") -> int:
     source = out.with_name(out.name + "-source")
     write(site(), source)
     cache = out.with_name(out.name + "-cache")
-    status = sphinx.cmd.build.main(["-b", "html", "-c", str(HERE), "-d", str(cache), "-j", "auto", "-W", "--keep-going", "-q",
+    status = sphinx.cmd.build.main(["-b", "html", "-c", str(HERE), "-d", str(cache), "-j", jobs, "-W", "--keep-going", "-q",
                                     str(source), str(out)])
     if status == 0:
         index = out / "index.html"

@@ -33,12 +33,14 @@ def source(embedded):
     return dataclasses.replace(embedded, images=halved(embedded.images), test_images=halved(embedded.test_images))
 
 
-LONGEST = ("test_clusters.py", "test_sweep.py", "test_step_guard.py", "test_engine.py", "test_docs.py", "test_smoke.py",
-           "test_fingerprint.py")
+# The files that take the longest, longest first: two processes that share out the files then end together.
+LONGEST = ("test_clusters.py", "test_engine.py", "test_step_guard.py", "test_smoke.py", "test_sweep.py",
+           "test_jupyterlab.py", "test_docs.py", "24_table4_ablation.ipynb", "41_figures.ipynb", "21_table1_cifar.ipynb",
+           "22_table2_mismatched.ipynb", "25_table5_modules.ipynb", "90_speed.ipynb", "test_trained.py", "test_figures.py",
+           "test_cli.py", "test_measure.py")
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest come first, so that at the end no process waits for another's."""
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 

@@ -26,7 +26,7 @@ def build():
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs") / "site"
-    done = subprocess.run([sys.executable, ROOT / "docs" / "build.py", folder], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, ROOT / "docs" / "build.py", folder, "1"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and not done.stderr, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == f"The site: {folder / 'index.html'}"
     return folder
