@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kit import last_phase, losses_of, smoke_run, trainer
+from kit import last_phase, losses_of, smoke_run, smoke_trainer
 
 from semilib.data.step import Batch, Notes
 from semilib.errors import BadInput, MethodError, TrainingError
@@ -292,7 +292,7 @@ def test_a_checkpoint_of_other_code_is_refused_with_what_to_do(name, other, wron
 
 @pytest.mark.parametrize("name", METHODS)
 def test_debugging_passes_every_method_and_changes_no_number(name, source):
-    debugged, plain = (trainer(name, source, debug=debug) for debug in (True, False))
+    debugged, plain = (smoke_trainer(name, source, debug=debug) for debug in (True, False))
     steps = range(min(last_phase(plain) + 2, plain.total))
     assert losses_of(debugged, steps) == losses_of(plain, steps)
 

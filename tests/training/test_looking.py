@@ -5,8 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import smoke_run
-from test_engine import last_phase, losses_of, same_state, trainer
+from kit import last_phase, losses_of, same_state, smoke_run, smoke_trainer
 
 from semilib import cli, files
 from semilib.errors import BadInput
@@ -33,7 +32,7 @@ def everything(t: Trainer) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("variant", ["semi", "daso", "remixmatch+cossl"])
 def test_a_peek_moves_nothing_and_the_steps_after_it_are_those_without_it(variant, source):
     """Also just before a phase begins, whose work on the host is then done on the copy alone."""
-    watched, plain = trainer(variant, source), trainer(variant, source)
+    watched, plain = smoke_trainer(variant, source), smoke_trainer(variant, source)
     boundary = last_phase(plain)
     for step in range(boundary + 3):
         if step in (0, 1, boundary, boundary + 2):
@@ -49,7 +48,7 @@ def test_a_peek_moves_nothing_and_the_steps_after_it_are_those_without_it(varian
 
 
 def test_a_peek_prints_what_the_step_is_made_of(source):
-    t = trainer("daso", source)
+    t = smoke_trainer("daso", source)
     losses_of(t, range(3))
     text = repr(t.peek())
     lines = text.splitlines()
@@ -59,12 +58,12 @@ def test_a_peek_prints_what_the_step_is_made_of(source):
     assert "  known_u    bool [16]" in lines and "  mask       float32 [16]" in lines
     (line,) = [line for line in lines if "weights above 0" in line]
     assert line.startswith("  u ") and line.endswith("weights above 0, over rows, times 1")
-    supervised = repr(trainer("supervised", source).peek())
+    supervised = repr(smoke_trainer("supervised", source).peek())
     assert "pseudo:\nterms:" in supervised
 
 
 def test_a_peek_does_not_copy_the_images(source, monkeypatch):
-    t = trainer("fixmatch", source)
+    t = smoke_trainer("fixmatch", source)
     copied, deepcopy = [], torch.Tensor.__deepcopy__
     monkeypatch.setattr(torch.Tensor, "__deepcopy__",
                         lambda self, memo: copied.append(self.numel()) or deepcopy(self, memo))
