@@ -67,7 +67,7 @@ WHOLE = Whole()
 @functools.cache
 def _table() -> list[dict[str, str]]:
     """One row for each of the 1,000 classes, in the order of the release's labels."""
-    text = importlib.resources.files("semilib").joinpath("imagenet127.csv").read_text(encoding="utf-8")
+    text = importlib.resources.files("semilib.data").joinpath("imagenet127.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import struct
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_the_table_is_that_of_the_release_and_of_127_classes():
 
 
 def test_the_table_travels_with_the_package():
-    assert 'semilib = ["imagenet127.csv"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"semilib.data" = ["imagenet127.csv"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 # ---- pickles -------------------------------------------------------------------------------------------------------------------------
@@ -268,7 +269,7 @@ def test_what_is_refused_before_any_work(official, tmp_path, monkeypatch):
             prepare(given, root, side)
     with pytest.raises(BadInput, match="images of 64 x 64 for side=64; these have 32 x 32"):
         prepare(folder, root, 64)
-    monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 4500 * 3072})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 4500 * 3072})())
     with pytest.raises(BadInput, match="a disk with 0.01 GB free for imagenet127-32/; it has 0.01 GB"):
         prepare(folder, root)
     assert not list((root / "imagenet127-32").iterdir())

@@ -2,6 +2,7 @@
 import hashlib
 import os
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 
@@ -290,7 +291,7 @@ def test_a_damaged_or_missing_stl10_file_is_named_and_nothing_is_kept(tiny_stl10
 
 
 def test_a_full_disk_is_seen_before_stl10_is_resized(tiny_stl10, monkeypatch):
-    monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 90 * 3072})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 90 * 3072})())
     with pytest.raises(BadInput, match="a disk with 0.00 GB free for stl10-32/"):
         sources.load("stl10", tiny_stl10[0])
 

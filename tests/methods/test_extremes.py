@@ -69,7 +69,7 @@ def run_through(t: Trainer, *states) -> None:
     for step in range(t.total):
         hold = states[step * len(states) // t.total]
         hold(t)
-        t.advance(step)
+        t.advance()
         assert not not_finite(t, seen[-1] if seen else None), f"{hold.__name__}, step {step}"
 
 

@@ -43,9 +43,9 @@ from semilib.study import grids
 
 assert tables.display("halved+oheml") == "Half-Match + OHEML"
 for profile in ("small", "smoke"):
-    for row in grids.table("table1", profile, ["fixmatch", "halved"]).entries:
+    for row in grids.grid("table1", profile, ["fixmatch", "halved"]).entries:
         assert row.row == {"halved": "Half-Match", "fixmatch": "FixMatch"}[row.runs[0].method]
-assert "Half-Match" in {entry.row for entry in grids.table("table1", "small").entries}
+assert "Half-Match" in {entry.row for entry in grids.grid("table1", "small").entries}
 assert row.runs[0].options["threshold"] == 0.11, "its own options under profile smoke"
 
 spec = importlib.util.spec_from_file_location("docs_build", Path("docs") / "build.py")
@@ -102,5 +102,5 @@ def test_a_class_that_a_notebook_registers_is_shown_by_its_own_name(monkeypatch)
     exec(FILE, scope)
     monkeypatch.setitem(semilib.METHODS, "mine", scope["Halved"])
     assert tables.display("mine") == "Halved" and "mine" in METHODS
-    assert [entry.row for entry in grids.table("table1", "small", ["mine"], [0]).entries] == ["Halved"]
+    assert [entry.row for entry in grids.grid("table1", "small", ["mine"], [0]).entries] == ["Halved"]
     assert Run.of("mnistm5k", "mine", profile="smoke").options["threshold"] == 0.11

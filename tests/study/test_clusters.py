@@ -155,7 +155,7 @@ from ray.cluster_utils import Cluster
 from semilib.study.launchers import Ray
 from semilib.study.sweep import sweep
 from semilib.training.progress import Progress
-from test_clusters import in_mid_run, parent, table
+from kit import in_mid_run, parent, smoke_table
 
 folder, grid = Path(sys.argv[1]), smoke_table()
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8})

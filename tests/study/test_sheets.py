@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from kit import ROOT
 from PIL import Image
 
 from semilib.methods import title_of
