@@ -16,12 +16,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 __version__ = "0.1.0"
 _HOMES = {"Run": "training.config", "train": "training.train", "Trainer": "training.engine", "METHODS": "methods",
-          "Method": "methods.base", "BadInput": "errors", "trained": "training.trained"}
+          "Method": "methods.base", "BadInput": "errors"}
+_MODULES = {"trained": "training.trained"}
 __all__ = ["METHODS", "BadInput", "Method", "Run", "Trainer", "train"]
 
 
 def __getattr__(name: str):
     if name in _HOMES:
-        home = importlib.import_module(f"semilib.{_HOMES[name]}")
-        return home if _HOMES[name].endswith(f".{name}") else getattr(home, name)
+        return getattr(importlib.import_module(f"semilib.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"semilib.{_MODULES[name]}")
     raise AttributeError(f"module 'semilib' has no attribute {name!r}")

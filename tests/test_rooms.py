@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -82,3 +83,9 @@ def test_each_room_says_in_one_sentence_what_is_in_it():
     ("import semilib.files\n", {"semilib.files"})])
 def test_an_import_counts_wherever_it_stands(source, seen):
     assert imports(ast.parse(source), set(modules(ROOT))) == seen
+
+
+def test_the_package_offers_what_the_readme_imports_from_it():
+    from semilib import METHODS, BadInput, Method, Run, Trainer, train, trained
+    assert [inspect.isclass(thing) for thing in (Run, Trainer, Method, BadInput)] == [True] * 4
+    assert inspect.isfunction(train) and inspect.ismodule(trained) and "semi" in METHODS

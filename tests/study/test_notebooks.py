@@ -128,7 +128,7 @@ def test_the_check_in_a_notebook_ends_it_under_papermill_alone(tmp_path):
     import papermill
     made = small_notebook(tmp_path / "a.ipynb", "from semilib.study.notebooks import check_parameters\ncheck_parameters(globals(), n=int)",
                           "print(n)")
-    with pytest.raises(papermill.PapermillExecutionError, match="parameter='m': unknown; did you mean 'n'"):
+    with pytest.raises(papermill.PapermillExecutionError, match="parameter='m': unknown; valid: n"):
         papermill.execute_notebook(str(made), str(tmp_path / "o.ipynb"), parameters={"m": 1}, progress_bar=False, cwd=str(ROOT))
     done = [c["execution_count"] for c in cells(tmp_path / "o.ipynb") if c["execution_count"]]
     assert len(done) <= 3, "only the parameters and the check have run"

@@ -193,7 +193,7 @@ def test_methods_may_move_and_every_process_finds_the_same(own_copy):
     """A process of its own imports the moved files; its hashes of strings are other ones."""
     names = ["fixmatch", "semi", "abc"]
     before = [fingerprint.code_of({"method": name, "dataset": "cifar10"}) for name in names]
-    for i, thing in enumerate((FixMatch, SeMi)):
+    for i, thing in enumerate((FixMatch, ABC)):
         move(own_copy, thing.__module__, f"semilib.deep.inside{i}")
     script = "import sys; from semilib.training import fingerprint; " \
              "print([fingerprint.code_of({'method': name, 'dataset': 'cifar10'}) for name in sys.argv[1:]])"

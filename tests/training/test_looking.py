@@ -53,7 +53,7 @@ def test_a_peek_prints_what_the_step_is_made_of(source):
     text = repr(t.peek())
     lines = text.splitlines()
     assert lines[0] == "step 3, phase main"
-    assert "  l          float32 [16, 3, 32, 32]" in lines
+    assert "  l          float32 [16, 3, 16, 16]" in lines
     assert "  s          {head: float32 [32, 10], f: float32 [32, 16]}" in lines
     assert "  known_u    bool [16]" in lines and "  mask       float32 [16]" in lines
     (line,) = [line for line in lines if "weights above 0" in line]
