@@ -19,8 +19,8 @@ Differs: the release has three whole batch norms. They see the same rows, so the
 Numbers: toy tensors of the tests: L_u .626902, L_x 1.404832, 2.325157, 4.206550, total 9.817247.
 
 `pseudo_prob` is called once a head, in their order, where other methods call it once a step.
-What the monitor and SeMi's modules take for THE
-pseudo-label (`prob`, `label`, `mask`) is head 1's, the standard one; `branches` holds all three. Rows of (4): norm H (all views), M, T.
+The monitor and SeMi's modules read one pseudo-label (`prob`, `label`, `mask`): that of head 1, the standard one.
+`branches` holds all three. Rows of (4): norm H (all views), M, T.
 
 On the embedded pictures at 600 steps it stays below Supervised (29.0 +- 8.3 against 51.4 +- 2.8, three seeds), evenly over the classes:
 three heads' losses are summed, and the unsupervised ones divided by the selected pairs, so a few early pseudo-labels weigh as much as a

@@ -19,8 +19,7 @@ Differs: (2) is solved to the optimum and (3) by an exact scan, where the releas
     250,000 steps (50 a phase; the release has 500 on CIFAR-10, 100 on CIFAR-100), and d_pi, d_t, meant for 500 periods, are scaled to the
     number that there is. As released, a class without a held-out image goes to pi = 3 unless it is rare. The offsets' factor alpha, pinned
     to 1 by its bounds, is left out; so are the variant with a balanced validation set, and the warm-up, which does not run.
-    Under the shared
-    recipe the pool holds the held-out images too, without their labels.
+    Under the shared recipe the pool holds the held-out images too, without their labels.
 Numbers: pi [2, 1, .5], t [.97, .45, .9] on the toy tensors: mask [0, 1, 1, 1], L_u .551293.
 
 On the embedded pictures at 600 steps it stays below Supervised (24.9 +- 1.3 against 51.4 +- 2.8, three seeds): the network that is tested
