@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kit import ROOT
 
-ROOMS = ("ground", "data", "networks", "methods", "training", "report", "study", "speed", "roof")
+ROOMS = ("ground", "data", "networks", "features", "methods", "training", "report", "study", "speed", "roof")
 ROOF = {"semilib", "semilib.__main__", "semilib.cli"}
 
 

@@ -6,6 +6,7 @@ memory behind the same `batch(now)`: `prepare(step)`, which runs on the host bef
 images over. """
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +75,10 @@ class Data:
 
     `labelled`, `unlabelled`: int64 image indices. `known` [N_u]: which of the pool are labelled images too. `counts`
     [C]: labelled images a class. `truth` [N_u]: the pool's true labels, for measuring pseudo-labels only (-1 =
-    unknown); no method sees them. """
+    unknown); no method sees them. `channels`: of what the network is given. """
+
+    channels = 3
+    solid: Callable[[float], Tensor] | None = None          # see `Info`
 
     def __init__(self, source: Source, split: Split, run: Run, device: torch.device):
         self.source, self.split, self.run, self.device = source, split, run, device
@@ -85,11 +89,17 @@ class Data:
         self.known = torch.isin(self.unlabelled, self.labelled).to(device)
         self.classes = len(source.class_names)
         self.counts = torch.bincount(labels[self.labelled], minlength=self.classes)
-        self.resident = run.data_on == "device" or (run.data_on == "auto" and fits(source.images, device))
-        self.images = source.images.to(device) if self.resident else source.images
         self.streams: dict[str, LiveStream] = {}
         self.changed: set[str] = set()
         self.version = 0                                              # moves when a stream is given other members
+        self.keep_images()
+
+    def keep_images(self) -> None:
+        """Put the images where the run reads them from: on the device, or in host memory."""
+        run, source, device = self.run, self.source, self.device
+        self.resident = run.data_on == "device" or (run.data_on == "auto" and fits(source.images, device))
+        self.images = source.images.to(device) if self.resident else source.images
+        self.test_images = source.test_images.to(device) if self.resident else source.test_images
 
     def open(self, plan: StepImages) -> None:
         """Make the streams that the plan's views use. A stream that exists already goes on as it is, with the members
@@ -149,11 +159,14 @@ class Data:
         drawn = {name: stream.draw(now.step) for name, stream in self.streams.items()}
         raw = {name: self.images[stream.members[drawn[name]]] if self.resident else self.buffers[name]
                for name, stream in self.streams.items()}
+        return self.described(drawn), raw
+
+    def described(self, drawn: dict[str, Tensor]) -> Batch:
+        """The batch of positions drawn from each stream."""
         targets = {name: stream.targets[drawn[name]] for name, stream in self.streams.items()}
         index_u = drawn.get("unlabelled")
-        batch = Batch(y=targets["labelled"], index_l=drawn["labelled"], index_u=index_u,
-                      known_u=None if index_u is None else self.known[index_u], index=drawn, targets=targets)
-        return batch, raw
+        return Batch(y=targets["labelled"], index_l=drawn["labelled"], index_u=index_u,
+                     known_u=None if index_u is None else self.known[index_u], index=drawn, targets=targets)
 
     def views(self, raw: dict[str, Tensor], step: int | Tensor) -> dict[str, Tensor]:
         """The plan's views of each stream's raw images. Views of one kind are made together, 64 rows or 256 being the
@@ -183,7 +196,16 @@ class Data:
             return augment.sim(x, self.run.seed, stream, step, self.source.flip)
         raise BadInput("view", kind, "none, weak, strong or sim")
 
+    def shown(self, rows: Tensor, kind: str, stream: str, step: int | Tensor) -> Tensor:
+        """A view of images by their numbers, int64 [n], outside of a step's batch; its draws are keyed by `stream`."""
+        return self.view(self.images[rows.to(self.images.device)].to(self.device), kind, stream, step)
+
+    def shared(self) -> list[object]:
+        """What a copy of a running trainer does not need a copy of."""
+        return [self.source, self.images, self.test_images]
+
     def normalise(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Views, uint8 [n, 3, H, W], as the network's input."""
         return augment.normalise(x, self.source.mean, self.source.std, dtype)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,16 @@ from semilib.data.constants import once, tensor_once
 MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
-Stream = str | tuple[tuple[str, int], ...]         # a name, or several as (name, rows) whose rows lie end to end
+
+
+class Rows(NamedTuple):
+    """A stream whose rows are the given ones of it, not the first: name, and row numbers int64 [n] on the device."""
+
+    name: str
+    rows: Tensor
+
+
+Stream = str | tuple[tuple[str, int], ...] | Rows  # a name; several as (name, rows) whose rows lie end to end; some rows of one
 
 
 @once
@@ -49,12 +59,14 @@ def words(seed: int, stream: Stream, step: int | Tensor, rows: int, n: int,
     """Random 32-bit words, int64 [rows, n] in [0, 2^32).
 
     seed: any integer. stream: a name such as "weak_l", or several as (name, rows) pairs, whose rows then lie end to end, as if each
-    had been drawn alone (`rows` is their sum). step: an integer or a 0-dim int64 tensor on `device` (so that a captured graph draws
-    anew at every replay). The value at [row, i] of a stream depends on (seed, stream, step, row, i) alone.
+    had been drawn alone (`rows` is their sum), or `Rows`. step: an integer or a 0-dim int64 tensor on `device` (so that a captured
+    graph draws anew at every replay). The value at [row, i] of a stream depends on (seed, stream, step, row, i) alone.
     """
     blocks = -(-n // 4)
     step = torch.as_tensor(step, dtype=torch.int64, device=device)
-    if isinstance(stream, str):
+    if isinstance(stream, Rows):
+        row, (k0, k1) = stream.rows.view(rows, 1), key(seed, stream.name)
+    elif isinstance(stream, str):
         row, (k0, k1) = torch.arange(rows, device=device).view(rows, 1), key(seed, stream)
     else:
         row, k0, k1 = _several(seed, stream, torch.device(device)).split(1, dim=1)

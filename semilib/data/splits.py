@@ -172,3 +172,18 @@ def hold_out(split: Split, labels: np.ndarray, share: float) -> tuple[Split, np.
     def counts(part: np.ndarray) -> list[int]:
         return np.bincount(labels[part][labels[part] >= 0], minlength=len(split.labelled_counts)).tolist()
     return Split(labelled, unlabelled, counts(labelled), counts(unlabelled), fingerprint(labelled, unlabelled)), out
+
+
+def held_beside(split: Split, labels: np.ndarray, count: int, split_seed: int | None) -> np.ndarray:
+    """`count` training images of each class that the split does not touch, to choose settings by: int64, ascending.
+    They are the next ones in the order in which the split took its own. Raises `BadInput` where a class has fewer
+    left."""
+    labels = np.asarray(labels, dtype=np.int64)
+    taken = np.union1d(split.labelled, split.unlabelled)
+    out = []
+    for k, members in enumerate(_members(labels, len(split.labelled_counts), split_seed)):
+        free = members[~np.isin(members, taken)]
+        if len(free) < count:
+            raise BadInput("holdout_images", count, f"at most {len(free)}: so many images of class {k} are outside of the pool")
+        out.append(free[:count])
+    return np.sort(np.concatenate(out))

@@ -64,7 +64,8 @@ class Info:
 
     counts: labelled images a class, int64 [C]. n_unlabelled: images in the pool. first_pass: labels of the labelled
     images of one drop-last pass, which a release's loader would have counted. map_widths: channels of the backbone's
-    maps that a head with `reads = "maps"` gets."""
+    maps that a head with `reads = "maps"` gets. solid: on an encoder's features, value -> those
+    [1, D, 1, 1] of a picture of one colour, whose normalised channels all have this value; on pictures None."""
 
     classes: int
     features: int
@@ -80,6 +81,7 @@ class Info:
     first_pass: Tensor
     run: Any
     map_widths: tuple[int, ...] = ()
+    solid: Callable[[float], Tensor] | None = None
 
     def prior(self, drop_last: bool = False) -> Tensor:
         """Labelled class prior N_k / N, [C]; drop_last: counted over `first_pass`, as releases count it."""
@@ -133,6 +135,7 @@ class Method(nn.Module):
     uses: tuple[str, ...] = ()      # of those, the ones that this method reads itself
     must_act: dict[str, str] = {}   # what must act at least once in a run -> what to do if it never does
     smoke: dict[str, Any] = {}      # options with which each of them acts in the 24 steps of profile "smoke"
+    reads_maps: bool = False        # whether a head needs feature maps of several depths, which stored features lack
     capturable: bool = True         # False: a step reads values back, so no CUDA graph can hold it
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -151,6 +154,13 @@ class Method(nn.Module):
         """Fields of `Run` under recipe="original", `options` among them: what the method's published numbers were made
         with. `run`: the fields so far (data set, cell, base, profile)."""
         raise BadInput("recipe", "original", f"shared: no recipe of its own is known for {cls.__name__}")
+
+    @classmethod
+    def check_on_features(cls, cfg: Any) -> None:
+        """Raises BadInput where the method cannot run on an encoder's stored features, with the reason."""
+        if cls.reads_maps:
+            raise BadInput("encoder", cls.__name__, "none with this method: it reads feature maps of several depths, "
+                                                    "and stored features have one")
 
     def step_images(self) -> StepImages:
         """The images of a step. May read `self.phase`: the engine asks again at the start of each phase."""

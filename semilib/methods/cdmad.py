@@ -84,9 +84,14 @@ class CDMAD(FixMatch):
     def durations(self):
         return {**super().durations(), "start": self.start}
 
+    def build(self):
+        super().build()
+        solid = self.info.solid and self.info.solid(self.cfg.blank).to(self.info.device, self.info.dtype)
+        self.register_buffer("encoded_blank", solid, persistent=False)
+
     def blank(self, like: Tensor) -> Tensor:
-        """The blank image, [1, 3, H, W], of the size of images `like`."""
-        return torch.full_like(like[:1], self.cfg.blank)
+        """The blank image, [1, 3, H, W], of the size of images `like`, or its features."""
+        return torch.full_like(like[:1], self.cfg.blank) if self.encoded_blank is None else self.encoded_blank
 
     def before_forward(self, net, images, batch, t, teacher):
         """Note: `blank`, b [1, C], for `pseudo_logits` and `acted`."""

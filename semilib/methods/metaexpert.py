@@ -98,6 +98,7 @@ class MetaExpert(CPE):
         frequency: bool = option(False, "count sure images for rho, not the steps that have one")
         official_frozen_gate: bool = option(False, "A, B and the gate keep their initial values, as released")
 
+    reads_maps = True
     must_act = {**CPE.must_act, "regime": "head 2 was never sure of an unlabelled image by the end of a window, so rho stayed 1/3: "
                                               "lower the threshold, or train longer"}
 

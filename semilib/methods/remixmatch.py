@@ -72,6 +72,13 @@ class ReMixMatch(FixMatch):
         return dict(mu=1, steps=2**18, eval_every=1024, variant="USB", strong_pool="B", decay="ndim", policy="frozen",
                     labelled_in_unlabelled=False, report="best_on_test", options=dict(ramp=1 / 64))
 
+    @classmethod
+    def check_on_features(cls, cfg):
+        super().check_on_features(cfg)
+        if cfg.lambda_r > 0:
+            raise BadInput("lambda_r", cfg.lambda_r, "0 with an encoder: the rotation term turns pictures, and stored features "
+                                                     "cannot be turned")
+
     def step_images(self):
         return StepImages({"l": ("labelled", self.cfg.labelled_view), "w": ("unlabelled", "weak"), "s1": ("unlabelled", "strong"),
                      "s2": ("unlabelled", "strong")}, self.info.run.policy)

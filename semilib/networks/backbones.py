@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -124,24 +125,65 @@ class ResNet50(nn.Module):
         return (*maps, maps[-1]) if self.keep_maps else maps[-1]
 
 
-def parse_network(network: str) -> tuple[int, float] | None:
-    """(depth, width) of "wrn-DEPTH-WIDTH", None for "resnet50". Raises BadInput for any other name."""
-    if network == "resnet50":
+class FeatureMLP(nn.Module):
+    """Linear, batch norm, ReLU: stored features [B, D_in, 1, 1] to a map [B, D, 1, 1]."""
+
+    def __init__(self, channels: int, width: int, bn_momentum: float = 0.1):
+        super().__init__()
+        self.linear, self.bn = nn.Linear(channels, width), nn.BatchNorm1d(width, momentum=bn_momentum)
+        self.features, self.map_widths, self.keep_maps = width, (), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.linear(x.flatten(1))))[:, :, None, None]
+
+
+class Plain(nn.Module):
+    """Stored features as they are, so that the heads are linear in them."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.features, self.map_widths, self.keep_maps = channels, (), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+ON_FEATURES = "mlp-WIDTH (such as mlp-256) or linear"
+ON_PICTURES = "wrn-DEPTH-WIDTH (such as wrn-28-2) or resnet50"
+
+
+def parse_network(network: str) -> tuple[int, float] | int | None:
+    """(depth, width) of "wrn-DEPTH-WIDTH", width of "mlp-WIDTH", None for "resnet50" and "linear". Raises BadInput for
+    any other name."""
+    if network in ("resnet50", "linear"):
         return None
+    if mlp := re.fullmatch(r"mlp-(\d+)", network):
+        if not 8 <= int(mlp[1]) <= 8192:
+            raise BadInput("network", network, "mlp-WIDTH with WIDTH from 8 to 8192")
+        return int(mlp[1])
     wrn = re.fullmatch(r"wrn-(\d+)-(\d+(?:\.\d+)?)", network)
     if not wrn:
-        raise BadInput("network", network, "wrn-DEPTH-WIDTH (such as wrn-28-2) or resnet50")
+        raise BadInput("network", network, f"{ON_PICTURES}; on an encoder's features {ON_FEATURES}")
     depth, width = int(wrn[1]), float(wrn[2])
     if depth < 10 or depth % 6 != 4 or not 0.25 <= width <= 16:
         raise BadInput("network", network, "wrn-DEPTH-WIDTH with DEPTH = 10, 16, 22, 28, ... and WIDTH from 0.25 to 16")
     return depth, width
 
 
-def make_backbone(network: str, variant: str = "V1", bn_momentum: float = 0.001) -> nn.Module:
-    """A backbone by name, such as wrn-28-2, wrn-10-0.5 or resnet50."""
+def reads_features(network: str) -> bool:
+    """Whether a network reads an encoder's features, not pictures."""
+    return network == "linear" or network.startswith("mlp-")
+
+
+def make_backbone(network: str, variant: str = "V1", bn_momentum: float = 0.001, channels: int = 3) -> Any:
+    """A backbone by name, such as wrn-28-2, wrn-10-0.5, resnet50 or mlp-256, for inputs of so many channels."""
     check_name("variant", variant, VARIANTS)
-    wrn = parse_network(network)
-    return ResNet50(bn_momentum) if wrn is None else WideResNet(*wrn, variant, bn_momentum)
+    parsed = parse_network(network)
+    if isinstance(parsed, int):
+        return FeatureMLP(channels, parsed, bn_momentum)
+    if network == "linear":
+        return Plain(channels)
+    return ResNet50(bn_momentum) if parsed is None else WideResNet(*parsed, variant, bn_momentum)
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from typing import Any
 
 from semilib.data.splits import ORDERS
 from semilib.errors import BadInput, check_name
-from semilib.networks.backbones import VARIANTS, parse_network
+from semilib.networks.backbones import ON_FEATURES, ON_PICTURES, VARIANTS, parse_network, reads_features
+from semilib.networks.encoders import check_encoder
 from semilib.networks.net import POLICIES
 from semilib.options import PAPER_STEPS, Duration, Options, check_fields, duration_in_steps, option, span
 
@@ -29,7 +30,7 @@ CELLS: dict[str, dict[str, Any]] = {           # the default cell of each data s
     "stl10": dict(n1=150, m1=0, gamma_l=10.0, gamma_u=1.0, labelled_in_unlabelled=False, profile="paper"),
     "svhn": dict(n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, profile="paper"),
     "imagenet127": dict(n1=None, m1=None, gamma_l=1.0, gamma_u=1.0, labelled_share=0.1, profile="paper"),
-    "imagefolder": dict(n1=None, m1=None, gamma_l=1.0, gamma_u=1.0, profile="quickstart"),
+    "imagefolder": dict(n1=None, m1=None, gamma_l=1.0, gamma_u=1.0, profile="features"),
 }
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -43,6 +44,9 @@ PROFILES: dict[str, dict[str, Any]] = {
     "quickstart": dict(steps=1200, batch=32, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.99, eval_every=12),
     # A quarter of its pictures: every method of the field beside every other, in less than 40 seconds each.
     "trial": dict(steps=600, batch=16, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.98, eval_every=12),
+    # Pretrained features of every view, computed once: whole schedules in a minute on one core.
+    "features": dict(steps=1500, batch=64, lr=0.03, network="mlp-256", bn_momentum=0.1, ema=0.99, eval_every=30,
+                     encoder="efficientnet-lite0"),
     # Seconds: shows that everything runs. It takes the methods' options from `Method.smoke`, with which their parts act so early.
     "smoke": dict(steps=24, batch=16, lr=0.05, network="wrn-10-0.25", bn_momentum=0.1, ema=0.9, eval_every=6),
 }
@@ -50,6 +54,8 @@ PROFILES: dict[str, dict[str, Any]] = {
 # The network of a data set where a profile means the paper's: ResNet-50 for ImageNet-127, with the batch (64 + 64) and the schedule of all
 # else, as SeMi's release and CoSSL have it (CCL and SimPro train 32 + 64: batch=32 mu=2).
 NETWORKS: dict[str, dict[str, Any]] = {"imagenet127": dict(network="resnet50", bn_momentum=0.1)}
+
+WITHOUT_ENCODER = "quickstart"                 # the profile of a run that asks for no encoder where its data set starts from one
 
 # Fields that do not apply to a data set: the one value that they may have, and why.
 _AS_IT_IS = "its 100,000 unlabelled images are taken as they are, and their classes are not known"
@@ -65,8 +71,17 @@ FIXED: dict[str, dict[str, tuple[Any, str]]] = {
 }
 SIDES = {"imagenet127": (32, 64)}              # the sizes of a data set that has several
 
+# Fields that mean nothing without an encoder.
+FEATURE_FIELDS = ("encoder", "encoder_side", "encoder_weights", "stored_weak", "stored_strong", "statistics")
+
 # What a profile other than "paper" keeps of its own under recipe="original": the scale of the run, which no published recipe fits.
 SCALE = ("steps", "batch", "network", "bn_momentum", "ema", "eval_every")
+
+
+def _without_encoder(dataset: str) -> str:
+    """The data set's own profile, or the one that stands for it where that brings an encoder."""
+    own = CELLS[dataset]["profile"]
+    return WITHOUT_ENCODER if PROFILES[own].get("encoder") else own
 
 
 def check_parameter(name: str, value: Any, method: str, base: str = "", add: str = "") -> None:
@@ -103,6 +118,8 @@ class Run:
     split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn", low=0)
     holdout: float = option(0.0, "share of each class's labelled images that is held out and evaluated on in place of the test set, to "
                                  "choose options by; 0 = none", low=0, high=0.5)
+    holdout_images: int = option(0, "training images of each class, outside of the pool, that are evaluated on in place of the test "
+                                    "set, to choose options by", low=0)
     side: int = option(32, "side of the images in pixels (imagefolder, imagenet127)", low=32, high=512)
     flip: bool | None = option(None, "whether a mirrored image keeps its class; None = as the data set says")
     root: str = option("data", "folder that holds, or will hold, the data sets", in_key=False)
@@ -124,6 +141,14 @@ class Run:
     eval_every: Duration = option(12, "steps between evaluations, or their share of the run", low=0)
     network: str = option("wrn-10-0.5", "wrn-DEPTH-WIDTH or resnet50")
     variant: str = option("V1", "the WRN as published: V1 FixMatch, V2 DASO, V3 RDA, USB; see models.Block", choices=VARIANTS)
+    encoder: str = option("none", "none, or a pretrained encoder on whose stored features the network is trained: efficientnet-lite0, "
+                                  "-lite1, -lite2, timm:NAME, torchvision:NAME")
+    encoder_side: int = option(128, "side of the encoder's input, a multiple of 32", low=32, high=1024)
+    encoder_weights: str = option("", "file of a timm: or torchvision: encoder's weights, in place of a download")
+    stored_weak: int = option(2, "weak views that are stored of each image", low=1, high=1024)
+    stored_strong: int = option(8, "strong views that are stored of each image", low=1, high=1024)
+    statistics: str = option("pool", "whose plain features set the standardisation: those of the run's pool, or of its labelled images",
+                             choices=("pool", "labelled"))
     bn_momentum: float = option(0.1, "batch-norm momentum in PyTorch's convention", low=0, high=1)
     strong_pool: str = option("A", "A: FixMatch's RandAugment; B: USB's; C: DARP's and CDMAD's", choices=("A", "B", "C"))
     crop: str = option("reflect", "what the weak view's crop finds outside of the image", choices=("reflect", "zero"))
@@ -155,11 +180,17 @@ class Run:
         check_name("dataset", dataset, CELLS)
         for name in given:
             check_parameter(name, given[name], method, given.get("base", ""), given.get("add", ""))
-        profile = given.get("profile") or CELLS[dataset]["profile"]
+        encoder = given.get("encoder")
+        profile = given.get("profile") or (CELLS[dataset]["profile"] if encoder is None else
+                                           "features" if encoder != "none" else _without_encoder(dataset))
         check_name("profile", profile, PROFILES)
         check_name("recipe", given.get("recipe", "shared"), RECIPES)
         network = NETWORKS.get(dataset, {}) if PROFILES[profile]["network"] == PROFILES["paper"]["network"] else {}
         fields = {**CELLS[dataset], **PROFILES[profile], **network, **given, "dataset": dataset, "method": method, "profile": profile}
+        if encoder is not None and "network" not in given and reads_features(fields["network"]) != (encoder != "none"):
+            fields["network"] = PROFILES["features" if encoder != "none" else WITHOUT_ENCODER]["network"]
+        if dataset == "imagefolder" and "side" not in given and fields.get("encoder", "none") != "none":
+            fields["side"] = fields.get("encoder_side", 128)
         recipe_options: dict[str, Any] = {}
         if given.get("recipe") == "original":
             from semilib.methods import get
@@ -199,11 +230,22 @@ class Run:
         self._check_data()
         if not (self.device in ("auto", "cpu") or self.device.split(":")[0] == "cuda"):
             raise BadInput("device", self.device, "auto, cpu, cuda or cuda:N")
-        parse_network(self.network)
+        self._check_network()
         base, add = self.parts()
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "add", add)
         object.__setattr__(self, "options", dataclasses.asdict(self.method_options()))
+
+    def _check_network(self) -> None:
+        parse_network(self.network)
+        check_encoder(self.encoder, self.encoder_side)
+        if reads_features(self.network) != (self.encoder != "none"):
+            raise BadInput("network", self.network, f"{ON_FEATURES} with encoder={self.encoder}" if self.encoder != "none" else
+                           f"{ON_PICTURES} without an encoder")
+        if self.encoder != "none":
+            self.method_class().check_on_features(self.method_options())
+        if self.holdout and self.holdout_images:
+            raise BadInput("holdout_images", self.holdout_images, f"0 beside holdout={self.holdout:g}: one set is held out")
 
     def _check_data(self) -> None:
         """Raise BadInput for a field that does not apply to the data set, or not beside another one."""
@@ -262,6 +304,8 @@ class Run:
         parts += [] if self.labelled_in_unlabelled else ["disjoint"]
         parts += [] if self.split_seed is None else [f"split{self.split_seed}"]
         parts += [f"holdout{self.holdout:g}"] if self.holdout else []
+        parts += [f"heldout{self.holdout_images}"] if self.holdout_images else []
+        parts += [self.encoder.replace(":", "-").replace("/", "-")] if self.encoder != "none" else []
         return ".".join(parts)
 
     @property
@@ -281,8 +325,12 @@ class Run:
         out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["in_key"]}
         if self.labelled_share is None:                    # younger than the first records: they keep the keys that they have
             del out["labelled_share"]
-        if not self.holdout:
-            del out["holdout"]
+        for name in ("holdout", "holdout_images"):
+            if not out[name]:
+                del out[name]
+        if self.encoder == "none":
+            for name in FEATURE_FIELDS:
+                del out[name]
         if self.dataset == "imagefolder":
             from semilib.data.sources import folder_id
             out["folder"] = folder_id(self.root)

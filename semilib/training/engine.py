@@ -31,6 +31,7 @@ from semilib.data import rng, sources, splits
 from semilib.data.batches import Data
 from semilib.data.step import Batch, Time
 from semilib.errors import BadInput, MethodError
+from semilib.features.batches import dealt
 from semilib.methods.base import Context, Info, LeadIn, Phase, Pseudo
 from semilib.methods.losses import Term, reduce
 from semilib.methods.row_state import join_large_rows, split_large_rows
@@ -115,7 +116,8 @@ class Trainer:
     """Everything alive in a run. `advance()` makes one step; `evaluate()` measures the averaged network on the test
     set."""
 
-    def __init__(self, run: Run, source: sources.Source | None = None):
+    def __init__(self, run: Run, source: sources.Source | None = None,
+                 report: Callable[[str], None] = lambda line: None):
         self.run, self.total = run, run.steps
         self.device = resolve_device(run)
         if self.device.index is not None:                         # "cuda" alone is the current device
@@ -129,13 +131,16 @@ class Trainer:
         self.split = splits.make_split(self.source.labels, len(self.source.class_names), run.n1, run.m1, run.gamma_l,
                                        run.gamma_u, run.order, run.labelled_in_unlabelled, run.split_seed,
                                        run.labelled_share)
-        if run.holdout:                                           # the test set is not looked at
-            self.split, held = splits.hold_out(self.split, self.source.labels, run.holdout)
+        if run.holdout or run.holdout_images:                     # the test set is not looked at
+            if run.holdout:
+                self.split, held = splits.hold_out(self.split, self.source.labels, run.holdout)
+            else:
+                held = splits.held_beside(self.split, self.source.labels, run.holdout_images, run.split_seed)
             held = torch.as_tensor(held)
             self.source = dataclasses.replace(self.source, test_images=self.source.images[held], test_subset=None,
                                               test_labels=torch.as_tensor(self.source.labels)[held])
-        self.data = Data(self.source, self.split, run, self.device)
-        self.test_x = self.source.test_images.to(self.device) if self.data.resident else self.source.test_images
+        self.data: Data = dealt(self.source, self.split, run, self.device, report)
+        self.test_x = self.data.test_images
         self.test_y = torch.as_tensor(self.source.test_labels).to(self.device)
         with torch.random.fork_rng(devices=[]):                   # torch's constructors draw values that are replaced
             torch.manual_seed(run.seed)
@@ -143,14 +148,14 @@ class Trainer:
 
     def _build(self) -> None:
         run = self.run
-        backbone = make_backbone(run.network, run.variant, run.bn_momentum)
+        backbone = make_backbone(run.network, run.variant, run.bn_momentum, self.data.channels)
         one_pass = self.data.y.cpu()[torch.randperm(len(self.data.y), generator=rng.generator(run.seed, "first_pass"))]
         info = Info(classes=self.data.classes, features=backbone.features, counts=self.data.counts,
                     n_labelled=len(self.data.labelled), n_unlabelled=len(self.data.unlabelled),
                     batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed, device=self.device, dtype=self.dtype,
                     run=run,
                     first_pass=one_pass[:max(1, len(one_pass) // run.batch) * run.batch],
-                    map_widths=backbone.map_widths)
+                    map_widths=backbone.map_widths, solid=self.data.solid)
         self.method = run.method_class()(run.method_options(), info)
         self.method.build()
         self.method.to(self.device)
@@ -314,7 +319,7 @@ class Trainer:
     def peek(self) -> looking.Peek:
         """The next step as `advance` would make it, uncompiled, up to its losses. It is made on a copy: nothing of this
         trainer moves."""
-        shared = (self.source, self.data.images, self.test_x, self.test_y)
+        shared = (self.source, self.test_y, *self.data.shared())
         twin = copy.deepcopy(self, {**{id(value): value for value in shared}, id(self.parts): {}, id(self.graphs): {}})
         twin.begin_step()
         now = Time(twin.now, twin.total, twin.dtype, twin.phase)
@@ -365,8 +370,7 @@ class Trainer:
         was_training, out = net.training, []
         net.eval()
         for i, rows in enumerate(members.split(EVALUATION_BATCH)):
-            x = self.data.images[rows.to(self.data.images.device)].to(self.device)
-            x = self.data.view(x, view, f"scan/{stream}/{view}/{i}", self.now)
+            x = self.data.shown(rows, view, f"scan/{stream}/{view}/{i}", self.now)
             said = net(self.data.normalise(x, self.dtype))
             out.append(View(said, said.f))                        # a set's maps before pooling would be large
         net.train(was_training)

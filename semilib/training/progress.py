@@ -41,7 +41,7 @@ class Progress:
     def __init__(self, of: int = 1):
         self.of, self.index = of, 0
         self.finished: list[str] = []
-        self.now = ""
+        self.now, self.shown = "", 0.0
         self.file = os.environ.get(FILE)
 
     def begin(self, run: Run, start: int) -> None:
@@ -68,6 +68,12 @@ class Progress:
         """A run that was finished before."""
         self.index += 1
         self.end(run, "done before", result)
+
+    def working(self, text: str) -> None:
+        """Work before a run's first step; a line of it is shown when one is due."""
+        if self.due(time.perf_counter()):
+            self.shown = time.perf_counter()
+            self._say(text)
 
     def note(self, text: str) -> None:
         """A sentence that stays in view."""

@@ -36,7 +36,7 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
         if _is_done(run, path):                       # by another process, since the last look
             return path
         try:
-            trainer = Trainer(run, source)
+            trainer = Trainer(run, source, progress.working)
         except BaseException:
             record.discard(path)
             raise
