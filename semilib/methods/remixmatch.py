@@ -130,8 +130,12 @@ class ReMixMatch(FixMatch):
         q = batch.notes.q
         return Pseudo(prob=q, label=q.argmax(-1), target=q, mask=torch.ones_like(q[:, 0]), branches={})
 
+    def ramp(self, t) -> Tensor:
+        """r, 0-dim."""
+        return (t.progress / self.cfg.ramp).clamp(max=1)
+
     def terms(self, v, batch, p, t):
-        ramp = (t.progress / self.cfg.ramp).clamp(max=1)
+        ramp = self.ramp(t)
         unlabelled = [ce(v[f"mixed_{name}"]["head"], batch.notes.mixed[name]) for name in MIXED[1:]]
         return {"x": Term(ce(v.mixed_l["head"], batch.notes.mixed["l"])),
                 "u": Term(torch.cat(unlabelled), scale=self.cfg.lambda_u * ramp),

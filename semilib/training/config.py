@@ -16,7 +16,7 @@ from semilib.data.splits import ORDERS
 from semilib.errors import BadInput, check_name
 from semilib.networks.backbones import VARIANTS, parse_network
 from semilib.networks.net import POLICIES
-from semilib.options import PAPER_STEPS, Duration, Options, check_fields, duration_in_steps, option, span
+from semilib.options import PAPER_STEPS, Duration, Options, check_fields, duration_in_steps, fields_in_key, option, span
 
 RECIPES = ("shared", "original")
 
@@ -94,7 +94,8 @@ class Run:
     seed: int = option(0, "seed of weights, order and views (not of the split: split_seed)", low=0)
 
     n1: int | None = option(40, "N1, labelled images of the first class; None = all that are labelled", low=1)
-    labelled_share: float | None = option(None, "share of each class that is labelled, instead of n1 and gamma_l", low=0, high=1)
+    labelled_share: float | None = option(None, "share of each class that is labelled, instead of n1 and gamma_l", low=0, high=1,
+                                          in_key="changed")
     m1: int | None = option(360, "M1, unlabelled images of the largest class; None = all the rest", low=0)
     gamma_l: float = option(20.0, "imbalance of the labelled set, first class over last", low=1)
     gamma_u: float = option(20.0, "imbalance of the unlabelled set, largest class over smallest", low=1)
@@ -102,7 +103,7 @@ class Run:
     labelled_in_unlabelled: bool = option(True, "the unlabelled pool holds the labelled images too (SeMi, ACR, DARP)")
     split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn", low=0)
     holdout: float = option(0.0, "share of each class's labelled images that is held out and evaluated on in place of the test set, to "
-                                 "choose options by; 0 = none", low=0, high=0.5)
+                                 "choose options by; 0 = none", low=0, high=0.5, in_key="changed")
     side: int = option(32, "side of the images in pixels (imagefolder, imagenet127)", low=32, high=512)
     flip: bool | None = option(None, "whether a mirrored image keeps its class; None = as the data set says")
     root: str = option("data", "folder that holds, or will hold, the data sets", in_key=False)
@@ -278,11 +279,7 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """Every field that can move a number, as plain values; for a folder of pictures also what identifies its content, so
         that neither another folder of the same name nor the place where it lies matters."""
-        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["in_key"]}
-        if self.labelled_share is None:                    # younger than the first records: they keep the keys that they have
-            del out["labelled_share"]
-        if not self.holdout:
-            del out["holdout"]
+        out = {**fields_in_key(self), "options": fields_in_key(self.method_options())}
         if self.dataset == "imagefolder":
             from semilib.data.sources import folder_id
             out["folder"] = folder_id(self.root)

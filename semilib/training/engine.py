@@ -188,6 +188,8 @@ class Trainer:
     def _make_optimiser(self, modules: list[nn.Module], **changes: Any) -> torch.optim.Optimizer:
         run = self.run
         decayed, exempt = decay_groups(modules, run.decay)
+        if "weight_decay" in changes:
+            self.average.spare(modules)
         weight_decay = changes.pop("weight_decay", 0.0 if run.ema_rule == "decaying" else run.weight_decay)
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
         groups = [g for g in groups if g["params"]]

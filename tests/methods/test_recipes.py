@@ -141,7 +141,7 @@ ROWS = {
                  "strong_views": 1},                                                                               # A 3
     "remixmatch": {**USB, "mu": 1, "policy": "frozen"},                                                            # B 5.7, 2.3
     "flexmatch": TORCHSSL, "freematch": TORCHSSL, "softmatch": TORCHSSL,
-    "darp": {**DARP, "bn_momentum": 0.1}, "saw": DARP,
+    "darp": {**DARP, "bn_momentum": 0.1}, "saw": {**DARP, "beta": 0.99},
     "cossl": {**DARP, "bn_momentum": 0.1, "steps": 501 * 500},                          # B 6.4: 401 epochs of phase 1, 100 of phase 2
     "abc": {**LOGGED, "bn_momentum": 0.001, "labelled_in_unlabelled": False, "policy": "separate"},                # B 6.3, 3.1
     "tras": {**LOGGED, "bn_momentum": 0.001, "labelled_in_unlabelled": False, "policy": "separate"},               # B 6.8, 3.1
@@ -175,7 +175,8 @@ ROWS["la"] = {k: v for k, v in DASO.items() if k not in ("strong_views", "strong
 MIXED = {**{k: v for k, v in DARP.items() if k != "strong_views"}, "policy": "interleave", "labelled_in_unlabelled": False,
          "labelled_view": "strong", "ramp": 1.0}
 ON_REMIXMATCH = {
-    "darp": MIXED, "cossl": {**MIXED, "steps": 501 * 500}, "saw": {**MIXED, "steps": 300 * 500},
+    "darp": MIXED, "cossl": {**MIXED, "steps": 501 * 500, "ramp": 500 / 501},
+    "saw": {**MIXED, "steps": 300 * 500, "labelled_in_unlabelled": True, "labelled_view": "weak", "align": False, "beta": 0.0},
     "abc": {k: v for k, v in MIXED.items() if k != "report"},
     "cdmad": {**{k: v for k, v in MIXED.items() if k not in ("report", "policy", "mu")}, "variant": "V2", "bn_momentum": 0.1,
               "steps": 300 * 500, "weight_decay": 0.04, "labelled_in_unlabelled": True, "lambda_u": 2.0, "lambda_r": 1.0},
@@ -217,6 +218,7 @@ def test_an_original_recipe_on_remixmatch_is_the_published_one(name):
     ("imagenet127", "cpg", {}, dict(absolute_floor=0)), ("svhn", "cpg", {}, dict(absolute_floor=12)),
     ("cifar100", "decon", {}, dict(tau=2.0)), ("cifar100", "seval", {}, dict(eval_steps=2500)),
     ("cifar100", "darp", {}, dict(refine_every=100, rounds=20)),
+    ("cifar100", "saw", {}, dict(beta=0.99)), ("stl10", "saw", {}, dict(beta=0.0)),
     ("cifar100", "simpro", {}, dict(lr=0.17, steps=43_000, mu=8)), ("cifar10", "cdmad", dict(gamma_l=150), dict(weight_decay=0.04))])
 def test_recipes_follow_the_data(dataset, method, given, want):
     assert not differing(Run.of(dataset, method, recipe="original", **given), want)
