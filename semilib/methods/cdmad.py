@@ -16,7 +16,6 @@ Differs: the release asks for b in training mode, a batch of one image: its own 
     (at momentum 0.1 it makes up 16% of them), and it is another function than the test's b. Here b is an evaluation-mode pass, as in
     (3), and moves nothing (blank_pass="train" as released, in preset="released"). The release adds 1e-8 inside its logarithms. Its
     ReMixMatch version has a plain CE of the weak labelled view besides, and forgets what it aligns with at each epoch: left out.
-    The ReMixMatch recipe's mu (1) and policy (separate) are assumed.
 Numbers: toy tensors of the tests, b [1.2, .3, -.5]: L_u .870372 (without debiasing .808986), L_x .896378.
 """
 from __future__ import annotations
@@ -46,7 +45,7 @@ class CDMAD(FixMatch):
         @classmethod
         def presets(cls, run) -> dict[str, dict]:
             if run.base == "remixmatch":
-                known = run.m1 is not None and run.gamma_l == run.gamma_u and run.order == "consistent"
+                known = bool(run.m1) and run.gamma_l == run.gamma_u and run.order == "consistent"
                 paper, more = dict(temperature=1.0, align=known), {}
             else:
                 paper, more = {}, {"thresholded": dict(targets="hard", threshold=0.95)}
@@ -75,7 +74,7 @@ class CDMAD(FixMatch):
         common = dict(variant="V2", optimiser="adam", rate="constant", ema_rule="decaying", bn_momentum=0.1, strong_pool="C",
                       crop="zero", policy="separate", eval_every=500)
         if run["base"] == "remixmatch":
-            return dict(common, steps=150_000, lr=0.002, weight_decay=0.02 if large else 0.08 if many else 0.04, options=dict(
+            return dict(common, policy="interleave", mu=2, steps=150_000, lr=0.002, weight_decay=0.02 if large else 0.08 if many else 0.04, options=dict(
                 preset="released", start=span(50_500, of=150_000), lambda_u=2.0, ramp=1.0, lambda_r=0.5 if large else 1.0,
                 labelled_view="strong"))
         return dict(common, mu=2, batch=32, lr=0.0015, weight_decay=0.01 if large else 0.08 if many else 0.04,

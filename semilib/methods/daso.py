@@ -15,8 +15,9 @@ Keeps: nothing; the queue needs one more pass, of the labelled images through th
 Differs: the queue's features come from the average in eval mode. The release leaves it in training mode, so that the running statistics it
     is tested with are nearly those of the imbalanced labelled batches; `released_statistics` does that (it lasts beyond a step only where
     the average's statistics are averaged too: ema_rule "warmup"). Before the first period is over v is 0; after a resume the release has
-    lost queue and m and divides 0 by 0. `dist_aware` off: v = `fixed_blend`. On ReMixMatch p is the aligned and sharpened one (aligning the
-    blend would pull it back to the labelled prior) and L_a has the one strong view that is not mixed. L is a number of features, not
+    lost queue and m and divides 0 by 0. `dist_aware` off: v = `fixed_blend`. On ReMixMatch p is the sharpened one, aligned before where the base aligns
+    (the release aligns on CIFAR-100 alone, and its ramp ends after 0.016 of the run: both in the original recipe). There L_a has the
+    one strong view that is not mixed; the release gives it one pass with the weak view, here they have two. L is a number of features, not
     of steps, and is not scaled. Its LA loss and ABC head are not offered here (`la`, `abc`), nor is its held-out validation set.
 Numbers: P [[.9, .1], [0, 1], [0, 0]], m [60, 30, 10], T_dist 1.5: v [1, .629961, .302853], L_u .203803, L_a 1.621220.
 """
@@ -57,10 +58,14 @@ class DASO(FixMatch):
 
     @classmethod
     def original(cls, run):
-        """mu 2, one strong view, a constant rate, decay of all parameters, statistics averaged, median of the last 20."""
-        options = dict(released_statistics=True, **({} if run.get("base") == "remixmatch" else {"strong_views": 1}))
-        return dict(variant="V2", mu=2, rate="constant", decay="all", ema_rule="warmup", bn_momentum=0.1, labelled_in_unlabelled=False,
-                    report="median_last", options=options)
+        """mu 2, one strong view, a constant rate, decay of all parameters, statistics averaged, median of the last 20.
+        On ReMixMatch mu 1, a short ramp, and an alignment on CIFAR-100 alone."""
+        own = dict(variant="V2", rate="constant", decay="all", ema_rule="warmup", bn_momentum=0.1,
+                   labelled_in_unlabelled=False, report="median_last")
+        if run["base"] == "remixmatch":
+            return dict(own, mu=1, policy="interleave", options=dict(
+                released_statistics=True, ramp=0.016, align=run["dataset"] == "cifar100"))
+        return dict(own, mu=2, options=dict(released_statistics=True, strong_views=1))
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)

@@ -11,7 +11,9 @@ Follows: USB and TorchSSL, which agree: T 0.5, a 0.75, lambda_u 1.5, lambda_1 0.
 Differs: under the shared recipe the mixed, the unmixed and the rotated images are one joint batch; the original recipe
     (policy="frozen") gives each part a pass of its own, of which the first moves the running statistics. USB's ramp ends after 1/64 of
     the run (ramp=1/64, in the original recipe): 4,096 steps there, nothing in a short run, whose unready pseudo-labels then all count. The
-    DARP family's labelled view is strong (labelled_view="strong"). The momentum 0.999 of m belongs to 250,000
+    DARP family's labelled view is strong (labelled_view="strong"). Policy "interleave" deals the rows of all parts evenly to as many
+    passes as there are parts. In the DARP family a mixed unlabelled part swaps only one share of its rows, for labelled ones; the
+    unmixed and the rotated view have passes of their own, and the weak view moves the running statistics. The momentum 0.999 of m belongs to 250,000
     steps and is scaled (`momentum_of`). Aligning to the LABELLED prior is wrong by construction where the two sets disagree.
 Numbers: `softCE` and the mixing of the tests' toy rows; alignment [[.977508, .017273, .005219], ...], sharpened .999659.
 

@@ -12,7 +12,7 @@ p(x | y) as if classes were balanced; the estimated prior of the unlabelled set 
 Follows: the release: tau 2 and t 0.95, on CIFAR-100 and ImageNet (folders) tau 1 and t 0.2; two strong views; an epoch is 500 of its 43,000
     steps, so that every run has the 86 epochs that the momentum 0.9 is meant for (ImageNet's 250,000 steps have 500 of them).
 Keeps: the strong view of the labelled images: L_x is a mean over two views, one more labelled batch a step than the others have. And the
-    published mu, 8 (ImageNet 2), inside rho, for the balance of the two means: with the shared mu = 1, L_x would weigh N / M, a tenth in
+    published mu, 8 (STL-10 16, ImageNet 2), inside rho, for the balance of the two means: with the shared mu = 1, L_x would weigh N / M, a tenth in
     the embedded cell. rho_mu=0 takes the run's mu, as the release computes it.
 Differs: under the shared recipe the pool holds the labelled images too, which then count in pi_u and twice in pi_a (the release's pool
     excludes them). Priors are buffers, so they survive a resume (the release loses them). The "+ 1" leaves pi_u just below a sum of 1,
@@ -45,18 +45,20 @@ class SimPro(FixMatch):
 
         @classmethod
         def presets(cls, run):
-            own = {"cifar100": dict(tau=1.0, threshold=0.2), "imagenet127": dict(tau=1.0, threshold=0.2, rho_mu=2)}
+            own = {"cifar100": dict(tau=1.0, threshold=0.2), "stl10": dict(rho_mu=16),
+                   "imagenet127": dict(tau=1.0, threshold=0.2, rho_mu=2)}
             return {"paper": own.get(run.dataset, {})}
 
     must_act = {**FixMatch.must_act, "prior": "no epoch ended with a confident pseudo-label: lower the threshold, or train longer"}
 
     @classmethod
     def original(cls, run):
-        """43,000 steps of 1,664 images at a high rate, the pool without the labelled images; a longer and smaller one for ImageNet."""
+        """43,000 steps at a high rate, the pool without the labelled images, mu 8, on STL-10 16; a longer and smaller
+        run for ImageNet."""
         own = dict(labelled_in_unlabelled=False, eval_every=500)
         if run["dataset"] == "imagenet127":
             return dict(**own, lr=0.01, steps=250_000, batch=32, mu=2, options=dict(epoch=span(500)))
-        return dict(**own, lr=0.17, steps=43_000, batch=64, mu=8)
+        return dict(**own, lr=0.17, steps=43_000, batch=64, mu=16 if run["dataset"] == "stl10" else 8)
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)

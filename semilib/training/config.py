@@ -113,8 +113,9 @@ class Run:
     batch: int = option(32, "B, labelled images a step", low=2)
     mu: int = option(1, "unlabelled images a step, over B", low=1, high=16)
     lr: float = option(0.1, "learning rate at step 0", low=0)
-    rate: str = option("cosine", "cosine: lr cos(7 pi t / 16 T); slow_cosine: lr cos(pi t / 16 T) (CReST); constant",
-                       choices=("cosine", "slow_cosine", "constant"))
+    rate: str = option("cosine", "cosine: lr cos(7 pi t / 16 T); slow_cosine: lr cos(pi t / 16 T) (CReST); constant; "
+                                 "stepped: a rise, then a tenth at 1/2 and again at 3/4 (SEVAL on ImageNet-127)",
+                       choices=("cosine", "slow_cosine", "constant", "stepped"))
     optimiser: str = option("sgd", "sgd (Nesterov, momentum 0.9) or adam", choices=("sgd", "adam"))
     weight_decay: float = option(5e-4, "L2 of the decayed parameters", low=0)
     decay: str = option("weights", "weights: not biases and norms; ndim: not tensors of one dimension; norms: all but norms; all",
