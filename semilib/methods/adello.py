@@ -14,7 +14,7 @@ Follows: the release's configurations, alike for all CIFAR cells: alpha_min 0.1,
 Keeps: the warm-up as that share of the run. The momentum is meant for 250,000 steps or more and is scaled in a shorter run
     (`momentum_of`): otherwise u would stay uniform there, and D_u nothing.
 Differs: slides and poster show a temperature for (4) that the code has and no configuration turns on: T = exp(KL(uniform || u)), taken
-    once at the end of the warm-up (imbalance_temperature). u counts the labelled images of the pool too, as every released configuration
+    once at the end of the warm-up from the u that this step moves (imbalance_temperature). u counts the labelled images of the pool too, as every released configuration
     does (exclude_labelled leaves them out). u is in every checkpoint; a resumed release begins it anew. Not here: the release's unused
     variants (the true prior in the place of u, alpha by the epoch, (4) on all rows). SeMi's modules act on p: their blend reaches the
     soft target, their entropy weight both unsupervised terms; u follows the raw predictions.
@@ -84,7 +84,8 @@ class ADELLO(FixMatch):
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
         if self.cfg.imbalance_temperature:
-            self.temperature.copy_(torch.where(t.step == self.warmup, imbalance(self.u), self.temperature))
+            now = imbalance(self.moved(v, batch))                                       # u after the move of this step
+            self.temperature.copy_(torch.where(t.step == self.warmup, now, self.temperature))
         soft = p.prob ** (1 / self.temperature)
         offset_x, offset_u = self.offsets(t)
         p.add(target_d=soft / soft.sum(-1, keepdim=True), offset_x=offset_x, offset_u=offset_u)
@@ -98,12 +99,16 @@ class ADELLO(FixMatch):
                 "d": Term(ce(z / self.temperature, self.per_view(p.target_d)), 1 - mask,
                           scale=self.cfg.lambda_d * t.since(self.warmup))}                                        # (4)
 
-    def end_step(self, v, batch, p, t):
-        super().end_step(v, batch, p, t)
+    def moved(self, v, batch) -> Tensor:
+        """u after this step, [C]."""
         prob = v.w["head"].softmax(-1)
         rows = ~batch.known_u.unsqueeze(-1) if self.cfg.exclude_labelled else torch.ones_like(prob[:, :1])
         now = (prob * rows).sum(0) / rows.sum().clamp(min=1)
-        self.u.copy_(torch.where(rows.sum() > 0, self.momentum * self.u + (1 - self.momentum) * now, self.u))
+        return torch.where(rows.sum() > 0, self.momentum * self.u + (1 - self.momentum) * now, self.u)
+
+    def end_step(self, v, batch, p, t):
+        super().end_step(v, batch, p, t)
+        self.u.copy_(self.moved(v, batch))
 
     def acted(self, v, batch, p, t, terms):
         out = super().acted(v, batch, p, t, terms)

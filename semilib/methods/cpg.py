@@ -24,7 +24,7 @@ Keeps: the floor of (6) is 12 votes in the release, 6 % of the 201 draws that an
     window given as a share is never shorter than a pass of the pool, or than an eighth of the run if a pass is longer: in a short run
     most images could not get a vote. "begin" is rounded to whole windows.
 Differs: a window in which nothing is selected leaves the labelled set alone (the release stops with an error). (8) is the mean; the
-    release's indexing adds one image of a class in each batch, so that r grows with the class (official_radius). Its features are those of
+    release's indexing adds one image of a class in each batch, so that r grows with the class (official_radius, batches in the release's order). Its features are those of
     one pass of weak views by the live network in eval mode; the release makes two, in training mode. Each pass of the grown set has a
     new order, the release repeats one. Of two strong views the first votes. A row has at most 64 copies (most_copies); if t_c is larger,
     each counts t_c / 64. The strong labelled view, which feeds only batch norms, is there under labelled_strong. Not built: the
@@ -198,7 +198,7 @@ class CPG(FixMatch):
     def enter(self, phase, ctx):
         super().enter(phase, ctx)
         ctx.data.set_members("labelled", ctx.data.labelled, self.smooth(ctx.data.y))
-        self.radius.copy_(self.radii(ctx.scan("labelled", "weak", ctx.net)[0].f, ctx.data.y, ctx.step))
+        self.radius.copy_(self.radii(ctx.scan("labelled", "weak", ctx.net)[0].f, ctx.data.y))
 
     def host_work(self, ctx):
         super().host_work(ctx)
@@ -216,14 +216,18 @@ class CPG(FixMatch):
         self.lean.copy_(log_share(refined(m, least), self.info.dtype))                                            # (4)
         f = ctx.scan("union", "weak", ctx.net)[0].f
         f = torch.cat([f[:len(data.labelled)], f[len(data.labelled):][place[chosen]]])
-        self.radius.copy_(self.radii(f, torch.cat([data.y, label]), ctx.step))
+        self.radius.copy_(self.radii(f, torch.cat([data.y, label])))
         for part in torch.arange(len(votes), device=votes.device).split(512):                                     # a new window
             self.votes.scatter(part, torch.zeros_like(votes[part]))
 
-    def radii(self, f: Tensor, label: Tensor, step: int) -> Tensor:
+    def radii(self, f: Tensor, label: Tensor) -> Tensor:
+        """r of (8), [C], of the labelled images and then the selected ones, by index. The released radius depends on
+        their order: labelled ones as they were shuffled once, selected ones by index."""
         if not self.cfg.official_radius:
             return radii(f, label, self.info.classes)
-        order = rng.permutation(self.info.seed, "cpg/radius", step, len(f), f.device)
+        order = torch.arange(len(f), device=f.device)
+        labelled = self.info.n_labelled
+        order[:labelled] = rng.permutation(self.info.seed, "cpg/radius", 0, labelled, f.device)
         return radii(f[order], label[order], self.info.classes, self.info.batch)
 
 

@@ -11,7 +11,7 @@ Follows: the paper and its first release (TorchSSL) in (1): mu and var are those
     var near 1 and all weights at 1), n_sigma 2, lambda_u 1. The first batch sets pbar.
 Keeps: nothing of its own recipe, which is balanced (TorchSSL: mu 7, one strong view, 2^20 steps).
 Differs: align="labelled" is TorchSSL's target, a moving average of the predictions on labelled images (from uniform);
-    statistics="aligned" is USB's (1), which takes c from pA. USB's per_class statistics do not run there and are left out.
+    It keeps USB's start of pbar and 1e-6 of (2), which TorchSSL has not. statistics="aligned" is USB's (1), which takes c from pA. USB's per_class statistics do not run there and are left out.
 Numbers: toy rows, momentum 0.9: mu .377338, var .90647; with mu .8 and var .04 without alignment weights [1, 1, 1, .00036], L_u .339381.
 """
 from __future__ import annotations
@@ -41,7 +41,8 @@ class SoftMatch(FixMatch):
 
     @classmethod
     def original(cls, run):
-        """TorchSSL, whose data are balanced."""
+        """TorchSSL, whose data are balanced. The alignment is USB's: pbar starts as the first batch's mean, where
+        TorchSSL starts it uniform, and 1e-6 is added in (2), where TorchSSL adds nothing."""
         own = super().original(run)
         return {**own, "eval_every": 5000, "variant": "USB", "strong_pool": "B", "decay": "ndim", "report": "best_on_test",
                 "options": {**own["options"], "align": "labelled"}}
