@@ -1,24 +1,27 @@
-"""ADELLO (Sanchez Aimar, Helgesen, Xu, Kuhlmann and Felsberg, ECCV 2024, arXiv 2306.04621): flexible distribution alignment. Offsets on
-FixMatch's logits let the RAW logits model a target prior that moves from the unlabelled one, estimated while training, to nearly uniform;
-rows below the threshold learn from soft targets.
+"""ADELLO (Sanchez Aimar, Helgesen, Xu, Kuhlmann and Felsberg, ECCV 2024, arXiv 2306.04621): flexible distribution
+alignment. Offsets on FixMatch's logits let the RAW logits model a target prior that moves from the unlabelled one,
+estimated while training, to nearly uniform; rows below the threshold learn from soft targets.
 
-pi = labelled prior; u: moving average of softmax(z_w) over all unlabelled rows, from 1 / C; it moves AFTER the losses; r = progress
+pi = labelled prior; u: moving average of softmax(z_w) over all unlabelled rows, from 1 / C; it moves AFTER the losses;
+r = progress
     (1) alpha = 1 - (1 - alpha_min) r^k,  target g = norm(u^alpha),  D_s = log pi - log g,  D_u = log u - log g   (1e-9 added to each)
     (2) L_x = mean CE(z_x + D_s, y)
     (3) p = softmax(z_w),  y = argmax p,  m = [max p >= threshold];  L_u = mean m CE(z_s + D_u, y)
     (4) L_d = mean (1 - m) CE((z_s + D_u) / T, norm(p^(1/T))), from the end of the warm-up on;  T = 1
     L = L_x + lambda_u L_u + lambda_d L_d;  test: raw logits
 
-Follows: the release's configurations, alike for all CIFAR cells: alpha_min 0.1, k 2, threshold 0.95, momentum of u 0.999, lambda_u =
-    lambda_d = 1, T 1. The warm-up of (4) is 50,000 of its 262,144 steps (none for STL-10: warmup=0).
-Keeps: the warm-up as that share of the run. The momentum is meant for 250,000 steps or more and is scaled in a shorter run
-    (`momentum_of`): otherwise u would stay uniform there, and D_u nothing.
-Differs: slides and poster show a temperature for (4) that the code has and no configuration turns on: T = exp(KL(uniform || u)), taken
-    once at the end of the warm-up from the u that this step moves (imbalance_temperature). u counts the labelled images of the pool too, as every released configuration
-    does (exclude_labelled leaves them out). u is in every checkpoint; a resumed release begins it anew. Not here: the release's unused
-    variants (the true prior in the place of u, alpha by the epoch, (4) on all rows). SeMi's modules act on p: their blend reaches the
-    soft target, their entropy weight both unsupervised terms; u follows the raw predictions.
-Numbers: toy tensors, u [.5, .3, .2], r = 1/2: D_u [.079118, -.035818, -.127048], L_x 1.116622, L_u .324867, L_d .405635; T 1.072766.
+Follows: the release's configurations, alike for all CIFAR cells: alpha_min 0.1, k 2, threshold 0.95, momentum of u
+    0.999, lambda_u = lambda_d = 1, T 1. The warm-up of (4) is 50,000 of its 262,144 steps (none for STL-10: warmup=0).
+Keeps: the warm-up as that share of the run. The momentum is meant for 250,000 steps or more and is scaled in a shorter
+    run (`momentum_of`): otherwise u would stay uniform there, and D_u nothing.
+Differs: slides and poster show a temperature for (4) that the code has and no configuration turns on: T =
+    exp(KL(uniform || u)), taken once at the end of the warm-up from the u that this step moves (imbalance_temperature).
+    u counts the labelled images of the pool too, as every released configuration does (exclude_labelled leaves them
+    out). u is in every checkpoint; a resumed release begins it anew. Not here: the release's unused variants (the true
+    prior in the place of u, alpha by the epoch, (4) on all rows). SeMi's modules act on p: their blend reaches the soft
+    target, their entropy weight both unsupervised terms; u follows the raw predictions.
+Numbers: toy tensors, u [.5, .3, .2], r = 1/2: D_u [.079118, -.035818, -.127048], L_x 1.116622, L_u .324867, L_d
+    .405635; T 1.072766.
 """
 from __future__ import annotations
 

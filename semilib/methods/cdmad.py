@@ -1,21 +1,24 @@
-"""CDMAD (Lee, Kim, CVPR 2024, arXiv 2403.10391): what the network says of an image without any pattern is its bias towards classes, so that
-is subtracted from the logits of pseudo-labels and of the test.
+"""CDMAD (Lee, Kim, CVPR 2024, arXiv 2403.10391): what the network says of an image without any pattern is its bias
+towards classes, so that is subtracted from the logits of pseudo-labels and of the test.
 
 b = z(blank): logits of one image of a single colour, without gradient
     (1) q = softmax(z_w - [step >= start] b);  target q (soft), every row counts
     (2) L = mean CE(z_x, y) + lambda_u mean over all strong rows of CE(z_s, q)
     (3) test: z(x) - b, both by the network that is tested
 
-Follows: the paper and its FixMatch-based release: soft targets without a threshold, two strong views, debiasing after epoch 100 of 500,
-    that is from step 50,500 of 250,000. The blank image is 1 everywhere AFTER normalisation, as released: mean + std of the data, a
-    light grey. `blank` sets another level (0 = the mean colour; white is about 2.1 on CIFAR-10).
-Keeps: soft targets and no threshold, which its debiasing was made for; preset="thresholded" is FixMatch's hard label at 0.95.
-    On ReMixMatch there is no sharpening, and alignment only where the unlabelled classes are known to be distributed as the labelled
-    ones: the published version of the pair, in the preset. `temperature` and `align` set it otherwise.
-Differs: the release asks for b in training mode, a batch of one image: its own statistics normalise it, it moves the running ones
-    (at momentum 0.1 it makes up 16% of them), and it is another function than the test's b. Here b is an evaluation-mode pass, as in
-    (3), and moves nothing (blank_pass="train" as released, in preset="released"). The release adds 1e-8 inside its logarithms. Its
-    ReMixMatch version has a plain CE of the weak labelled view besides, and forgets what it aligns with at each epoch: left out.
+Follows: the paper and its FixMatch-based release: soft targets without a threshold, two strong views, debiasing after
+    epoch 100 of 500, that is from step 50,500 of 250,000. The blank image is 1 everywhere AFTER normalisation, as
+    released: mean + std of the data, a light grey. `blank` sets another level (0 = the mean colour; white is about 2.1
+    on CIFAR-10).
+Keeps: soft targets and no threshold, which its debiasing was made for; preset="thresholded" is FixMatch's hard label at
+    0.95. On ReMixMatch there is no sharpening, and alignment only where the unlabelled classes are known to be
+    distributed as the labelled ones: the published version of the pair, in the preset. `temperature` and `align` set it
+    otherwise.
+Differs: the release asks for b in training mode, a batch of one image: its own statistics normalise it, it moves the
+    running ones (at momentum 0.1 it makes up 16% of them), and it is another function than the test's b. Here b is an
+    evaluation-mode pass, as in (3), and moves nothing (blank_pass="train" as released, in preset="released"). The
+    release adds 1e-8 inside its logarithms. Its ReMixMatch version has a plain CE of the weak labelled view besides,
+    and forgets what it aligns with at each epoch: left out.
 Numbers: toy tensors of the tests, b [1.2, .3, -.5]: L_u .870372 (without debiasing .808986), L_x .896378.
 """
 from __future__ import annotations
@@ -65,20 +68,23 @@ class CDMAD(FixMatch):
 
     @classmethod
     def original(cls, run):
-        """Adam at a constant rate, the decay in the average's update, stronger on CIFAR-100 and weak where there are many images."""
+        """Adam at a constant rate, the decay in the average's update, stronger on CIFAR-100 and weak where there are
+        many images. The pool holds the labelled images on FixMatch alone."""
         many, large = run["dataset"] == "cifar100", True
         if None not in (run["n1"], run["m1"]):
             classes = 100 if many else 10
             sizes = long_tailed_counts(run["n1"], classes, run["gamma_l"])
             large = sum(sizes + arrange(run["m1"], classes, run["gamma_u"], run.get("order", "consistent"))) >= 30_000
-        common = dict(variant="V2", optimiser="adam", rate="constant", ema_rule="decaying", bn_momentum=0.1, strong_pool="C",
-                      crop="zero", policy="separate", eval_every=500)
+        common = dict(variant="V2", mu=2, optimiser="adam", rate="constant", ema_rule="decaying", bn_momentum=0.1,
+                      strong_pool="C", crop="zero", eval_every=500)
         if run["base"] == "remixmatch":
-            return dict(common, policy="interleave", mu=2, steps=150_000, lr=0.002, weight_decay=0.02 if large else 0.08 if many else 0.04, options=dict(
-                preset="released", start=span(50_500, of=150_000), lambda_u=2.0, ramp=1.0, lambda_r=0.5 if large else 1.0,
-                labelled_view="strong"))
-        return dict(common, mu=2, batch=32, lr=0.0015, weight_decay=0.01 if large else 0.08 if many else 0.04,
-                    options=dict(preset="released"))
+            decay = 0.02 if large else 0.08 if many else 0.04
+            return dict(common, steps=150_000, policy="interleave", lr=0.002, weight_decay=decay,
+                        labelled_in_unlabelled=False, options=dict(
+                            preset="released", start=span(50_500, of=150_000), lambda_u=2.0, ramp=1.0,
+                            lambda_r=0.5 if large else 1.0, labelled_view="strong"))
+        return dict(common, batch=32, policy="separate", lr=0.0015, labelled_in_unlabelled=True,
+                    weight_decay=0.01 if large else 0.08 if many else 0.04, options=dict(preset="released"))
 
     def durations(self):
         return {**super().durations(), "start": self.start}

@@ -1,11 +1,13 @@
-"""CPG (Hou, Han, Jia, Liu, Hou, "Keep It on a Leash", NeurIPS 2025, arXiv 2510.03993): unlabelled images whose prediction stays the same
-over a window of training join the labelled set, whose class counts are known, so that the main head can be logit-adjusted on it.
+"""CPG (Hou, Han, Jia, Liu, Hou, "Keep It on a Leash", NeurIPS 2025, arXiv 2510.03993): unlabelled images whose
+prediction stays the same over a window of training join the labelled set, whose class counts are known, so that the
+main head can be logit-adjusted on it.
 
-f = main head, a = auxiliary head, h = feature; phi = class counts of the labelled set as it is, pi = phi / sum phi; N = those at the start;
-m = those of the selected images; s(y): 1 - s on y, s / (C - 1) elsewhere; s = 0.1.
-Phase "begin", phi = N, the auxiliary head takes every unlabelled image (no mask):
+f = main head, a = auxiliary head, h = feature; phi = class counts of the labelled set as it is, pi = phi / sum phi; N =
+those at the start; m = those of the selected images; s(y): 1 - s on y, s / (C - 1) elsewhere; s = 0.1. Phase "begin",
+phi = N, the auxiliary head takes every unlabelled image (no mask):
     (1) L = mean CE(f(x) + log pi, s(y)) + mean CE(a(x) + log pi, s(y)) + mean CE(a(u_s), s(y_a)),   y_a = argmax a(u_w)
-Phase "grow": the labelled batch comes from labelled and selected images, with rows q; its row i of class c = argmax q is copied t_c times:
+Phase "grow": the labelled batch comes from labelled and selected images, with rows q; its row i of class c = argmax q
+is copied t_c times:
     (2) copy: h + r_c eps * h / |h|,  eps ~ N(0, 1) for each copy and feature
     (3) L = mean CE(f(rows and copies) + log pi, q) + mean CE(a(x) + log pi, c) + mean CE(a(u_s), y_a)
     (4) A_u = log m~ / sum m~;  m~: entries of m up to min N become the smallest entry above it; all 1 if that leaves all alike
@@ -17,26 +19,29 @@ and at the end of each window, from its votes:
     (8) r_c = (1 / rho_c) / sum 1 / rho,  rho_c = mean of (cos(h, mu_c) + 1) / 2 over the class, mu_c its mean feature
 Prediction by the main head.
 
-Follows: the release: every value above; (7) copies classes towards equal mass although (3) adjusts for their counts as well; "begin" is
-    30 of 256 parts of the run, a window 5. Reproduced as it was run.
-Keeps: the floor of (6) is 12 votes in the release, 6 % of the 201 draws that an image had in a window there; on a larger pool or at another
-    mu none could reach it, so it is a share (absolute_floor=12). Labelled images in the pool get no vote: they would be counted twice. A
-    window given as a share is never shorter than a pass of the pool, or than an eighth of the run if a pass is longer: in a short run
-    most images could not get a vote. "begin" is rounded to whole windows.
-Differs: a window in which nothing is selected leaves the labelled set alone (the release stops with an error). (8) is the mean; the
-    release's indexing adds one image of a class in each batch, so that r grows with the class (official_radius, batches in the release's order). Its features are those of
-    one pass of weak views by the live network in eval mode; the release makes two, in training mode. Each pass of the grown set has a
-    new order, the release repeats one. Of two strong views the first votes. A row has at most 64 copies (most_copies); if t_c is larger,
-    each counts t_c / 64. The strong labelled view, which feeds only batch norms, is there under labelled_strong. Not built: the
-    rotation head, which is never used. The release's counts (400 / 4,600, int(n gamma^(-c/(C-1))) for the last class too) and "random"
-    unlabelled order are a protocol of their own; its numbers are not those of 500 / 4,000 or 1,500 / 3,000.
-Numbers: toy tensors of the tests: "begin" 1.434713 + 2.039093; first window 2.124484 + 1.915103; a later one 4.033434 + 2.201100;
-    phi [400, 239, 143, 86, 51, 56, 877, 339, 256, 108] gives t [2, 4, 7, 12, 21, 19, 1, 3, 4, 10].
+Follows: the release: every value above; (7) copies classes towards equal mass although (3) adjusts for their counts as
+    well; "begin" is 30 of 256 parts of the run, a window 5. Reproduced as it was run.
+Keeps: the floor of (6) is 12 votes in the release, 6 % of the 201 draws that an image had in a window there; on a
+    larger pool or at another mu none could reach it, so it is a share (absolute_floor=12). Labelled images in the pool
+    get no vote: they would be counted twice. A window given as a share is never shorter than a pass of the pool, or
+    than an eighth of the run if a pass is longer: in a short run most images could not get a vote. "begin" is rounded
+    to whole windows.
+Differs: a window in which nothing is selected leaves the labelled set alone (the release stops with an error). (8) is
+    the mean; the release's indexing adds one image of a class in each batch, so that r grows with the class
+    (official_radius, batches in the release's order). Its features are those of one pass of weak views by the live
+    network in eval mode; the release makes two, in training mode. Each pass of the grown set has a new order, the
+    release repeats one. Of two strong views the first votes. A row has at most 64 copies (most_copies); if t_c is
+    larger, each counts t_c / 64. The strong labelled view, which feeds only batch norms, is there under
+    labelled_strong. Not built: the rotation head, which is never used. The release's counts (400 / 4,600, int(n
+    gamma^(-c/(C-1))) for the last class too) and "random" unlabelled order are a protocol of their own; its numbers are
+    not those of 500 / 4,000 or 1,500 / 3,000.
+Numbers: toy tensors of the tests: "begin" 1.434713 + 2.039093; first window 2.124484 + 1.915103; a later one 4.033434 +
+    2.201100; phi [400, 239, 143, 86, 51, 56, 877, 339, 256, 108] gives t [2, 4, 7, 12, 21, 19, 1, 3, 4, 10].
 
-On the embedded pictures at 600 steps it reaches 69.0 +- 4.0 (three seeds, the first 72.9; FixMatch 56.8 +- 1.5, Supervised 51.4 +- 2.8),
-but not yet by its selection: smoothed and adjusted, the main head is seldom sure so early, and the last four windows select 3, 10, 14 and
-14 images, all rightly. With none it reaches 72.1, without copies 67.1; what else lifts it above Supervised (adjustment, smoothing,
-auxiliary head) was not taken apart.
+On the embedded pictures at 600 steps it reaches 69.0 +- 4.0 (three seeds, the first 72.9; FixMatch 56.8 +- 1.5,
+Supervised 51.4 +- 2.8), but not yet by its selection: smoothed and adjusted, the main head is seldom sure so early, and
+the last four windows select 3, 10, 14 and 14 images, all rightly. With none it reaches 72.1, without copies 67.1; what
+else lifts it above Supervised (adjustment, smoothing, auxiliary head) was not taken apart.
 """
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""DASO (Oh, Kim and Kweon, CVPR 2022, arXiv 2106.05682): blend the linear pseudo-label with a semantic one, from the similarity to
-class prototypes, the more the more often its class is predicted; and align strong views to the same balanced prototypes.
+"""DASO (Oh, Kim and Kweon, CVPR 2022, arXiv 2106.05682): blend the linear pseudo-label with a semantic one, from the
+similarity to class prototypes, the more the more often its class is predicted; and align strong views to the same
+balanced prototypes.
 
     (1) queue     features of the labelled images by the average enter their class's queue of L; P_k = mean of queue k (empty: 0)
     (2) semantic  q = softmax(cos(f_weak, P) / T_proto)
@@ -8,17 +9,20 @@ class prototypes, the more the more often its class is predicted; and align stro
     m: how often each class was predicted in the last complete period of 100 steps.  L = L_x + L_u + lambda L_a.  No (3), (4) while
     pretraining.
 
-Follows: the release's values: T_proto 0.05, L 256, lambda 1, pretraining 5,000 and period 100 of 250,000 steps. T_dist as its configuration
-    says: 1.5 on CIFAR-10 (here also on its stand-in, the embedded ten-class data) where both sets have one imbalance and one order, else
-    0.3. m counts every final pseudo-label, confident or not, from the first step on.
+Follows: the release's values: T_proto 0.05, L 256, lambda 1, pretraining 5,000 and period 100 of 250,000 steps. T_dist
+    as its configuration says: 1.5 on CIFAR-10 (here also on its stand-in, the embedded ten-class data) where both sets
+    have one imbalance and one order, else 0.3. m counts every final pseudo-label, confident or not, from the first step
+    on.
 Keeps: nothing; the queue needs one more pass, of the labelled images through the average.
-Differs: the queue's features come from the average in eval mode. The release leaves it in training mode, so that the running statistics it
-    is tested with are nearly those of the imbalanced labelled batches; `released_statistics` does that (it lasts beyond a step only where
-    the average's statistics are averaged too: ema_rule "warmup"). Before the first period is over v is 0; after a resume the release has
-    lost queue and m and divides 0 by 0. `dist_aware` off: v = `fixed_blend`. On ReMixMatch p is the sharpened one, aligned before where the base aligns
-    (the release aligns on CIFAR-100 alone, and its ramp ends after 0.016 of the run: both in the original recipe). There L_a has the
-    one strong view that is not mixed; the release gives it one pass with the weak view, here they have two. L is a number of features, not
-    of steps, and is not scaled. Its LA loss and ABC head are not offered here (`la`, `abc`), nor is its held-out validation set.
+Differs: the queue's features come from the average in eval mode. The release leaves it in training mode, so that the
+    running statistics it is tested with are nearly those of the imbalanced labelled batches; `released_statistics` does
+    that (it lasts beyond a step only where the average's statistics are averaged too: ema_rule "warmup"). Before the
+    first period is over v is 0; after a resume the release has lost queue and m and divides 0 by 0. `dist_aware` off: v
+    = `fixed_blend`. On ReMixMatch p is the sharpened one, aligned before where the base aligns (the release aligns on
+    CIFAR-100 alone, and its ramp ends after 0.016 of the run: both in the original recipe). There L_a has the one
+    strong view that is not mixed; the release gives it one pass with the weak view, here they have two. L is a number
+    of features, not of steps, and is not scaled. Its LA loss and ABC head are not offered here (`la`, `abc`), nor is
+    its held-out validation set.
 Numbers: P [[.9, .1], [0, 1], [0, 0]], m [60, 30, 10], T_dist 1.5: v [1, .629961, .302853], L_u .203803, L_a 1.621220.
 """
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""DebiasPL (Wang et al., CVPR 2022, arXiv 2201.01490): take the network's average prediction out of the pseudo-labels, and ask for a
-larger margin where that average is small.
+"""DebiasPL (Wang et al., CVPR 2022, arXiv 2201.01490): take the network's average prediction out of the pseudo-labels,
+and ask for a larger margin where that average is small.
 
 q: moving average of the raw prediction softmax(z_w) over all rows, from 1 / C; it moves between (1) and (2)
     (1) p = softmax(z_w - tau log q)  (the old q),  y = argmax p,  m = [max p >= threshold]
@@ -7,20 +7,23 @@ q: moving average of the raw prediction softmax(z_w) over all rows, from 1 / C; 
     (3) L_cld = mean CE(softmax(z_s) G^T / 0.07, k),  k: the class to which a weak row is assigned, G_k: mean prediction of its rows
     L = L_x + lambda_u L_u + lambda_cld L_cld;  test: plain logits
 
-Follows: the paper's equations and the release's momentum 0.999 (meant for at least 250,000 steps, so scaled by `momentum_of` in a
-    shorter run, where q would otherwise stay uniform). Only ImageNet code was released (tau 0.4, threshold 0.8, lambda_u 10,
-    lambda_cld 0.3, mu 5): for long-tailed CIFAR the values are OURS: tau 0.4, which the release's scripts and USB share; threshold
-    0.95 and lambda_u 1 (FixMatch's, as of every method here that stands on it: ImageNet's weight of 10 goes with batches of 1% labelled
-    images); no CLD, so that what is measured is (1) and (2).
+Follows: the paper's equations and the release's momentum 0.999 (meant for at least 250,000 steps, so scaled by
+    `momentum_of` in a shorter run, where q would otherwise stay uniform). Only ImageNet code was released (tau 0.4,
+    threshold 0.8, lambda_u 10, lambda_cld 0.3, mu 5): for long-tailed CIFAR the values are OURS: tau 0.4, which the
+    release's scripts and USB share; threshold 0.95 and lambda_u 1 (FixMatch's, as of every method here that stands on
+    it: ImageNet's weight of 10 goes with batches of 1% labelled images); no CLD, so that what is measured is (1) and
+    (2).
 Keeps: nothing.
-Differs: USB's averages p over classes too, so its q stays 1 / C: a no-op, not followed. (3) as released assigns by the LEAST probability
-    (cld_assign="argmin"; argmax, the default here, was probably meant). A class without a weak row takes no part in it; the release
-    keeps a centroid of zeros for it (cld_empty="zero"), which at 100 classes raised a loss of 4.17 to 4.78. lambda_cld 0 turns it off. The release's `multiviews` (two weak
-    views) and `masked-qhat` (of a wrong shape) are left out. On ReMixMatch the margin of (2) stands on each student of the
-    unlabelled images, mixed and unmixed, and (1) takes the place of the base's alignment, which corrects for the same average: with
-    both (align=True) trial runs of two seeds end at a balanced accuracy of .40 and .41, with (1) alone at .45 and .44, with the
-    alignment alone at .42 and .41; under USB's ramp both together did not learn at all.
-Numbers: q [.6, .3, .1]: y [0, 1, 2, 2] on the tests' toy rows, then momentum 0.9: q [.575999, .300428, .123573], L_u .362736.
+Differs: USB's averages p over classes too, so its q stays 1 / C: a no-op, not followed. (3) as released assigns by the
+    LEAST probability (cld_assign="argmin"; argmax, the default here, was probably meant). A class without a weak row
+    takes no part in it; the release keeps a centroid of zeros for it (cld_empty="zero"), which at 100 classes raised a
+    loss of 4.17 to 4.78. lambda_cld 0 turns it off. The release's `multiviews` (two weak views) and `masked-qhat` (of a
+    wrong shape) are left out. On ReMixMatch the margin of (2) stands on each student of the unlabelled images, mixed
+    and unmixed, and (1) takes the place of the base's alignment, which corrects for the same average: with both
+    (align=True) trial runs of two seeds end at a balanced accuracy of .40 and .41, with (1) alone at .45 and .44, with
+    the alignment alone at .42 and .41; under USB's ramp both together did not learn at all.
+Numbers: q [.6, .3, .1]: y [0, 1, 2, 2] on the tests' toy rows, then momentum 0.9: q [.575999, .300428, .123573], L_u
+    .362736.
 """
 from __future__ import annotations
 

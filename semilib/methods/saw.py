@@ -64,8 +64,10 @@ class SAW(FixMatch):
                    strong_pool="C", crop="zero", policy="weak_first", options={})
         if run["base"] == "remixmatch":
             own.update(steps=150_000, eval_every=500, policy="interleave", options=dict(align=False, ramp=1.0))
-        elif run["dataset"] != "stl10":
-            own["options"] = dict(beta=0.99)
+        elif run["dataset"] == "stl10":
+            own.update(labelled_in_unlabelled=True)
+        else:
+            own.update(options=dict(beta=0.99))
         return own
 
     def build(self):

@@ -1,5 +1,5 @@
-"""SEVAL (Li, Zheng, Chen and Jbabdi, 2024, arXiv 2407.05370): learn an offset and a threshold for each class on held-out labels, then
-train anew on all of them and make pseudo-labels with what was learnt.
+"""SEVAL (Li, Zheng, Chen and Jbabdi, 2024, arXiv 2407.05370): learn an offset and a threshold for each class on
+held-out labels, then train anew on all of them and make pseudo-labels with what was learnt.
 
     (1) pseudo-label  p = softmax(z_weak - log pi),  y = argmax p,  m = [max p >= t_y]
     estimate: half of each labelled class is held out. After each period, on its logits V by the average:
@@ -10,22 +10,23 @@ train anew on all of them and make pseudo-labels with what was learnt.
                       rare.  t <- d_t t + (1 - d_t) t*;  pi of a rare class <- min pi
     train: a fresh network, all labels, pi and t from their start; after period e they become what they were after period e of the estimate.
 
-Follows: the release's values of its estimation: target accuracy, groups and momenta by data set (CIFAR-100: 0.9 for each of 100 periods, as
-    0.98 of 500; ImageNet-127: 0.99, as 0.998). Groups are of classes next to each other. pi = 1, t = 0.95 at the start.
-Keeps: both of its phases, so each has half of the run's steps, and a rate schedule of its own; the network that is tested has seen half as
-    many images as other methods'.
-Differs: (2) is solved to the optimum and (3) by an exact scan, where the release runs Nelder-Mead, which stalls in (3) on the steps of its
-    objective and in (2) at its budget; of all multiples of pi* the one nearest to 1. A period is 2,500 of
-    250,000 steps (50 a phase; the release has 500 on CIFAR-10, 100 on CIFAR-100), and d_pi, d_t, meant for 500 periods, are scaled to the
-    number that there is. As released, a class without a held-out image goes to pi = 3 unless it is rare. The offsets' factor alpha, pinned
-    to 1 by its bounds, is left out; so are the variant with a balanced validation set, and the warm-up, which does not run.
-    On ImageNet-127 the release holds out 10 images of each class, here half as everywhere.
-    Under the shared recipe the pool holds the held-out images too, without their labels.
+Follows: the release's values of its estimation: target accuracy, groups and momenta by data set (CIFAR-100: 0.9 for
+    each of 100 periods, as 0.98 of 500; ImageNet-127: 0.99, as 0.998). Groups are of classes next to each other. pi =
+    1, t = 0.95 at the start.
+Keeps: both of its phases, so each has half of the run's steps, and a rate schedule of its own; the network that is
+    tested has seen half as many images as other methods'.
+Differs: (2) is solved to the optimum and (3) by an exact scan, where the release runs Nelder-Mead, which stalls in (3)
+    on the steps of its objective and in (2) at its budget; of all multiples of pi* the one nearest to 1. A period is
+    2,500 of 250,000 steps (50 a phase; the release has 500 on CIFAR-10, 100 on CIFAR-100), and d_pi, d_t, meant for 500
+    periods, are scaled to the number that there is. As released, a class without a held-out image goes to pi = 3 unless
+    it is rare. The offsets' factor alpha, pinned to 1 by its bounds, is left out; so are the variant with a balanced
+    validation set, and the warm-up, which does not run. On ImageNet-127 the release holds out 10 images of each class,
+    here half as everywhere. Under the shared recipe the pool holds the held-out images too, without their labels.
 Numbers: pi [2, 1, .5], t [.97, .45, .9] on the toy tensors: mask [0, 1, 1, 1], L_u .551293.
 
-On the embedded pictures at 600 steps it stays below Supervised (24.9 +- 1.3 against 51.4 +- 2.8, three seeds): the network that is tested
-began at step 300 and ends at 33 to 40 %, where Supervised had 39 to 44 % after as many steps; and half of 131 labelled images, as few as
-one of a class, is little to calibrate ten classes with.
+On the embedded pictures at 600 steps it stays below Supervised (24.9 +- 1.3 against 51.4 +- 2.8, three seeds): the
+network that is tested began at step 300 and ends at 33 to 40 %, where Supervised had 39 to 44 % after as many steps;
+and half of 131 labelled images, as few as one of a class, is little to calibrate ten classes with.
 """
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""SEVAL's two searches on held-out images, on the host in float64: class offsets by Newton's method, thresholds by an exact scan.
+"""SEVAL's two searches on held-out images, on the host in float64: class offsets by Newton's method, thresholds by an
+exact scan.
 
-n held-out images, C classes, G groups of consecutive classes. Both are deterministic, and neither reads more than it is given.
+n held-out images, C classes, G groups of consecutive classes. Both are deterministic, and neither reads more than it is
+given.
 """
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""SimPro (Du, Han and Huang, ICML 2024, arXiv 2402.13505): expectation-maximisation with explicit class priors. The network models
-p(x | y) as if classes were balanced; the estimated prior of the unlabelled set makes the pseudo-labels, that of all data the losses.
+"""SimPro (Du, Han and Huang, ICML 2024, arXiv 2402.13505): expectation-maximisation with explicit class priors. The
+network models p(x | y) as if classes were balanced; the estimated prior of the unlabelled set makes the pseudo-labels,
+that of all data the losses.
 
     A(pi) = log(pi^tau + 1e-12)
     (1) E-step   q = softmax(z_weak + A(pi_u)),  m = [max q >= t]
@@ -9,17 +10,19 @@ p(x | y) as if classes were balanced; the estimated prior of the unlabelled set 
     pi_u starts uniform, pi_a as the labelled prior; rho = unlabelled batches a pass / labelled batches a pass, about M / (mu N). Test: raw
     logits.
 
-Follows: the release: tau 2 and t 0.95, on CIFAR-100 and ImageNet (folders) tau 1 and t 0.2; two strong views; an epoch is 500 of its 43,000
-    steps, so that every run has the 86 epochs that the momentum 0.9 is meant for (ImageNet's 250,000 steps have 500 of them).
-Keeps: the strong view of the labelled images: L_x is a mean over two views, one more labelled batch a step than the others have. And the
-    published mu, 8 (STL-10 16, ImageNet 2), inside rho, for the balance of the two means: with the shared mu = 1, L_x would weigh N / M, a tenth in
-    the embedded cell. rho_mu=0 takes the run's mu, as the release computes it.
-Differs: under the shared recipe the pool holds the labelled images too, which then count in pi_u and twice in pi_a (the release's pool
-    excludes them). Priors are buffers, so they survive a resume (the release loses them). The "+ 1" leaves pi_u just below a sum of 1,
-    as released; the softmax cancels it. SeMi's modules act on q: soft targets are put back to a sum of 1 after their blend, and the priors
-    are estimated from what comes out. In a short run pi_u ends on the classes that were confident first: ten epochs are then too few
-    steps for a network to learn the others. So on the embedded pictures at 600 steps it stays below Supervised (36.9 +- 2.6 against
-    51.4 +- 2.8, three seeds).
+Follows: the release: tau 2 and t 0.95, on CIFAR-100 and ImageNet (folders) tau 1 and t 0.2; two strong views; an epoch
+    is 500 of its 43,000 steps, so that every run has the 86 epochs that the momentum 0.9 is meant for (ImageNet's
+    250,000 steps have 500 of them).
+Keeps: the strong view of the labelled images: L_x is a mean over two views, one more labelled batch a step than the
+    others have. And the published mu, 8 (STL-10 16, ImageNet 2), inside rho, for the balance of the two means: with the
+    shared mu = 1, L_x would weigh N / M, a tenth in the embedded cell. rho_mu=0 takes the run's mu, as the release
+    computes it.
+Differs: under the shared recipe the pool holds the labelled images too, which then count in pi_u and twice in pi_a (the
+    release's pool excludes them). Priors are buffers, so they survive a resume (the release loses them). The "+ 1"
+    leaves pi_u just below a sum of 1, as released; the softmax cancels it. SeMi's modules act on q: soft targets are
+    put back to a sum of 1 after their blend, and the priors are estimated from what comes out. In a short run pi_u ends
+    on the classes that were confident first: ten epochs are then too few steps for a network to learn the others. So on
+    the embedded pictures at 600 steps it stays below Supervised (36.9 +- 2.6 against 51.4 +- 2.8, three seeds).
 Numbers: toy tensors, rho 2, tau 2: mask [1, 0, 1, 0], L_x .959919, L_u .848929; pi_u' [.332377, .300859, .333431].
 """
 from __future__ import annotations

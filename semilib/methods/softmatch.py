@@ -1,18 +1,20 @@
-"""SoftMatch (Chen et al., ICLR 2023, arXiv 2301.10921): no threshold: a pseudo-label's weight is a truncated Gaussian of its
-confidence, whose centre and width follow the network.
+"""SoftMatch (Chen et al., ICLR 2023, arXiv 2301.10921): no threshold: a pseudo-label's weight is a truncated Gaussian
+of its confidence, whose centre and width follow the network.
 
     (1) c = max p;  mu, var: moving averages of the batch's mean and unbiased variance of c, from 1 / C and 1, moved before use
     (2) pA = norm(p (target + 1e-6) / (pbar + 1e-6)),  target uniform,  pbar: moving average of the batch's mean p
     (3) w = exp(-min(max pA - mu, 0)^2 n_sigma^2 / (2 var)),  y = argmax z_weak, before the alignment
     L = L_x + lambda_u mean w CE(z_s, y)
 
-Follows: the paper and its first release (TorchSSL) in (1): mu and var are those of p before the alignment; USB for the uniform target of
-    (2): momentum 0.999 (meant for at least 250,000 steps, so scaled by `momentum_of` in a shorter run, which would otherwise keep
-    var near 1 and all weights at 1), n_sigma 2, lambda_u 1. The first batch sets pbar.
+Follows: the paper and its first release (TorchSSL) in (1): mu and var are those of p before the alignment; USB for the
+    uniform target of (2): momentum 0.999 (meant for at least 250,000 steps, so scaled by `momentum_of` in a shorter
+    run, which would otherwise keep var near 1 and all weights at 1), n_sigma 2, lambda_u 1. The first batch sets pbar.
 Keeps: nothing of its own recipe, which is balanced (TorchSSL: mu 7, one strong view, 2^20 steps).
 Differs: align="labelled" is TorchSSL's target, a moving average of the predictions on labelled images (from uniform);
-    It keeps USB's start of pbar and 1e-6 of (2), which TorchSSL has not. statistics="aligned" is USB's (1), which takes c from pA. USB's per_class statistics do not run there and are left out.
-Numbers: toy rows, momentum 0.9: mu .377338, var .90647; with mu .8 and var .04 without alignment weights [1, 1, 1, .00036], L_u .339381.
+    It keeps USB's start of pbar and 1e-6 of (2), which TorchSSL has not. statistics="aligned" is USB's (1), which takes
+    c from pA. USB's per_class statistics do not run there and are left out.
+Numbers: toy rows, momentum 0.9: mu .377338, var .90647; with mu .8 and var .04 without alignment weights [1, 1, 1,
+    .00036], L_u .339381.
 """
 from __future__ import annotations
 

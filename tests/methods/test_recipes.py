@@ -181,7 +181,7 @@ ON_REMIXMATCH = {
     "daso": {**{k: v for k, v in DASO.items() if k != "strong_views"}, "mu": 1, "policy": "interleave", "ramp": 0.016, "align": False,
              "labelled_view": "weak", "lambda_u": 1.5, "lambda_1": 0.5, "lambda_r": 0.5, "t_dist": 1.5, "released_statistics": True},
     "cdmad": {**{k: v for k, v in MIXED.items() if k != "report"}, "mu": 2, "variant": "V2", "bn_momentum": 0.1,
-              "steps": 300 * 500, "weight_decay": 0.04, "labelled_in_unlabelled": True, "lambda_u": 2.0, "lambda_r": 1.0},
+              "steps": 300 * 500, "weight_decay": 0.04, "lambda_u": 2.0, "lambda_r": 1.0},
 }
 
 WITH_RECIPE = [name for name in METHODS if not kit.recipe_refusal(name)]
@@ -228,6 +228,21 @@ def test_an_original_recipe_on_remixmatch_is_the_published_one(name):
     ("stl10", "cdmad", dict(base="remixmatch"), dict(weight_decay=0.02, lambda_r=0.5, align=False)),
     ("cifar100", "seval", {}, dict(target=0.65, threshold_groups=10, pi_groups=0, d_pi=0.98, d_t=0.98, mu=2)),
     ("stl10", "seval", {}, dict(target=0.6, threshold_groups=0, pi_groups=0, d_pi=0.995, d_t=0.999, eval_steps=500)),
+    *[("cifar100", name, {}, dict(network="wrn-28-8", weight_decay=1e-3, lr=0.03, mu=7, steps=2**20))
+      for name in ("fixmatch", "flexmatch", "freematch", "softmatch")],
+    *[("svhn", name, {}, dict(network="wrn-28-2", weight_decay=5e-4)) for name in ("flexmatch", "freematch", "softmatch")],
+    *[("stl10", name, {}, dict(labelled_in_unlabelled=True))
+      for name in ("flexmatch", "freematch", "softmatch", "remixmatch", "cpe", "bacon", "cdmad", "saw", "darp", "adello")],
+    *[("stl10", name, {}, dict(labelled_in_unlabelled=False))
+      for name in ("acr", "daso", "simpro", "seval", "ccl", "metaexpert", "decon")],
+    *[("cifar100", name, {}, dict(labelled_in_unlabelled=True)) for name in ("abc", "tras")],
+    *[("svhn", name, {}, dict(labelled_in_unlabelled=False)) for name in ("abc", "tras")],
+    *[("stl10", name, dict(base="remixmatch"), dict(labelled_in_unlabelled=False)) for name in ("cdmad", "darp", "daso")],
+    ("cifar100", "abc", dict(base="remixmatch"), dict(labelled_in_unlabelled=False)),
+    ("stl10", "darp", {}, dict(refine_every=100, rounds=20, estimate=True)),
+    *[("imagenet127", name, {}, dict(steps=500_000, eval_steps=2500, batch=256, lr=0.1, weight_decay=1e-4, network="resnet50"))
+      for name in ("supervised", "remixmatch")],
+    ("imagenet127", "crest", dict(base="remixmatch"), dict(steps=750_000, eval_steps=2500, generations=3, keep_alpha=0.7, batch=256)),
     ("imagenet127", "seval", {}, dict(target=0.65, threshold_groups=10, pi_groups=0, d_pi=0.998, d_t=0.998, eval_steps=1000,
                                       steps=200_000, mu=1, optimiser="adam", lr=0.002, weight_decay=0.0, rate="stepped",
                                       period=0.005, batch=64, labelled_in_unlabelled=False)),
