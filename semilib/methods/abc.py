@@ -5,7 +5,8 @@ z = the base's head, z^b = the balanced head (it trains the backbone too), N = l
 the run.
     (1) L_b = mean b CE(z^b_x, y),  b ~ Bernoulli(N_min / N_y)
     (2) q = softmax(z^b_weak),  y^b = argmax q,  m^b = [max q >= tau]
-    (3) b_u ~ Bernoulli(1 - e (1 - N_min / N_{y^b})): all images at first, balanced at the end; one draw for all views of an image
+    (3) b_u ~ Bernoulli(1 - e (1 - N_min / N_{y^b})): all images at first, balanced at the end; one draw for all views
+        of an image
     (4) L_u^b = sum over the strong views of mean m^b b_u CE(z^b_strong, q)
     L = the base's loss + L_b + L_u^b; the balanced head predicts. Left-out rows count in the means.
 
@@ -45,8 +46,8 @@ class ABC(FixMatch):
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
-        self.must_act = {**self.must_act,
-                           "u_b": "no pseudo-label of the balanced head reached the threshold: lower it, or train longer"}
+        self.must_act = {**self.must_act, "u_b": "no pseudo-label of the balanced head reached the threshold: lower "
+                                                 "it, or train longer"}
 
     @classmethod
     def original(cls, run):
@@ -67,7 +68,7 @@ class ABC(FixMatch):
         self.register_buffer("rates", (counts.min() / counts).to(self.info.dtype))
 
     def unlabelled_rates(self, t) -> Tensor:
-        return 1 - t.progress * (1 - self.rates)                                                                  # (3)
+        return 1 - t.progress * (1 - self.rates)                                                               # (3)
 
     def toss(self, name: str, rate: Tensor, t) -> Tensor:
         """1 with probability `rate`, else 0, for each row."""
@@ -76,11 +77,11 @@ class ABC(FixMatch):
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
-        q = v.w["balanced"].softmax(-1)                                                                           # (2)
+        q = v.w["balanced"].softmax(-1)                                                                        # (2)
         confidence, label_b = q.max(-1)
         p.add(label_b=label_b, target_b=q if self.cfg.soft_target else label_b,
               mask_b=(confidence >= self.cfg.threshold).to(q.dtype),
-              keep_x=self.toss("labelled", self.rates[batch.y], t),                                               # (1)
+              keep_x=self.toss("labelled", self.rates[batch.y], t),                                            # (1)
               keep_u=self.toss("unlabelled", self.unlabelled_rates(t)[label_b], t))
         p.branches = {**p.branches, "u_b": q}
         return p
@@ -90,7 +91,7 @@ class ABC(FixMatch):
         return {**super().terms(v, batch, p, t),
                 "x_b": Term(ce(v.l["balanced"], batch.y), p.keep_x, scale=self.cfg.lambda_b),
                 "u_b": Term(ce(v.s["balanced"], self.per_view(p.target_b)), self.per_view(p.mask_b * p.keep_u),
-                            scale=views * self.cfg.lambda_b)}                                                      # (4)
+                            scale=views * self.cfg.lambda_b)}                                                  # (4)
 
     def acted(self, v, batch, p, t, terms):
         return {**super().acted(v, batch, p, t, terms), "u_b": torch.sum(p.mask_b * p.keep_u) > 0}

@@ -4,7 +4,8 @@ estimated while training, to nearly uniform; rows below the threshold learn from
 
 pi = labelled prior; u: moving average of softmax(z_w) over all unlabelled rows, from 1 / C; it moves AFTER the losses;
 r = progress
-    (1) alpha = 1 - (1 - alpha_min) r^k,  target g = norm(u^alpha),  D_s = log pi - log g,  D_u = log u - log g   (1e-9 added to each)
+    (1) alpha = 1 - (1 - alpha_min) r^k,  target g = norm(u^alpha),
+        D_s = log pi - log g,  D_u = log u - log g   (1e-9 added to each)
     (2) L_x = mean CE(z_x + D_s, y)
     (3) p = softmax(z_w),  y = argmax p,  m = [max p >= threshold];  L_u = mean m CE(z_s + D_u, y)
     (4) L_d = mean (1 - m) CE((z_s + D_u) / T, norm(p^(1/T))), from the end of the warm-up on;  T = 1
@@ -56,14 +57,15 @@ class ADELLO(FixMatch):
         self.warmup = duration_in_steps(cfg.warmup, info.steps)
         self.momentum = momentum_of(cfg.momentum, info.steps)
         if cfg.alpha_min < 1:
-            self.must_act = {**self.must_act, "shift": "u stayed uniform, or alpha 1: train longer, or lower momentum or alpha_min"}
+            self.must_act = {**self.must_act, "shift": "u stayed uniform, or alpha 1: train longer, or lower momentum "
+                                                       "or alpha_min"}
         if cfg.lambda_d > 0:
             self.must_act = {**self.must_act, "d": "every pseudo-label counted after the warm-up: raise the threshold"}
 
     @classmethod
     def original(cls, run):
-        """The release's, built on USB: mu 2, one strong view, a constant rate; its pool holds the labelled images, and on STL-10 the soft
-        term acts from the start."""
+        """The release's, built on USB: mu 2, one strong view, a constant rate; its pool holds the labelled images, and
+        on STL-10 the soft term acts from the start."""
         stl = run["dataset"] == "stl10"
         return dict(mu=2, steps=2**18, eval_every=1024, rate="constant", variant="USB", strong_pool="B", decay="ndim",
                     labelled_in_unlabelled=True, options=dict(strong_views=1, **(dict(warmup=0) if stl else {})))
@@ -82,7 +84,7 @@ class ADELLO(FixMatch):
         """D_s and D_u of (1), [C] each."""
         alpha = 1 - (1 - self.cfg.alpha_min) * t.progress**self.cfg.alpha_power
         target = self.u**alpha / (self.u**alpha).sum()
-        return ((self.prior + EPS) / (target + EPS)).log(), ((self.u + EPS) / (target + EPS)).log()               # (1)
+        return ((self.prior + EPS) / (target + EPS)).log(), ((self.u + EPS) / (target + EPS)).log()            # (1)
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
@@ -97,10 +99,10 @@ class ADELLO(FixMatch):
 
     def terms(self, v, batch, p, t):
         z, mask = v.s["head"] + p.offset_u, self.per_view(p.mask)
-        return {"x": Term(ce(v.l["head"] + p.offset_x, batch.y)),                                                 # (2)
-                "u": Term(ce(z, self.per_view(p.target)), mask, scale=self.cfg.lambda_u),                         # (3)
+        return {"x": Term(ce(v.l["head"] + p.offset_x, batch.y)),                                              # (2)
+                "u": Term(ce(z, self.per_view(p.target)), mask, scale=self.cfg.lambda_u),                      # (3)
                 "d": Term(ce(z / self.temperature, self.per_view(p.target_d)), 1 - mask,
-                          scale=self.cfg.lambda_d * t.since(self.warmup))}                                        # (4)
+                          scale=self.cfg.lambda_d * t.since(self.warmup))}                                     # (4)
 
     def moved(self, v, batch) -> Tensor:
         """u after this step, [C]."""

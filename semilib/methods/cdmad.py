@@ -39,11 +39,12 @@ class CDMAD(FixMatch):
     class Config(FixMatch.Config):
         preset: str = option("paper", "values to start from: paper, released, and on FixMatch thresholded")
         threshold: float = option(0.0, "a pseudo-label counts from this confidence on; 0 = all do", low=0, high=1)
-        targets: str = option("soft", "what the strong views are trained on: soft, the rows q; hard, their label", choices=("soft", "hard"))
+        targets: str = option("soft", "what the strong views are trained on: soft, the rows q; hard, their label",
+                              choices=("soft", "hard"))
         start: Duration = option(span(50_500), "steps before pseudo-labels are debiased", low=0)
         blank: float = option(1.0, "level of the blank image after normalisation; 0 = the mean colour", low=-4, high=4)
-        blank_pass: str = option("eval", "the live network's mode when it is shown the blank image; train, as released, moves its "
-                                         "running statistics", choices=("eval", "train"))
+        blank_pass: str = option("eval", "the live network's mode when it is shown the blank image; train, as "
+                                         "released, moves its running statistics", choices=("eval", "train"))
 
         @classmethod
         def presets(cls, run) -> dict[str, dict]:
@@ -62,9 +63,11 @@ class CDMAD(FixMatch):
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.start = duration_in_steps(cfg.start, info.steps)
-        self.must_act = {**self.must_act, "debias": "the blank image's logits never differed after `start`: begin earlier"}
+        self.must_act = {**self.must_act, "debias": "the blank image's logits never differed after `start`: begin "
+                                                    "earlier"}
         if info.run.base == "remixmatch" and (cfg.targets == "hard" or cfg.threshold > 0):
-            raise BadInput("targets", cfg.targets, "soft, with threshold=0, on remixmatch: its targets are mixed into the images")
+            raise BadInput("targets", cfg.targets, "soft, with threshold=0, on remixmatch: its targets are mixed into "
+                                                   "the images")
 
     @classmethod
     def original(cls, run):
@@ -102,11 +105,11 @@ class CDMAD(FixMatch):
         net.train(was_training)
 
     def pseudo_logits(self, v, batch, t):
-        return super().pseudo_logits(v, batch, t) - t.since(self.start) * batch.notes.blank             # (1)
+        return super().pseudo_logits(v, batch, t) - t.since(self.start) * batch.notes.blank            # (1)
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
-        p.target = p.prob if self.cfg.targets == "soft" else p.label                                             # (2)
+        p.target = p.prob if self.cfg.targets == "soft" else p.label                                           # (2)
         return p
 
     def acted(self, v, batch, p, t, terms):
@@ -114,4 +117,4 @@ class CDMAD(FixMatch):
         return {**super().acted(v, batch, p, t, terms), "debias": acted}
 
     def predict(self, net, x: Tensor) -> Tensor:
-        return super().predict(net, x) - super().predict(net, self.blank(x))                                     # (3)
+        return super().predict(net, x) - super().predict(net, self.blank(x))                                  # (3)

@@ -5,7 +5,7 @@ f_n = scale_n * pool(standardise(map)) + shift_n,  n = H, M, T;  z_k^n = head k 
 labelled prior
     (1) L_x^k = mean CE(zbar_k(x) + tau_k log pi, y),   tau = 0, 2, 4
     (2) p_k = softmax(zbar_k(w)),  y_k = argmax p_k,  m_k = [max p_k >= threshold]
-    (3) m_k^H = m_k,  m_k^M = m_k [y_k >= cut_1],  m_k^T = m_k [y_k >= cut_2]      (classes ranked by their labelled count)
+    (3) m_k^H = m_k,  m_k^M = m_k [y_k >= cut_1],  m_k^T = m_k [y_k >= cut_2]   (classes ranked by their labelled count)
     (4) L_u^k = sum over n of m_k^n CE(z_k^n(s), y_k), over the number of chosen pairs of row and norm
     L = sum over k of L_x^k + lambda_u L_u^k;  prediction by head 2, mean over n
 
@@ -49,7 +49,8 @@ CUTS = {10: (2, 4), 100: (35, 70)}              # the release's, by number of cl
 
 
 class Affine(nn.modules.batchnorm._NormBase):
-    """A norm's scale and shift without its statistics. As a norm it starts at 1 and 0 and is exempt from weight decay."""
+    """A norm's scale and shift without its statistics. As a norm it starts at 1 and 0 and is exempt from weight
+    decay."""
 
     def __init__(self, features: int):
         super().__init__(features, track_running_stats=False)
@@ -78,13 +79,15 @@ class Experts(nn.Module):
 class CPE(FixMatch):
     @dataclasses.dataclass(frozen=True)
     class Config(FixMatch.Config):
-        tau_1: float = option(0.0, "adjustment of head 1, for unlabelled classes distributed as the labelled ones", low=0)
+        tau_1: float = option(0.0, "adjustment of head 1, for unlabelled classes distributed as the labelled ones",
+                              low=0)
         tau_2: float = option(2.0, "adjustment of head 2, for uniform ones; it predicts", low=0)
         tau_3: float = option(4.0, "adjustment of head 3, for the reverse", low=0)
         cut_1: int = option(0, "first class, by labelled count, of norm M; 0 = by the number of classes", low=0)
         cut_2: int = option(0, "first class of norm T; 0 = by the number of classes", low=0)
 
-    must_act = {f"u{k + 1}": f"no pseudo-label of head {k + 1} reached the threshold: lower it, or train longer" for k in HEADS}
+    must_act = {f"u{k + 1}": f"no pseudo-label of head {k + 1} reached the threshold: lower it, or train longer"
+                for k in HEADS}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
@@ -94,8 +97,9 @@ class CPE(FixMatch):
         if self.cuts[0] > self.cuts[1]:
             raise BadInput("cut_1", self.cuts[0], f"at most cut_2={self.cuts[1]}: the sets of classes are nested")
         if self.cuts[1] < c:
-            self.must_act = {**self.must_act, "tail": "no head was sure of a class from cut_2 on, so norm T never learnt from an "
-                                                          "unlabelled image: lower the threshold or cut_2, or train longer"}
+            self.must_act = {**self.must_act, "tail": "no head was sure of a class from cut_2 on, so norm T never "
+                                                      "learnt from an unlabelled image: lower the threshold or cut_2, "
+                                                      "or train longer"}
 
     @classmethod
     def original(cls, run):
@@ -113,28 +117,30 @@ class CPE(FixMatch):
         prior, device = self.info.prior().clamp(min=1e-12), self.info.device
         taus = [self.cfg.tau_1, self.cfg.tau_2, self.cfg.tau_3]
         self.register_buffer("offsets", torch.stack([tau * prior.log() for tau in taus]))
-        self.register_buffer("rank", torch.argsort(torch.argsort(self.info.counts.to(device), descending=True, stable=True)))
+        order = torch.argsort(self.info.counts.to(device), descending=True, stable=True)
+        self.register_buffer("rank", torch.argsort(order))
         self.register_buffer("first", torch.tensor([0, *self.cuts], device=device))
 
     def pseudo(self, v, batch, t) -> Pseudo:
         z = v.w["experts"].mean(2)
-        prob = torch.stack([self.pseudo_prob(z[:, k].softmax(-1), v, batch, t) for k in HEADS], 1)                    # (2)
-        confidence, labels = prob.max(-1)                                                                        # [mu B, head]
+        prob = torch.stack([self.pseudo_prob(z[:, k].softmax(-1), v, batch, t) for k in HEADS], 1)                 # (2)
+        confidence, labels = prob.max(-1)                                                            # [mu B, head]
         sure = (confidence >= self.cfg.threshold).unsqueeze(-1)
-        masks = (sure & (self.rank[labels].unsqueeze(-1) >= self.first)).to(prob.dtype)                          # (3) [mu B, head, norm]
+        masks = (sure & (self.rank[labels].unsqueeze(-1) >= self.first)).to(prob.dtype)              # (3)
         return Pseudo(prob=prob[:, 0], label=labels[:, 0], target=labels[:, 0], mask=masks[:, 0, 0],
                       branches={f"u{k + 1}": prob[:, k] for k in HEADS}).add(labels=labels, masks=masks)
 
     def terms(self, v, batch, p, t) -> dict[str, Term]:
-        z_l, z_s, labels, masks = v.l["experts"].mean(2), v.s["experts"], self.per_view(p.labels), self.per_view(p.masks)
-        out = {f"x{k + 1}": Term(ce(z_l[:, k] + self.offsets[k], batch.y)) for k in HEADS}                       # (1)
+        z_l, z_s = v.l["experts"].mean(2), v.s["experts"]
+        labels, masks = self.per_view(p.labels), self.per_view(p.masks)                    # masks: [rows, head, norm]
+        out = {f"x{k + 1}": Term(ce(z_l[:, k] + self.offsets[k], batch.y)) for k in HEADS}                     # (1)
         for k in HEADS:
             rows = torch.cat([ce(z_s[:, k, n], labels[:, k]) for n in NORMS])
-            out[f"u{k + 1}"] = Term(rows, masks[:, k].T.flatten(), "weight", self.cfg.lambda_u)                  # (4)
+            out[f"u{k + 1}"] = Term(rows, masks[:, k].T.flatten(), "weight", self.cfg.lambda_u)                # (4)
         return out
 
     def acted(self, v, batch, p, t, terms):
-        chosen = p.masks.sum(0)                                                                                  # [head, norm]
+        chosen = p.masks.sum(0)                                                                        # [head, norm]
         out = {f"u{k + 1}": chosen[k, 0] > 0 for k in HEADS}
         return {**out, "tail": chosen[:, 2].sum() > 0} if "tail" in self.must_act else out
 

@@ -5,8 +5,9 @@ generation.
 G generations, each the base from fresh weights. pi = labelled prior in descending order, c = a class's place in it, 0 =
 the largest.
     (1) mu_c = (pi_{C-1-c} / pi_0)^(1/alpha): 1 for the rarest class
-    (2) after a generation: of the n_c unlabelled images (without the labelled ones) that the average takes for class c, the
-        int(n_c mu_c) most confident join the original labelled set with that label; the choice is made anew each time
+    (2) after a generation: of the n_c unlabelled images (without the labelled ones) that the average takes for class c,
+        the int(n_c mu_c) most confident join the original labelled set with that label; the choice is made anew each
+        time
     (3) CReST+: t_g = 1 - g/(G-1) + g/(G-1) t_min,  p <- norm(p (pi^t_g / sum pi^t_g + 1e-6) / (m + 1e-6)),
         m = mean of the last 128 batch means of p before its alignment, 1/C for those before the first
 
@@ -48,8 +49,10 @@ class CReST(FixMatch):
     @dataclasses.dataclass(frozen=True)
     class Config(FixMatch.Config):
         generations: int = option(0, "G; 0 = 3, or 2 if a third of the run is shorter than 20 evaluations", low=0)
-        keep_alpha: float = option(3.0, "alpha of mu: the larger, the more images of frequent classes are picked", low=1e-3)
-        prior: str = option("counted", "pi: labelled counts, or the power law of gamma_l", choices=("counted", "power_law"))
+        keep_alpha: float = option(3.0, "alpha of mu: the larger, the more images of frequent classes are picked",
+                                   low=1e-3)
+        prior: str = option("counted", "pi: labelled counts, or the power law of gamma_l",
+                            choices=("counted", "power_law"))
 
     smoke = {**FixMatch.smoke, "generations": 4}
 
@@ -63,7 +66,8 @@ class CReST(FixMatch):
 
     @classmethod
     def original(cls, run):
-        """The release's script: 6 generations of 64 x 1,024 steps, mu 7, a rate that hardly falls. On ReMixMatch: USB's."""
+        """The release's script: 6 generations of 64 x 1,024 steps, mu 7, a rate that hardly falls. On ReMixMatch:
+        USB's."""
         steps = dict(steps=6 * 65_536, eval_every=1024)
         if run["base"] == "remixmatch" and run["dataset"] == "imagenet127":
             return {**super().original(run), "steps": 3 * 250_000, "rate": "constant",
@@ -77,7 +81,8 @@ class CReST(FixMatch):
         return {**super().durations(), "generation": self.length}
 
     def phases(self):
-        return [Phase(f"generation{g}", g * self.length, restart_rate=True, fresh=g > 0) for g in range(self.generations)]
+        return [Phase(f"generation{g}", g * self.length, restart_rate=True, fresh=g > 0)
+                for g in range(self.generations)]
 
     def host_every(self):
         return self.length
@@ -148,8 +153,8 @@ class CReSTPlus(CReST):
         return aligned / aligned.sum(-1, keepdim=True)
 
     def pseudo_prob(self, prob, v, batch, t):
-        """ReMixMatch calls `align` where its own alignment is on, as the first thing that it does; elsewhere it is called here.
-        Note: `raw`, the rows before it, for `end_step`."""
+        """ReMixMatch calls `align` where its own alignment is on, as the first thing that it does; elsewhere it is
+        called here. Note: `raw`, the rows before it, for `end_step`."""
         batch.notes.raw = prob
         return super().pseudo_prob(prob if getattr(self.cfg, "align", False) else self.align(prob), v, batch, t)
 
@@ -168,7 +173,8 @@ def keep_rates(pi: Tensor, alpha: float) -> Tensor:
 
 
 def pick(label: Tensor, score: Tensor, mu: Tensor) -> Tensor:
-    """Positions of the images to take over, class by class and the most confident first. label, score [n]; mu [C]. Host work."""
+    """Positions of the images to take over, class by class and the most confident first. label, score [n]; mu [C].
+    Host work."""
     out = []
     for k, rate in enumerate(mu.tolist()):
         members = (label == k).nonzero().squeeze(1)

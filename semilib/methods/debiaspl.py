@@ -4,7 +4,8 @@ and ask for a larger margin where that average is small.
 q: moving average of the raw prediction softmax(z_w) over all rows, from 1 / C; it moves between (1) and (2)
     (1) p = softmax(z_w - tau log q)  (the old q),  y = argmax p,  m = [max p >= threshold]
     (2) L_u = mean m CE(z_s + tau log q, y)  (the new q)
-    (3) L_cld = mean CE(softmax(z_s) G^T / 0.07, k),  k: the class to which a weak row is assigned, G_k: mean prediction of its rows
+    (3) L_cld = mean CE(softmax(z_s) G^T / 0.07, k),  k: the class to which a weak row is assigned, G_k: mean prediction
+        of its rows
     L = L_x + lambda_u L_u + lambda_cld L_cld;  test: plain logits
 
 Follows: the paper's equations and the release's momentum 0.999 (meant for at least 250,000 steps, so scaled by
@@ -64,7 +65,8 @@ class DebiasPL(FixMatch):
 
     @classmethod
     def original(cls, run):
-        raise BadInput("recipe", "original", "shared: only its ImageNet code was released, and no recipe for these data sets")
+        raise BadInput("recipe", "original", "shared: only its ImageNet code was released, and no recipe for these "
+                                             "data sets")
 
     def build(self):
         super().build()
@@ -81,7 +83,8 @@ class DebiasPL(FixMatch):
 
     def terms(self, v, batch, p, t):
         margin = self.cfg.tau * self.log_q()                                                                   # (2)
-        shifted = {name: View({**x, "head": x["head"] + margin}, x.f, x.map) for name, x in v.items() if name in STUDENTS}
+        students = {name: x for name, x in v.items() if name in STUDENTS}
+        shifted = {name: View({**x, "head": x["head"] + margin}, x.f, x.map) for name, x in students.items()}
         out = super().terms(Views({**v, **shifted}, []), batch, p, t)
         if self.cfg.lambda_cld > 0:
             rows = self.cld(v.s["head"].softmax(-1), v.w["head"].detach().softmax(-1))

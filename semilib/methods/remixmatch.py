@@ -1,10 +1,13 @@
 """ReMixMatch (Berthelot et al., ICLR 2020, arXiv 1911.09785): aligned and sharpened soft pseudo-labels, MixUp over all
 views, and two terms that keep the strong views honest.
 
-    q = sharpen(align(softmax(z_w))),  align(p) = norm(p (pi + 1e-6) / (m + 1e-6)),  m: moving average of p,  sharpen(p) = norm(p^(1/T))
-    rows [x, s1, s2, w] with targets [onehot y, q, q, q];  l ~ Beta(a, a), l = max(l, 1 - l), one permutation of all rows
+    q = sharpen(align(softmax(z_w))),  sharpen(p) = norm(p^(1/T))
+    align(p) = norm(p (pi + 1e-6) / (m + 1e-6)),  m: moving average of p
+    rows [x, s1, s2, w] with targets [onehot y, q, q, q];  l ~ Beta(a, a), l = max(l, 1 - l), one permutation of all
+    rows
     L_x, L_u = mean CE(mix(rows), mix(targets)) over the part of x, over those of s1, s2, w
-    L = L_x + lambda_u r L_u + lambda_1 r mean CE(z(s1), q) + lambda_r mean CE(rotation(R_k s1), k),   r = min(1, t / ramp)
+    L = L_x + lambda_u r L_u + lambda_1 r mean CE(z(s1), q) + lambda_r mean CE(rotation(R_k s1), k)
+    r = min(1, t / ramp)
 
 Follows: USB and TorchSSL, which agree: T 0.5, a 0.75, lambda_u 1.5, lambda_1 0.5, lambda_r 0.5, the weak view without
     gradient and without a share in the running statistics. The ramp over the whole run is the DARP family's, which made
@@ -69,8 +72,8 @@ class ReMixMatch(FixMatch):
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         if info.run.policy in ("weak_first", "ema_eval"):
-            raise BadInput("policy", info.run.policy, "joint, separate, frozen or interleave on ReMixMatch, whose weak view has a pass "
-                                                      "of its own before the others anyway")
+            raise BadInput("policy", info.run.policy, "joint, separate, frozen or interleave on ReMixMatch, whose weak "
+                                                      "view has a pass of its own before the others anyway")
 
     @classmethod
     def original(cls, run):
@@ -81,8 +84,8 @@ class ReMixMatch(FixMatch):
         return {**own, **USB_IMAGENET127} if run["dataset"] == "imagenet127" else own
 
     def step_images(self):
-        return StepImages({"l": ("labelled", self.cfg.labelled_view), "w": ("unlabelled", "weak"), "s1": ("unlabelled", "strong"),
-                     "s2": ("unlabelled", "strong")}, self.info.run.policy)
+        return StepImages({"l": ("labelled", self.cfg.labelled_view), "w": ("unlabelled", "weak"),
+                           "s1": ("unlabelled", "strong"), "s2": ("unlabelled", "strong")}, self.info.run.policy)
 
     def heads(self):
         return {**super().heads(), "rotation": linear(self.info.features, 4)}
@@ -90,7 +93,7 @@ class ReMixMatch(FixMatch):
     def build(self):
         super().build()
         self.register_buffer("prior", self.info.prior())
-        self.register_buffer("mean", torch.zeros(self.info.classes, dtype=self.info.dtype))        # m; all zero: no batch yet
+        self.register_buffer("mean", torch.zeros(self.info.classes, dtype=self.info.dtype))    # m; 0: no batch yet
         self.momentum = momentum_of(self.cfg.align_momentum, self.info.steps)
 
     def align(self, prob: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ held-out labels, then train anew on all of them and make pseudo-labels with what
     estimate: half of each labelled class is held out. After each period, on its logits V by the average:
     (2) offsets       pi* = argmin over pi in [1e-3, 3]^C of the mean over classes of the mean CE(V - log pi, y)
                       pi <- d_pi pi + (1 - d_pi) pi*
-    (3) thresholds    t*_g = the t at which the accuracy of the held-out images that are predicted in group g with max p >= t is nearest
-                      to the target, images weighted by max pi_l / pi_l of their class; 0 where all of them reach it, or if the group is
-                      rare.  t <- d_t t + (1 - d_t) t*;  pi of a rare class <- min pi
-    train: a fresh network, all labels, pi and t from their start; after period e they become what they were after period e of the estimate.
+    (3) thresholds    t*_g = the t at which the accuracy of the held-out images that are predicted in group g with
+                      max p >= t is nearest to the target, images weighted by max pi_l / pi_l of their class;
+                      0 where all of them reach it, or if the group is rare.
+                      t <- d_t t + (1 - d_t) t*;  pi of a rare class <- min pi
+    train: a fresh network, all labels, pi and t from their start; after period e they become what they were after
+           period e of the estimate.
 
 Follows: the release's values of its estimation: target accuracy, groups and momenta by data set (CIFAR-100: 0.9 for
     each of 100 periods, as 0.98 of 500; ImageNet-127: 0.99, as 0.998). Groups are of classes next to each other. pi =
@@ -64,7 +66,8 @@ class SEVAL(FixMatch):
                    "imagenet127": dict(target=0.65, threshold_groups=10, d_pi=0.998, d_t=0.998)}
             return {"paper": own.get(run.dataset, {})}
 
-    refuses = {"add": "its second phase begins with a fresh network, while SeMi's bank and warm-up would go on from the first"}
+    refuses = {"add": "its second phase begins with a fresh network, while SeMi's bank and warm-up would go on from "
+                      "the first"}
     must_act = {**FixMatch.must_act, "calibration": "pi or the thresholds never moved: train longer, or hold out more"}
 
     @classmethod
@@ -85,15 +88,15 @@ class SEVAL(FixMatch):
         self.period = duration_in_steps(cfg.period, info.steps)
         self.entries = info.steps // 2 // self.period               # calibrations of the estimate
         if self.entries < 2:
-            raise BadInput("period", cfg.period, f"at most {info.steps // 4} of steps={info.steps}, two in each phase: the last comes "
-                                                 "too late to be used")
+            raise BadInput("period", cfg.period, f"at most {info.steps // 4} of steps={info.steps}, two in each phase: "
+                                                 "the last comes too late to be used")
         self.d_pi, self.d_t = (momentum_of(d, self.entries, of=PERIODS, least=1) for d in (cfg.d_pi, cfg.d_t))
 
     def build(self):
         classes, dtype = self.info.classes, self.info.dtype
         self.register_buffer("held", torch.zeros(self.info.n_labelled, dtype=torch.bool))
         self.register_buffer("pi", torch.ones(classes, dtype=dtype))
-        self.register_buffer("bar", torch.full((classes,), self.cfg.threshold, dtype=dtype))                      # t
+        self.register_buffer("bar", torch.full((classes,), self.cfg.threshold, dtype=dtype))                   # t
         self.register_buffer("path_pi", torch.ones(self.entries, classes, dtype=dtype))
         self.register_buffer("path_bar", torch.zeros(self.entries, classes, dtype=dtype))
 
@@ -105,10 +108,10 @@ class SEVAL(FixMatch):
         return [Phase("split"), Phase("estimate", 0, restart_rate=True),
                 Phase("train", self.entries * self.period, restart_rate=True, fresh=True)]
 
-    # ---- a step ------------------------------------------------------------------------------------------------------------------
+    # ---- a step ------------------------------------------------------------------------------------------------------
 
     def pseudo_logits(self, v, batch, t):
-        return v.w["head"] - self.pi.log()                                                                        # (1)
+        return v.w["head"] - self.pi.log()                                                                     # (1)
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
@@ -119,7 +122,7 @@ class SEVAL(FixMatch):
         moved = (self.pi != 1).any() & (self.bar != self.cfg.threshold).any() & (p.mask.sum() > 0)
         return {**super().acted(v, batch, p, t, terms), **({"calibration": moved} if t.phase == "train" else {})}
 
-    # ---- host side ---------------------------------------------------------------------------------------------------------------
+    # ---- host side ---------------------------------------------------------------------------------------------------
 
     def enter(self, phase, ctx):
         y = ctx.data.y
@@ -150,10 +153,10 @@ class SEVAL(FixMatch):
     def calibrate(self, logits, y) -> None:
         """Move pi and t by held-out logits [n, C] float64 and their labels [n], both on the host."""
         cfg, classes = self.cfg, self.info.classes
-        best = search.refine(logits, y, search.groups(classes, cfg.pi_groups))                                    # (2)
+        best = search.refine(logits, y, search.groups(classes, cfg.pi_groups))                                 # (2)
         pi = self.d_pi * self.pi.double().cpu() + (1 - self.d_pi) * best
         kept = (self.info.counts - (cfg.portion * self.info.counts.double()).long()).cpu().double().clamp(min=1)
-        best, rare = search.thresholds((logits - pi.log()).softmax(-1), y, kept.max() / kept,                     # (3)
+        best, rare = search.thresholds((logits - pi.log()).softmax(-1), y, kept.max() / kept,                  # (3)
                                        search.groups(classes, cfg.threshold_groups), cfg.target, cfg.few)
         self.bar.copy_(self.d_t * self.bar.double().cpu() + (1 - self.d_t) * best)
         self.pi.copy_(torch.where(rare, pi.min(), pi))

@@ -4,13 +4,15 @@ that of all data the losses.
 
     A(pi) = log(pi^tau + 1e-12)
     (1) E-step   q = softmax(z_weak + A(pi_u)),  m = [max q >= t]
-    (2) losses   L_x = mean over labelled weak and strong CE(z_x + A(pi_a), y) / rho,   L_u = mean m CE(z_s + A(pi_a), q)  (soft target)
+    (2) losses   L_x = mean over labelled weak and strong CE(z_x + A(pi_a), y) / rho,
+                 L_u = mean m CE(z_s + A(pi_a), q)  (soft target)
     (3) counts   d_l = labels seen, d_u = sum of m q, both in the running epoch
-    (4) M-step   at each epoch's end  pi_u <- .9 pi_u + .1 d_u / (sum d_u + 1),   pi_a <- .9 pi_a + .1 (d_l + d_u) / sum(d_l + d_u)
-    pi_u starts uniform, pi_a as the labelled prior; rho = unlabelled batches a pass / labelled batches a pass, about M / (mu N). Test: raw
-    logits.
+    (4) M-step   at each epoch's end  pi_u <- .9 pi_u + .1 d_u / (sum d_u + 1),
+                 pi_a <- .9 pi_a + .1 (d_l + d_u) / sum(d_l + d_u)
+    pi_u starts uniform, pi_a as the labelled prior; rho = unlabelled batches a pass / labelled batches a pass, about
+    M / (mu N). Test: raw logits.
 
-Follows: the release: tau 2 and t 0.95, on CIFAR-100 and ImageNet (folders) tau 1 and t 0.2; two strong views; an epoch
+Follows: the release: tau 2 and t 0.95, on CIFAR-100 and ImageNet-127 tau 1 and t 0.2; two strong views; an epoch
     is 500 of its 43,000 steps, so that every run has the 86 epochs that the momentum 0.9 is meant for (ImageNet's
     250,000 steps have 500 of them).
 Keeps: the strong view of the labelled images: L_x is a mean over two views, one more labelled batch a step than the
@@ -52,7 +54,8 @@ class SimPro(FixMatch):
                    "imagenet127": dict(tau=1.0, threshold=0.2, rho_mu=2)}
             return {"paper": own.get(run.dataset, {})}
 
-    must_act = {**FixMatch.must_act, "prior": "no epoch ended with a confident pseudo-label: lower the threshold, or train longer"}
+    must_act = {**FixMatch.must_act, "prior": "no epoch ended with a confident pseudo-label: lower the threshold, or "
+                                              "train longer"}
 
     @classmethod
     def original(cls, run):
@@ -84,7 +87,7 @@ class SimPro(FixMatch):
         return {"epoch": self.epoch}
 
     def pseudo_logits(self, v, batch, t):
-        return v.w["head"] + log_prior(self.prior_u, self.cfg.tau)                                                # (1)
+        return v.w["head"] + log_prior(self.prior_u, self.cfg.tau)                                             # (1)
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)
@@ -92,16 +95,19 @@ class SimPro(FixMatch):
         return p
 
     def terms(self, v, batch, p, t):
-        a = log_prior(self.prior_a, self.cfg.tau)                                                                 # (2)
-        return {"x": Term(ce(torch.cat([v.l["head"], v.l1["head"]]) + a, torch.cat([batch.y, batch.y])), scale=1 / self.rho),
+        a = log_prior(self.prior_a, self.cfg.tau)                                                              # (2)
+        labelled = torch.cat([v.l["head"], v.l1["head"]])
+        return {"x": Term(ce(labelled + a, torch.cat([batch.y, batch.y])), scale=1 / self.rho),
                 "u": Term(ce(v.s["head"] + a, self.per_view(p.target)), self.per_view(p.mask), scale=self.cfg.lambda_u)}
 
     def end_step(self, v, batch, p, t):
-        d_l = self.seen_l + one_hot(batch.y, self.info.classes, p.prob.dtype).sum(0)                              # (3)
+        d_l = self.seen_l + one_hot(batch.y, self.info.classes, p.prob.dtype).sum(0)                           # (3)
         d_u = self.seen_u + (p.mask.unsqueeze(-1) * p.target).sum(0)
         ends, keep, both = t.ends(self.epoch), self.cfg.keep, d_l + d_u
-        self.prior_u.copy_(torch.where(ends, keep * self.prior_u + (1 - keep) * d_u / (d_u.sum() + 1), self.prior_u))     # (4)
-        self.prior_a.copy_(torch.where(ends, keep * self.prior_a + (1 - keep) * both / both.sum(), self.prior_a))
+        prior_u = keep * self.prior_u + (1 - keep) * d_u / (d_u.sum() + 1)                                     # (4)
+        prior_a = keep * self.prior_a + (1 - keep) * both / both.sum()
+        self.prior_u.copy_(torch.where(ends, prior_u, self.prior_u))
+        self.prior_a.copy_(torch.where(ends, prior_a, self.prior_a))
         self.seen_l.copy_(torch.where(ends, 0, d_l))
         self.seen_u.copy_(torch.where(ends, 0, d_u))
 
