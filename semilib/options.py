@@ -41,8 +41,11 @@ def window_of(window: int, total: int, of: int = PAPER_STEPS, least: int = 20) -
 
 
 def option(default: Any, doc: str, low: float | None = None, high: float | None = None, choices: tuple = (),
-           in_key: bool = True) -> Any:
-    """A field with its sentence and its valid range. in_key=False: the field cannot move a number and stays out of the key."""
+           in_key: bool | str = True) -> Any:
+    """A field with its sentence and its valid range.
+
+    in_key: False = the field cannot move a number and stays out of the key. "changed" = the field is younger than the
+    first records: at its default it stays out of the key, so that those records keep theirs."""
     metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "in_key": in_key}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
@@ -81,6 +84,12 @@ class Options:
             if getattr(whole, name, None) != getattr(default, name, None):
                 raise BadInput(name, given[name], f"not given here: {why}")
         return whole
+
+
+def fields_in_key(obj: Any) -> dict[str, Any]:
+    """The fields of a run, or of a method's options, that its key is made of."""
+    return {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)
+            if f.metadata["in_key"] is True or f.metadata["in_key"] == "changed" and getattr(obj, f.name) != f.default}
 
 
 _hints = functools.cache(typing.get_type_hints)

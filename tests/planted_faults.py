@@ -49,7 +49,7 @@ FAULTS = {
     "adsh": Fault("size * rho - 1", "size * rho"),
     "daso": Fault("** (1 / self.cfg.t_dist)", "** self.cfg.t_dist"),
     "cossl": Fault("(counts.max() - counts) / counts.max()", "(counts.max() - counts) / counts.sum()"),
-    "debiaspl": Fault("z - self.cfg.tau * self.q.log()", "z - self.cfg.tau * self.q"),
+    "debiaspl": Fault("z - self.cfg.tau * self.log_q()", "z - self.cfg.tau * self.q"),
     "rda": Fault("(1 - rows).sum(0)", "1 - rows.sum(0)"),
     "tras": Fault("(-self.la).softmax(-1)", "self.la.softmax(-1)"),
     "acr": Fault("(u / anchors).log()).sum(-1) / 2", "(u / anchors).log()).sum(-1)"),

@@ -75,7 +75,8 @@ class BaCon(ABC):
     def original(cls, run):
         """The release's, built on USB: 300,000 steps at a constant rate, evaluated every 1,000, the best on the test set."""
         own = dict(mu=2, steps=300_000, eval_every=1000, rate="constant", variant="USB", strong_pool="B", decay="ndim",
-                   labelled_in_unlabelled=False, report="best_on_test", options=dict(strong_views=1))
+                   labelled_in_unlabelled=run["dataset"] == "stl10", report="best_on_test",
+                   options=dict(strong_views=1))
         if run["base"] == "remixmatch":
             own.update(mu=1, policy="frozen", options=dict(start=span(10_000, of=300_000), ramp=1 / 64))
         return own

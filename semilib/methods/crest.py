@@ -1,27 +1,33 @@
-"""CReST and CReST+ (Wei et al., CVPR 2021, arXiv 2102.09559): self-training in generations that take over pseudo-labelled images of
-rare classes first; "+" aligns pseudo-labels to a prior that grows flatter with each generation.
+"""CReST and CReST+ (Wei et al., CVPR 2021, arXiv 2102.09559): self-training in generations that take over
+pseudo-labelled images of rare classes first; "+" aligns pseudo-labels to a prior that grows flatter with each
+generation.
 
-G generations, each the base from fresh weights. pi = labelled prior in descending order, c = a class's place in it, 0 = the largest.
+G generations, each the base from fresh weights. pi = labelled prior in descending order, c = a class's place in it, 0 =
+the largest.
     (1) mu_c = (pi_{C-1-c} / pi_0)^(1/alpha): 1 for the rarest class
-    (2) after a generation: of the n_c unlabelled images (without the labelled ones) that the average takes for class c, the
-        int(n_c mu_c) most confident join the original labelled set with that label; the choice is made anew each time
+    (2) after a generation: of the n_c unlabelled images (without the labelled ones) that the average takes for class c,
+        the int(n_c mu_c) most confident join the original labelled set with that label; the choice is made anew each
+        time
     (3) CReST+: t_g = 1 - g/(G-1) + g/(G-1) t_min,  p <- norm(p (pi^t_g / sum pi^t_g + 1e-6) / (m + 1e-6)),
         m = mean of the last 128 batch means of p before its alignment, 1/C for those before the first
 
-Follows: the release: alpha 3, t_min 0.5; the average in eval mode scores plain images; the pool stays whole; m moves after the step.
-Keeps: the rate schedule begins anew with each generation, as do the average, the optimiser and the base's state and ramp.
-Differs: the run's steps are divided among the generations, where the release gives each a whole schedule of 65,536 (the original recipe
-    multiplies). G is therefore 3, not 6: the most of which 250,000 steps leave each more than the release's. In a run where a third is
-    shorter than the 20 evaluations that are averaged at the end it is 2 ("trial": 2 x 200 steps, of which the mean sees the last 160). pi
-    is counted; the release's, gamma^(-c/(C-1)), is prior="power_law" and of use only where a split follows it. The window of 128
-    steps belongs to 65,536 and is scaled (`window_of`). Each generation starts from the same initial weights. On ReMixMatch (3) takes the
-    place of the base's own alignment. USB's version redraws the split in each generation, so that its list names other images; its
-    moving average over all generations and its scores of augmented images are not followed either.
+Follows: the release: alpha 3, t_min 0.5; the average in eval mode scores plain images; the pool stays whole; m moves
+    after the step.
+Keeps: the rate schedule begins anew with each generation, as do the average, the optimiser and the base's state and
+    ramp.
+Differs: the run's steps are divided among the generations, where the release gives each a whole schedule of 65,536 (the
+    original recipe multiplies). G is therefore 3, not 6: the most of which 250,000 steps leave each more than the
+    release's. In a run where a third is shorter than the 20 evaluations that are averaged at the end it is 2 ("trial":
+    2 x 200 steps, of which the mean sees the last 160). pi is counted; the release's, gamma^(-c/(C-1)), is
+    prior="power_law" and of use only where a split follows it. The window of 128 steps belongs to 65,536 and is scaled
+    (`window_of`). Each generation starts from the same initial weights. On ReMixMatch (3) takes the place of the base's
+    own alignment. USB's version redraws the split in each generation, so that its list names other images; its moving
+    average over all generations and its scores of augmented images are not followed either.
 Numbers: gamma 100, C 10: mu [.215443, .25551, ..., 1]; n = [2500, 2400, 1500, ...] picks [538, 613, 454, ...].
 
-On the embedded pictures at 600 steps both stay below Supervised (26.8 +- 1.8 and 25.7 +- 4.9 against 51.4 +- 2.8, three seeds): each of the
-two generations starts anew and has 300 steps, at whose end the first reaches 37 to 41 %, about what Supervised (39 to 44 %) and FixMatch
-(36 to 47 %) have by then; its picks are that good, and the tail is not among them.
+On the embedded pictures at 600 steps both stay below Supervised (26.8 +- 1.8 and 25.7 +- 4.9 against 51.4 +- 2.8, three
+seeds): each of the two generations starts anew and has 300 steps, at whose end the first reaches 37 to 41 %, about what
+Supervised (39 to 44 %) and FixMatch (36 to 47 %) have by then; its picks are that good, and the tail is not among them.
 """
 from __future__ import annotations
 
@@ -43,8 +49,10 @@ class CReST(FixMatch):
     @dataclasses.dataclass(frozen=True)
     class Config(FixMatch.Config):
         generations: int = option(0, "G; 0 = 3, or 2 if a third of the run is shorter than 20 evaluations", low=0)
-        keep_alpha: float = option(3.0, "alpha of mu: the larger, the more images of frequent classes are picked", low=1e-3)
-        prior: str = option("counted", "pi: labelled counts, or the power law of gamma_l", choices=("counted", "power_law"))
+        keep_alpha: float = option(3.0, "alpha of mu: the larger, the more images of frequent classes are picked",
+                                   low=1e-3)
+        prior: str = option("counted", "pi: labelled counts, or the power law of gamma_l",
+                            choices=("counted", "power_law"))
 
     smoke = {**FixMatch.smoke, "generations": 4}
 
@@ -58,8 +66,12 @@ class CReST(FixMatch):
 
     @classmethod
     def original(cls, run):
-        """The release's script: 6 generations of 64 x 1,024 steps, mu 7, a rate that hardly falls. On ReMixMatch: USB's."""
+        """The release's script: 6 generations of 64 x 1,024 steps, mu 7, a rate that hardly falls. On ReMixMatch:
+        USB's."""
         steps = dict(steps=6 * 65_536, eval_every=1024)
+        if run["base"] == "remixmatch" and run["dataset"] == "imagenet127":
+            return {**super().original(run), "steps": 3 * 250_000, "rate": "constant",
+                    "options": dict(generations=3, keep_alpha=0.7)}
         if run["base"] == "remixmatch":
             return {**super().original(run), **steps, "rate": "constant", "options": dict(generations=6)}
         return dict(steps, mu=7, rate="slow_cosine", decay="norms", report="median_last", options=dict(
@@ -69,7 +81,8 @@ class CReST(FixMatch):
         return {**super().durations(), "generation": self.length}
 
     def phases(self):
-        return [Phase(f"generation{g}", g * self.length, restart_rate=True, fresh=g > 0) for g in range(self.generations)]
+        return [Phase(f"generation{g}", g * self.length, restart_rate=True, fresh=g > 0)
+                for g in range(self.generations)]
 
     def host_every(self):
         return self.length
@@ -140,8 +153,8 @@ class CReSTPlus(CReST):
         return aligned / aligned.sum(-1, keepdim=True)
 
     def pseudo_prob(self, prob, v, batch, t):
-        """ReMixMatch calls `align` where its own alignment is on, as the first thing that it does; elsewhere it is called here.
-        Note: `raw`, the rows before it, for `end_step`."""
+        """ReMixMatch calls `align` where its own alignment is on, as the first thing that it does; elsewhere it is
+        called here. Note: `raw`, the rows before it, for `end_step`."""
         batch.notes.raw = prob
         return super().pseudo_prob(prob if getattr(self.cfg, "align", False) else self.align(prob), v, batch, t)
 
@@ -160,7 +173,8 @@ def keep_rates(pi: Tensor, alpha: float) -> Tensor:
 
 
 def pick(label: Tensor, score: Tensor, mu: Tensor) -> Tensor:
-    """Positions of the images to take over, class by class and the most confident first. label, score [n]; mu [C]. Host work."""
+    """Positions of the images to take over, class by class and the most confident first. label, score [n]; mu [C].
+    Host work."""
     out = []
     for k, rate in enumerate(mu.tolist()):
         members = (label == k).nonzero().squeeze(1)

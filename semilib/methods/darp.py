@@ -189,10 +189,14 @@ class DARP(FixMatch):
 
     @classmethod
     def original(cls, run):
-        """The release's: Adam at 0.002, decay by the average; with CIFAR-100 fewer and longer refinements."""
-        options = dict(refine_every=100, rounds=20) if run["dataset"] == "cifar100" else {}
+        """The release's: Adam at 0.002, decay by the average. On CIFAR-100 and STL-10 refinements are fewer and longer,
+        and on STL-10 the totals are estimated and FixMatch's pool holds the labelled images."""
+        stl = run["dataset"] == "stl10"
+        options = dict(refine_every=100, rounds=20) if stl or run["dataset"] == "cifar100" else {}
+        options |= dict(estimate=True) if stl else {}
         own = dict(optimiser="adam", lr=0.002, rate="constant", ema_rule="decaying", weight_decay=0.02, bn_momentum=0.1,
-                   strong_pool="C", crop="zero", policy="weak_first", options=options)
+                   strong_pool="C", crop="zero", policy="weak_first", labelled_in_unlabelled=True,
+                   options=options)
         if run["base"] == "remixmatch":
             own.update(policy="interleave", labelled_in_unlabelled=False,
                        options=dict(options, labelled_view="strong", ramp=1.0))

@@ -109,9 +109,9 @@ class MetaExpert(CPE):
 
     @classmethod
     def original(cls, run):
-        """CPE's, with the frozen gate."""
+        """CPE's, with the frozen gate and a pool without the labelled images."""
         own = super().original(run)
-        return {**own, "options": {**own["options"], "official_frozen_gate": True}}
+        return {**own, "labelled_in_unlabelled": False, "options": {**own["options"], "official_frozen_gate": True}}
 
     def heads(self):
         widths = self.info.map_widths

@@ -1,26 +1,34 @@
-"""ReMixMatch (Berthelot et al., ICLR 2020, arXiv 1911.09785): aligned and sharpened soft pseudo-labels, MixUp over all views, and two
-terms that keep the strong views honest.
+"""ReMixMatch (Berthelot et al., ICLR 2020, arXiv 1911.09785): aligned and sharpened soft pseudo-labels, MixUp over all
+views, and two terms that keep the strong views honest.
 
-    q = sharpen(align(softmax(z_w))),  align(p) = norm(p (pi + 1e-6) / (m + 1e-6)),  m: moving average of p,  sharpen(p) = norm(p^(1/T))
-    rows [x, s1, s2, w] with targets [onehot y, q, q, q];  l ~ Beta(a, a), l = max(l, 1 - l), one permutation of all rows
+    q = sharpen(align(softmax(z_w))),  sharpen(p) = norm(p^(1/T))
+    align(p) = norm(p (pi + 1e-6) / (m + 1e-6)),  m: moving average of p
+    rows [x, s1, s2, w] with targets [onehot y, q, q, q];  l ~ Beta(a, a), l = max(l, 1 - l), one permutation of all
+    rows
     L_x, L_u = mean CE(mix(rows), mix(targets)) over the part of x, over those of s1, s2, w
-    L = L_x + lambda_u r L_u + lambda_1 r mean CE(z(s1), q) + lambda_r mean CE(rotation(R_k s1), k),   r = min(1, t / ramp)
+    L = L_x + lambda_u r L_u + lambda_1 r mean CE(z(s1), q) + lambda_r mean CE(rotation(R_k s1), k)
+    r = min(1, t / ramp)
 
-Follows: USB and TorchSSL, which agree: T 0.5, a 0.75, lambda_u 1.5, lambda_1 0.5, lambda_r 0.5, the weak view without gradient and
-    without a share in the running statistics. The ramp over the whole run is the DARP family's, which made it a base of imbalance methods.
+Follows: USB and TorchSSL, which agree: T 0.5, a 0.75, lambda_u 1.5, lambda_1 0.5, lambda_r 0.5, the weak view without
+    gradient and without a share in the running statistics. The ramp over the whole run is the DARP family's, which made
+    it a base of imbalance methods.
 Differs: under the shared recipe the mixed, the unmixed and the rotated images are one joint batch; the original recipe
-    (policy="frozen") gives each part a pass of its own, of which the first moves the running statistics. USB's ramp ends after 1/64 of
-    the run (ramp=1/64, in the original recipe): 4,096 steps there, nothing in a short run, whose unready pseudo-labels then all count. The
-    DARP family's labelled view is strong (labelled_view="strong"). The momentum 0.999 of m belongs to 250,000
-    steps and is scaled (`momentum_of`). Aligning to the LABELLED prior is wrong by construction where the two sets disagree.
-Numbers: `softCE` and the mixing of the tests' toy rows; alignment [[.977508, .017273, .005219], ...], sharpened .999659.
+    (policy="frozen") gives each part a pass of its own, of which the first moves the running statistics. USB's ramp
+    ends after 1/64 of the run (ramp=1/64, in the original recipe): 4,096 steps there, nothing in a short run, whose
+    unready pseudo-labels then all count. The DARP family's labelled view is strong (labelled_view="strong"). Policy
+    "interleave" deals the rows of all parts evenly to as many passes as there are parts. In the DARP family a mixed
+    unlabelled part swaps only one share of its rows, for labelled ones; the unmixed and the rotated view have passes of
+    their own, and the weak view moves the running statistics. The momentum 0.999 of m belongs to 250,000 steps and is
+    scaled (`momentum_of`). Aligning to the LABELLED prior is wrong by construction where the two sets disagree.
+Numbers: `softCE` and the mixing of the tests' toy rows; alignment [[.977508, .017273, .005219], ...], sharpened
+    .999659.
 
-There is no threshold: every row counts. As a base it offers `pseudo_prob` (before it lie the imbalance methods' refinements) and
-`unmixed`, the views that a method wants to see unmixed as well.
+There is no threshold: every row counts. As a base it offers `pseudo_prob` (before it lie the imbalance methods'
+refinements) and `unmixed`, the views that a method wants to see unmixed as well.
 
-On the embedded pictures at 600 steps it stays below Supervised (41.2 +- 0.8 against 51.4 +- 2.8, three seeds): without a threshold the
-soft labels of an unready network count, and they know only the large classes. The ramp shows it: one seed has 42.2 with the ramp over
-the whole run and 25.0 with 1/64 of it (results/learning-causes-600-steps).
+On the embedded pictures at 600 steps it stays below Supervised (41.2 +- 0.8 against 51.4 +- 2.8, three seeds): without
+a threshold the soft labels of an unready network count, and they know only the large classes. The ramp shows it: one
+seed has 42.2 with the ramp over the whole run and 25.0 with 1/64 of it (results/learning-causes-600-steps).
 """
 from __future__ import annotations
 
@@ -35,6 +43,7 @@ from semilib.errors import BadInput
 from semilib.methods.base import Pseudo
 from semilib.methods.fixmatch import FixMatch
 from semilib.methods.losses import Term, ce, one_hot
+from semilib.methods.supervised import USB_IMAGENET127
 from semilib.networks.net import Views, linear, running_statistics_kept
 from semilib.options import Options, momentum_of, option
 
@@ -63,14 +72,16 @@ class ReMixMatch(FixMatch):
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         if info.run.policy in ("weak_first", "ema_eval"):
-            raise BadInput("policy", info.run.policy, "joint, separate, frozen or interleave on ReMixMatch, whose weak view has a pass "
-                                                      "of its own before the others anyway")
+            raise BadInput("policy", info.run.policy, "joint, separate, frozen or interleave on ReMixMatch, whose weak "
+                                                      "view has a pass of its own before the others anyway")
 
     @classmethod
     def original(cls, run):
-        """USB: 2^18 steps, RandAugment of pool B, one pass a chunk, the best of all evaluations on the test set."""
-        return dict(mu=1, steps=2**18, eval_every=1024, variant="USB", strong_pool="B", decay="ndim", policy="frozen",
-                    labelled_in_unlabelled=False, report="best_on_test", options=dict(ramp=1 / 64))
+        """USB: 2^18 steps, RandAugment of pool B, one pass a chunk, the best of all evaluations on the test set. Its
+        pool holds the labelled images on STL-10 alone."""
+        own = dict(mu=1, steps=2**18, eval_every=1024, variant="USB", strong_pool="B", decay="ndim", policy="frozen",
+                   labelled_in_unlabelled=run["dataset"] == "stl10", report="best_on_test", options=dict(ramp=1 / 64))
+        return {**own, **USB_IMAGENET127} if run["dataset"] == "imagenet127" else own
 
     @classmethod
     def check_on_features(cls, cfg):
@@ -80,8 +91,8 @@ class ReMixMatch(FixMatch):
                                                      "cannot be turned")
 
     def step_images(self):
-        return StepImages({"l": ("labelled", self.cfg.labelled_view), "w": ("unlabelled", "weak"), "s1": ("unlabelled", "strong"),
-                     "s2": ("unlabelled", "strong")}, self.info.run.policy)
+        return StepImages({"l": ("labelled", self.cfg.labelled_view), "w": ("unlabelled", "weak"),
+                           "s1": ("unlabelled", "strong"), "s2": ("unlabelled", "strong")}, self.info.run.policy)
 
     def heads(self):
         return {**super().heads(), "rotation": linear(self.info.features, 4)}
@@ -89,7 +100,7 @@ class ReMixMatch(FixMatch):
     def build(self):
         super().build()
         self.register_buffer("prior", self.info.prior())
-        self.register_buffer("mean", torch.zeros(self.info.classes, dtype=self.info.dtype))        # m; all zero: no batch yet
+        self.register_buffer("mean", torch.zeros(self.info.classes, dtype=self.info.dtype))    # m; 0: no batch yet
         self.momentum = momentum_of(self.cfg.align_momentum, self.info.steps)
 
     def align(self, prob: Tensor) -> Tensor:
@@ -137,8 +148,12 @@ class ReMixMatch(FixMatch):
         q = batch.notes.q
         return Pseudo(prob=q, label=q.argmax(-1), target=q, mask=torch.ones_like(q[:, 0]), branches={})
 
+    def ramp(self, t) -> Tensor:
+        """r, 0-dim."""
+        return (t.progress / self.cfg.ramp).clamp(max=1)
+
     def terms(self, v, batch, p, t):
-        ramp = (t.progress / self.cfg.ramp).clamp(max=1)
+        ramp = self.ramp(t)
         unlabelled = [ce(v[f"mixed_{name}"]["head"], batch.notes.mixed[name]) for name in MIXED[1:]]
         return {"x": Term(ce(v.mixed_l["head"], batch.notes.mixed["l"])),
                 "u": Term(torch.cat(unlabelled), scale=self.cfg.lambda_u * ramp),

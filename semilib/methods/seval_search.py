@@ -1,6 +1,8 @@
-"""SEVAL's two searches on held-out images, on the host in float64: class offsets by Newton's method, thresholds by an exact scan.
+"""SEVAL's two searches on held-out images, on the host in float64: class offsets by Newton's method, thresholds by an
+exact scan.
 
-n held-out images, C classes, G groups of consecutive classes. Both are deterministic, and neither reads more than it is given.
+n held-out images, C classes, G groups of consecutive classes. Both are deterministic, and neither reads more than it is
+given.
 """
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ def groups(classes: int, number: int) -> Tensor:
 
 
 def class_nll(logits: Tensor, y: Tensor, log_pi: Tensor) -> Tensor:
-    """Mean over the classes, all C of them, of the mean over their images of -log softmax(logits - log pi)_y, 0-dim; a class without
-    images adds 0. logits [n, C], y [n], log_pi [C]."""
+    """Mean over the classes, all C of them, of the mean over their images of -log softmax(logits - log pi)_y, 0-dim.
+    A class without images adds 0. logits [n, C], y [n], log_pi [C]."""
     return -(weights(y, logits.shape[1]) * (logits - log_pi).log_softmax(-1).gather(1, y.unsqueeze(1)).squeeze(1)).sum()
 
 
@@ -29,8 +31,8 @@ def weights(y: Tensor, classes: int) -> Tensor:
 def refine(logits: Tensor, y: Tensor, tie: Tensor, low: float = 1e-3, high: float = 3.0, steps: int = 100) -> Tensor:
     """argmin over pi in [low, high]^C of `class_nll`, [C], equal within the groups of `tie`. logits [n, C] float64.
 
-    In b = log pi that is a convex problem in a box: projected Newton with halved steps, which only ever descends. A tiny ridge on b
-    picks one of the multiples of pi, which all give the same pseudo-labels: the one nearest to 1.
+    In b = log pi that is a convex problem in a box: projected Newton with halved steps, which only ever descends. A
+    tiny ridge on b picks one of the multiples of pi, which all give the same pseudo-labels: the one nearest to 1.
     """
     classes = logits.shape[1]
     spread = (tie.unsqueeze(1) == torch.arange(int(tie.max()) + 1)).double()              # [C, G]
@@ -48,8 +50,9 @@ def refine(logits: Tensor, y: Tensor, tie: Tensor, low: float = 1e-3, high: floa
         free = ~(((b <= bottom) & (gradient > 0)) | ((b >= top) & (gradient < 0)))
         if not (gradient * free).abs().max() > 1e-12:
             break
-        curvature = spread.T @ (torch.diag((w * p).sum(0)) - (w * p).T @ p) @ spread + RIDGE * torch.eye(len(b), dtype=torch.float64)
-        curvature = torch.where(free & free.unsqueeze(1), curvature, torch.eye(len(b), dtype=torch.float64))
+        unit = torch.eye(len(b), dtype=torch.float64)
+        curvature = spread.T @ (torch.diag((w * p).sum(0)) - (w * p).T @ p) @ spread + RIDGE * unit
+        curvature = torch.where(free & free.unsqueeze(1), curvature, unit)
         direction, length, moved = -torch.linalg.solve(curvature, gradient * free), 1.0, False
         while length > 1e-10 and not moved:
             new = (b + length * direction).clamp(bottom, top)
@@ -62,7 +65,8 @@ def refine(logits: Tensor, y: Tensor, tie: Tensor, low: float = 1e-3, high: floa
 
 
 def threshold(confidence: Tensor, correct: Tensor, weight: Tensor, target: float) -> float:
-    """The t whose weighted accuracy among the images with confidence >= t is nearest to target, the lowest of several. All [n]."""
+    """The t whose weighted accuracy among the images with confidence >= t is nearest to target, the lowest of several.
+    All [n]."""
     confidence, order = confidence.sort(descending=True)
     accuracy = (weight * correct)[order].cumsum(0) / weight[order].cumsum(0)
     last = torch.ones_like(confidence, dtype=torch.bool)                                  # of equal confidences
@@ -71,12 +75,14 @@ def threshold(confidence: Tensor, correct: Tensor, weight: Tensor, target: float
     return float(confidence[int((error <= error.min() + 1e-12).nonzero().max())])
 
 
-def thresholds(prob: Tensor, y: Tensor, weight: Tensor, group: Tensor, target: float, few: int) -> tuple[Tensor, Tensor]:
-    """(threshold of each class [C], whether its group is rare [C]) from refined held-out probabilities [n, C] and labels [n].
+def thresholds(prob: Tensor, y: Tensor, weight: Tensor, group: Tensor, target: float,
+               few: int) -> tuple[Tensor, Tensor]:
+    """(threshold of each class [C], whether its group is rare [C]) from refined held-out probabilities [n, C] and
+    labels [n].
 
-    Each group is judged by the images PREDICTED in it, weighted by `weight` [C] of their true class. It is rare if they weigh no more
-    than a tenth of an equal share, or if fewer than `few` images are of its classes. A rare group, and one whose accuracy reaches
-    the target as it is, has threshold 0.
+    Each group is judged by the images PREDICTED in it, weighted by `weight` [C] of their true class. It is rare if they
+    weigh no more than a tenth of an equal share, or if fewer than `few` images are of its classes. A rare group, and
+    one whose accuracy reaches the target as it is, has threshold 0.
     """
     confidence, predicted = prob.max(-1)
     number = int(group.max()) + 1

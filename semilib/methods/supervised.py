@@ -13,6 +13,9 @@ from semilib.methods.base import Method
 from semilib.methods.losses import Term, ce
 from semilib.options import Options
 
+# USB's schedule on ImageNet-127, the same for all its methods.
+USB_IMAGENET127 = dict(steps=500_000, eval_every=2500, batch=256, lr=0.1, weight_decay=1e-4)
+
 
 class Supervised(Method):
     refuses = {"add": "it sees no unlabelled images"}
@@ -24,7 +27,8 @@ class Supervised(Method):
     @classmethod
     def original(cls, run):
         """USB's supervised runs."""
-        return dict(steps=2**18, eval_every=1024, variant="USB", decay="ndim", report="best_on_test")
+        own = dict(steps=2**18, eval_every=1024, variant="USB", decay="ndim", report="best_on_test")
+        return {**own, **USB_IMAGENET127} if run["dataset"] == "imagenet127" else own
 
     def step_images(self) -> StepImages:
         return StepImages({"l": ("labelled", "weak")})

@@ -48,9 +48,11 @@ class TRAS(FixMatch):
 
     @classmethod
     def original(cls, run):
-        """The release's, which is DARP's: Adam at 0.002, decay by the average, a pass a view, labelled images not in the pool."""
+        """The release's, which is DARP's: Adam at 0.002, decay by the average, a pass a view; only on
+        CIFAR-100 are labelled images in the pool."""
         return dict(optimiser="adam", lr=0.002, rate="constant", ema_rule="decaying", weight_decay=0.02, policy="separate",
-                    strong_pool="C", crop="zero", labelled_in_unlabelled=False, options=dict(droplast_prior=True))
+                    strong_pool="C", crop="zero", labelled_in_unlabelled=run["dataset"] == "cifar100",
+                    options=dict(droplast_prior=True))
 
     def heads(self):
         return {**super().heads(), "balanced": linear(self.info.features, self.info.classes)}

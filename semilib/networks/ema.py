@@ -4,7 +4,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semilib.errors import check_name
 from semilib.networks.net import Net
@@ -17,7 +17,7 @@ class Average:
 
     rule: "parameters" averages parameters and copies buffers (FixMatch, ACR, CPE, SimPro, RDA, SeMi); "warmup" uses
     min(1 - 1/(k+1), decay) at 0-based step k and averages buffers too (DASO, SEVAL); "decaying" averages every floating entry and
-    then multiplies the live ones, norms included, by 1 - weight_decay * lr (DARP, ABC, CoSSL, CDMAD).
+    then multiplies the live ones, norms included, by 1 - weight_decay * lr (DARP, ABC, CoSSL, CDMAD), except those of `spare`.
     """
 
     def __init__(self, net: Net, decay: float, rule: str = "parameters", weight_decay: float = 0.0):
@@ -34,6 +34,12 @@ class Average:
                              live_p + [b for b, f in zip(live_b, floats, strict=True) if f])
             self.copied = ([b for b, f in zip(avg_b, floats, strict=True) if not f],
                            [b for b, f in zip(live_b, floats, strict=True) if not f])
+        self.decayed = list(self.averaged[1])
+
+    def spare(self, modules: list[nn.Module]) -> None:
+        """Rule "decaying" leaves these parts of the live network alone: their optimiser has a decay of its own."""
+        spared = {id(p) for module in modules for p in module.parameters()}
+        self.decayed = [p for p in self.decayed if id(p) not in spared]
 
     @torch.no_grad()
     def update(self, step: Tensor, lr: Tensor) -> None:
@@ -48,4 +54,4 @@ class Average:
         if self.copied[0]:
             torch._foreach_copy_(*self.copied)
         if self.rule == "decaying":
-            torch._foreach_mul_(live, 1 - self.weight_decay * lr)
+            torch._foreach_mul_(self.decayed, 1 - self.weight_decay * lr)

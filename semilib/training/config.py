@@ -17,7 +17,7 @@ from semilib.errors import BadInput, check_name
 from semilib.networks.backbones import ON_FEATURES, ON_PICTURES, VARIANTS, parse_network, reads_features
 from semilib.networks.encoders import check_encoder
 from semilib.networks.net import POLICIES
-from semilib.options import PAPER_STEPS, Duration, Options, check_fields, duration_in_steps, option, span
+from semilib.options import PAPER_STEPS, Duration, Options, check_fields, duration_in_steps, fields_in_key, option, span
 
 RECIPES = ("shared", "original")
 
@@ -109,7 +109,8 @@ class Run:
     seed: int = option(0, "seed of weights, order and views (not of the split: split_seed)", low=0)
 
     n1: int | None = option(40, "N1, labelled images of the first class; None = all that are labelled", low=1)
-    labelled_share: float | None = option(None, "share of each class that is labelled, instead of n1 and gamma_l", low=0, high=1)
+    labelled_share: float | None = option(None, "share of each class that is labelled, instead of n1 and gamma_l", low=0, high=1,
+                                          in_key="changed")
     m1: int | None = option(360, "M1, unlabelled images of the largest class; None = all the rest", low=0)
     gamma_l: float = option(20.0, "imbalance of the labelled set, first class over last", low=1)
     gamma_u: float = option(20.0, "imbalance of the unlabelled set, largest class over smallest", low=1)
@@ -117,9 +118,9 @@ class Run:
     labelled_in_unlabelled: bool = option(True, "the unlabelled pool holds the labelled images too (SeMi, ACR, DARP)")
     split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn", low=0)
     holdout: float = option(0.0, "share of each class's labelled images that is held out and evaluated on in place of the test set, to "
-                                 "choose options by; 0 = none", low=0, high=0.5)
+                                 "choose options by; 0 = none", low=0, high=0.5, in_key="changed")
     holdout_images: int = option(0, "training images of each class, outside of the pool, that are evaluated on in place of the test "
-                                    "set, to choose options by", low=0)
+                                    "set, to choose options by", low=0, in_key="changed")
     side: int = option(32, "side of the images in pixels (imagefolder, imagenet127)", low=32, high=512)
     flip: bool | None = option(None, "whether a mirrored image keeps its class; None = as the data set says")
     root: str = option("data", "folder that holds, or will hold, the data sets", in_key=False)
@@ -129,8 +130,9 @@ class Run:
     batch: int = option(32, "B, labelled images a step", low=2)
     mu: int = option(1, "unlabelled images a step, over B", low=1, high=16)
     lr: float = option(0.1, "learning rate at step 0", low=0)
-    rate: str = option("cosine", "cosine: lr cos(7 pi t / 16 T); slow_cosine: lr cos(pi t / 16 T) (CReST); constant",
-                       choices=("cosine", "slow_cosine", "constant"))
+    rate: str = option("cosine", "cosine: lr cos(7 pi t / 16 T); slow_cosine: lr cos(pi t / 16 T) (CReST); constant; "
+                                 "stepped: a rise, then a tenth at 1/2 and again at 3/4 (SEVAL on ImageNet-127)",
+                       choices=("cosine", "slow_cosine", "constant", "stepped"))
     optimiser: str = option("sgd", "sgd (Nesterov, momentum 0.9) or adam", choices=("sgd", "adam"))
     weight_decay: float = option(5e-4, "L2 of the decayed parameters", low=0)
     decay: str = option("weights", "weights: not biases and norms; ndim: not tensors of one dimension; norms: all but norms; all",
@@ -142,13 +144,13 @@ class Run:
     network: str = option("wrn-10-0.5", "wrn-DEPTH-WIDTH or resnet50")
     variant: str = option("V1", "the WRN as published: V1 FixMatch, V2 DASO, V3 RDA, USB; see models.Block", choices=VARIANTS)
     encoder: str = option("none", "none, or a pretrained encoder on whose stored features the network is trained: efficientnet-lite0, "
-                                  "-lite1, -lite2, timm:NAME, torchvision:NAME")
-    encoder_side: int = option(128, "side of the encoder's input, a multiple of 32", low=32, high=1024)
-    encoder_weights: str = option("", "file of a timm: or torchvision: encoder's weights, in place of a download")
-    stored_weak: int = option(2, "weak views that are stored of each image", low=1, high=1024)
-    stored_strong: int = option(8, "strong views that are stored of each image", low=1, high=1024)
+                                  "-lite1, -lite2, timm:NAME, torchvision:NAME", in_key="changed")
+    encoder_side: int = option(128, "side of the encoder's input, a multiple of 32", low=32, high=1024, in_key="changed")
+    encoder_weights: str = option("", "file of a timm: or torchvision: encoder's weights, in place of a download", in_key="changed")
+    stored_weak: int = option(2, "weak views that are stored of each image", low=1, high=1024, in_key="changed")
+    stored_strong: int = option(8, "strong views that are stored of each image", low=1, high=1024, in_key="changed")
     statistics: str = option("pool", "whose plain features set the standardisation: those of the run's pool, or of its labelled images",
-                             choices=("pool", "labelled"))
+                             choices=("pool", "labelled"), in_key="changed")
     bn_momentum: float = option(0.1, "batch-norm momentum in PyTorch's convention", low=0, high=1)
     strong_pool: str = option("A", "A: FixMatch's RandAugment; B: USB's; C: DARP's and CDMAD's", choices=("A", "B", "C"))
     crop: str = option("reflect", "what the weak view's crop finds outside of the image", choices=("reflect", "zero"))
@@ -244,6 +246,9 @@ class Run:
                            f"{ON_PICTURES} without an encoder")
         if self.encoder != "none":
             self.method_class().check_on_features(self.method_options())
+        for f in dataclasses.fields(self):
+            if self.encoder == "none" and f.name in FEATURE_FIELDS and getattr(self, f.name) != f.default:
+                raise BadInput(f.name, getattr(self, f.name), f"{f.default!r} without an encoder")
         if self.holdout and self.holdout_images:
             raise BadInput("holdout_images", self.holdout_images, f"0 beside holdout={self.holdout:g}: one set is held out")
 
@@ -322,15 +327,7 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """Every field that can move a number, as plain values; for a folder of pictures also what identifies its content, so
         that neither another folder of the same name nor the place where it lies matters."""
-        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["in_key"]}
-        if self.labelled_share is None:                    # younger than the first records: they keep the keys that they have
-            del out["labelled_share"]
-        for name in ("holdout", "holdout_images"):
-            if not out[name]:
-                del out[name]
-        if self.encoder == "none":
-            for name in FEATURE_FIELDS:
-                del out[name]
+        out = {**fields_in_key(self), "options": fields_in_key(self.method_options())}
         if self.dataset == "imagefolder":
             from semilib.data.sources import folder_id
             out["folder"] = folder_id(self.root)

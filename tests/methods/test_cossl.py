@@ -1,12 +1,14 @@
 """CoSSL against the values of methods-b 6.4, and what its two phases may and may not do."""
 from __future__ import annotations
 
+import itertools
+
 import kit
 import pytest
 import torch
 from kit import close, f64
 
-from semilib.methods.cossl import fill_up, imprint
+from semilib.methods.cossl import fill_up, imprint, passes
 from semilib.methods.losses import ce, reduce
 from semilib.networks.net import linear
 from semilib.training.config import Run
@@ -93,6 +95,15 @@ def test_the_fit_learns_all_classes_alike_and_its_average_follows():
     assert 0 < average.weight.norm() < head.weight.norm() and strong.weight.norm() < .7 * head.weight.norm()
 
 
+def test_the_fit_s_batches_are_passes_without_replacement():
+    one, two = (list(itertools.islice(passes(150, seed, torch.device("cpu")), 6)) for seed in (0, 1))
+    assert [len(n) for n in one] == [64] * 6
+    passed = [torch.cat(one[i:i + 2]) for i in (0, 2, 4)]
+    assert all(len(n.unique()) == 128 for n in passed), "no row twice in a pass, whose last 22 are left out"
+    assert not torch.equal(passed[0], passed[1]) and not torch.equal(one[0], two[0])
+    assert sorted(next(passes(5, 0, torch.device("cpu"))).tolist()) == [0, 1, 2, 3, 4], "fewer rows than a batch has"
+
+
 def test_a_short_run_fits_long_enough():
     assert kit.method("cossl", steps=250_000, counts=COUNTS).fit == 5000 and kit.method("cossl", steps=400, counts=COUNTS).fit == 2000
     assert kit.method("cossl", {"fit": 7}, steps=400, counts=COUNTS).fit == 7
@@ -168,6 +179,26 @@ def test_the_teacher_has_an_adam_of_its_own_whose_rate_does_not_follow_the_run_s
     assert {group["lr"] for group in t.optimisers[1].param_groups} == {0.002}
 
 
+def test_the_average_s_decay_leaves_the_teacher_s_head_alone():
+    t = made(ema_rule="decaying", optimiser="adam", lr=0.02, weight_decay=5.0)
+    before = {k: v.clone() for k, v in t.net.state_dict().items()}
+    kit.losses_of(t, range(START))
+    after = t.net.state_dict()
+    assert all(torch.equal(after[f"heads.teacher.{k}"], before[f"heads.teacher.{k}"]) for k in ("weight", "bias"))
+    assert after["heads.head.weight"].norm() < 0.8 * before["heads.head.weight"].norm()
+
+
+def test_on_remixmatch_the_ramp_is_over_in_phase_two():
+    t = made("remixmatch")
+    ramps = {step: float(t.method.ramp(kit.time(step, 8, "represent" if step < START else "cotrain"))) for step in range(8)}
+    assert ramps == {0: 0, 1: 1 / 8, 2: 2 / 8, **dict.fromkeys(range(START, 8), 1)}
+    kit.losses_of(t, range(START))
+    terms, seen = t.method.terms, {}
+    t.method.terms = lambda *a: seen.update(terms(*a)) or seen
+    t.advance()
+    assert (float(seen["u"].scale), float(seen["s1"].scale)) == (1.5, 0.5)
+
+
 def test_phase_two_draws_the_classes_evenly_and_partners_from_all_images():
     t = made()
     t._open_phase(1)
@@ -206,7 +237,7 @@ def test_its_own_recipe_shows_the_student_no_weak_view_in_phase_two():
     assert (run.steps, run.optimiser, run.ema_rule, run.policy, run.bn_momentum) == (250_500, "adam", "decaying", "weak_first", .1)
     m = kit.method("cossl", steps=run.steps, counts=COUNTS)
     assert m.represent == 401 * 500 and kit.method("cossl", steps=250_000, counts=COUNTS).represent == 200_100
-    assert Run.of("cifar10", "cossl", base="remixmatch", recipe="original").options["ramp"] == 1.0
+    assert Run.of("cifar10", "cossl", base="remixmatch", recipe="original").options["ramp"] == 500 / 501
 
 
 def test_the_fit_begins_from_the_average_and_changes_nothing_but_the_teacher():

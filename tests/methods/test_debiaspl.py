@@ -62,6 +62,30 @@ def test_cld_by_hand_where_a_class_has_no_row_and_each_row_two_views():
     assert torch.isfinite(strong.grad).all() and strong.grad.abs().sum() > 0
 
 
+def test_with_the_release_s_zero_centroids_a_class_without_a_row_stays_in_the_softmax():
+    weak = f64([[.7, .2, .1], [.6, .3, .1], [.2, .7, .1]])
+    strong = f64([[.5, .3, .2], [.1, .6, .3], [.3, .3, .4]])
+    z = strong.numpy() @ np.array([[.65, .25, .1], [.2, .7, .1], [0, 0, 0]]).T / .07
+    want = np.log(np.exp(z).sum(-1)) - z[np.arange(3), [0, 0, 1]]
+    zero, out = (debiaspl(lambda_cld=.3, cld_empty=name) for name in ("zero", "out"))
+    close(zero.cld(strong, weak), want, 1e-10)
+    assert (zero.cld(strong, weak) > out.cld(strong, weak)).all()
+
+
+def test_a_class_that_had_no_probability_for_long_leaves_everything_finite():
+    """In float32 a probability below 1e-45 is 0, and with it q, whose momentum is 0 here."""
+    t = kit.trainer("debiaspl", {"momentum": 0.0, "threshold": 0.3, "lambda_cld": 0.3}, lr=0.0)
+    t.net.heads["head"].bias.data[0] = 300
+    seen, pseudo = [], t.method.pseudo
+    t.method.pseudo = lambda *given: seen.append(pseudo(*given)) or seen[-1]
+    for step in range(3):
+        t.advance()
+        assert all(x.isfinite() for x in t.last_losses.values()), step
+        assert seen[-1].prob.isfinite().all() and seen[-1].mask.all(), f"every image is surely of class 0, step {step}"
+        assert all(p.grad.isfinite().all() for p in t.net.parameters() if p.grad is not None)
+    assert t.method.q[1:].eq(0).all() and t.method.log_q().isfinite().all()
+
+
 def test_q_averages_raw_predictions_of_all_rows_over_many_steps():
     m = kit.method("debiaspl", {"momentum": .9, "threshold": .6}, steps=250_000)
     q = np.full(3, 1 / 3)

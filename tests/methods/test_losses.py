@@ -284,6 +284,11 @@ def test_the_slow_cosine_spans_a_sixteenth_of_pi(t, value):
         Run.of("cifar10", "fixmatch", rate="slow")
 
 
+@pytest.mark.parametrize("t, value", [(0, 0), (.0125, .5), (.025, 1), (.4999, 1), (.5, .1), (.74, .1), (.75, .01), (.99, .01)])
+def test_the_stepped_rate_rises_over_a_fortieth_and_falls_to_a_tenth_twice(t, value):
+    close(rate(Run.of("cifar10", "fixmatch", lr=1.0, rate="stepped"), f64(t)), value, 1e-12)
+
+
 @pytest.mark.parametrize("kind, sixteenths", [("cosine", 7), ("slow_cosine", 1), ("constant", 0)])
 def test_a_run_uses_the_rate_of_its_zero_based_step(kind, sixteenths):
     t = kit.trainer("supervised", lr=0.03, rate=kind)

@@ -163,7 +163,8 @@ def test_super_reaches_every_part_once_in_order():
 def test_an_attribute_of_the_outer_class_wins_and_others_come_from_within(registered):
     made = get("outer", "remixmatch")
     assert made.bases == Outer.bases and made.unmixed == ReMixMatch.unmixed and made.must_act == ReMixMatch.must_act
-    assert made.original({"base": "remixmatch"}) == ReMixMatch.original({})
+    run = {"dataset": "cifar10", "base": "remixmatch"}
+    assert made.original(run) == ReMixMatch.original(run)
 
 
 # ---- joining options ---------------------------------------------------------------------------------------------------------

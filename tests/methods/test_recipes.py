@@ -141,7 +141,7 @@ ROWS = {
                  "strong_views": 1},                                                                               # A 3
     "remixmatch": {**USB, "mu": 1, "policy": "frozen"},                                                            # B 5.7, 2.3
     "flexmatch": TORCHSSL, "freematch": TORCHSSL, "softmatch": TORCHSSL,
-    "darp": {**DARP, "bn_momentum": 0.1}, "saw": DARP,
+    "darp": {**DARP, "bn_momentum": 0.1}, "saw": {**DARP, "beta": 0.99},
     "cossl": {**DARP, "bn_momentum": 0.1, "steps": 501 * 500},                          # B 6.4: 401 epochs of phase 1, 100 of phase 2
     "abc": {**LOGGED, "bn_momentum": 0.001, "labelled_in_unlabelled": False, "policy": "separate"},                # B 6.3, 3.1
     "tras": {**LOGGED, "bn_momentum": 0.001, "labelled_in_unlabelled": False, "policy": "separate"},               # B 6.8, 3.1
@@ -171,14 +171,17 @@ ROWS = {
 ROWS["la"] = {k: v for k, v in DASO.items() if k not in ("strong_views", "strong_pool", "labelled_in_unlabelled")}
 
 # On ReMixMatch: B 2.3 (interleaved in the DARP family), 4.3 (pool without labelled images), 5.7 (strong labelled view, ramp over the
-# whole run); A 7.5 for CDMAD.
+# whole run); A 7.5 for CDMAD; configs/cifar10/remixmatch_daso.yaml for DASO.
 MIXED = {**{k: v for k, v in DARP.items() if k != "strong_views"}, "policy": "interleave", "labelled_in_unlabelled": False,
          "labelled_view": "strong", "ramp": 1.0}
 ON_REMIXMATCH = {
-    "darp": MIXED, "cossl": {**MIXED, "steps": 501 * 500}, "saw": {**MIXED, "steps": 300 * 500},
+    "darp": MIXED, "cossl": {**MIXED, "steps": 501 * 500, "ramp": 500 / 501},
+    "saw": {**MIXED, "steps": 300 * 500, "labelled_in_unlabelled": True, "labelled_view": "weak", "align": False, "beta": 0.0},
     "abc": {k: v for k, v in MIXED.items() if k != "report"},
-    "cdmad": {**{k: v for k, v in MIXED.items() if k not in ("report", "policy", "mu")}, "variant": "V2", "bn_momentum": 0.1,
-              "steps": 300 * 500, "weight_decay": 0.04, "labelled_in_unlabelled": True, "lambda_u": 2.0, "lambda_r": 1.0},
+    "daso": {**{k: v for k, v in DASO.items() if k != "strong_views"}, "mu": 1, "policy": "interleave", "ramp": 0.016, "align": False,
+             "labelled_view": "weak", "lambda_u": 1.5, "lambda_1": 0.5, "lambda_r": 0.5, "t_dist": 1.5, "released_statistics": True},
+    "cdmad": {**{k: v for k, v in MIXED.items() if k != "report"}, "mu": 2, "variant": "V2", "bn_momentum": 0.1,
+              "steps": 300 * 500, "weight_decay": 0.04, "lambda_u": 2.0, "lambda_r": 1.0},
 }
 
 WITH_RECIPE = [name for name in METHODS if not kit.recipe_refusal(name)]
@@ -217,6 +220,32 @@ def test_an_original_recipe_on_remixmatch_is_the_published_one(name):
     ("imagenet127", "cpg", {}, dict(absolute_floor=0)), ("svhn", "cpg", {}, dict(absolute_floor=12)),
     ("cifar100", "decon", {}, dict(tau=2.0)), ("cifar100", "seval", {}, dict(eval_steps=2500)),
     ("cifar100", "darp", {}, dict(refine_every=100, rounds=20)),
+    ("cifar100", "saw", {}, dict(beta=0.99)), ("stl10", "saw", {}, dict(beta=0.0)),
+    ("cifar100", "daso", dict(base="remixmatch"), dict(align=True, ramp=0.016, t_dist=0.3)),
+    ("stl10", "daso", dict(base="remixmatch"), dict(align=False, ramp=0.016, t_dist=0.3)),
+    ("stl10", "simpro", {}, dict(mu=16, rho_mu=16, lr=0.17, steps=43_000, tau=2.0, threshold=0.95)),
+    ("imagenet127", "simpro", {}, dict(mu=2, rho_mu=2, batch=32, lr=0.01, steps=250_000, tau=1.0, threshold=0.2)),
+    ("stl10", "cdmad", dict(base="remixmatch"), dict(weight_decay=0.02, lambda_r=0.5, align=False)),
+    ("cifar100", "seval", {}, dict(target=0.65, threshold_groups=10, pi_groups=0, d_pi=0.98, d_t=0.98, mu=2)),
+    ("stl10", "seval", {}, dict(target=0.6, threshold_groups=0, pi_groups=0, d_pi=0.995, d_t=0.999, eval_steps=500)),
+    *[("cifar100", name, {}, dict(network="wrn-28-8", weight_decay=1e-3, lr=0.03, mu=7, steps=2**20))
+      for name in ("fixmatch", "flexmatch", "freematch", "softmatch")],
+    *[("svhn", name, {}, dict(network="wrn-28-2", weight_decay=5e-4)) for name in ("flexmatch", "freematch", "softmatch")],
+    *[("stl10", name, {}, dict(labelled_in_unlabelled=True))
+      for name in ("flexmatch", "freematch", "softmatch", "remixmatch", "cpe", "bacon", "cdmad", "saw", "darp", "adello")],
+    *[("stl10", name, {}, dict(labelled_in_unlabelled=False))
+      for name in ("acr", "daso", "simpro", "seval", "ccl", "metaexpert", "decon")],
+    *[("cifar100", name, {}, dict(labelled_in_unlabelled=True)) for name in ("abc", "tras")],
+    *[("svhn", name, {}, dict(labelled_in_unlabelled=False)) for name in ("abc", "tras")],
+    *[("stl10", name, dict(base="remixmatch"), dict(labelled_in_unlabelled=False)) for name in ("cdmad", "darp", "daso")],
+    ("cifar100", "abc", dict(base="remixmatch"), dict(labelled_in_unlabelled=False)),
+    ("stl10", "darp", {}, dict(refine_every=100, rounds=20, estimate=True)),
+    *[("imagenet127", name, {}, dict(steps=500_000, eval_steps=2500, batch=256, lr=0.1, weight_decay=1e-4, network="resnet50"))
+      for name in ("supervised", "remixmatch")],
+    ("imagenet127", "crest", dict(base="remixmatch"), dict(steps=750_000, eval_steps=2500, generations=3, keep_alpha=0.7, batch=256)),
+    ("imagenet127", "seval", {}, dict(target=0.65, threshold_groups=10, pi_groups=0, d_pi=0.998, d_t=0.998, eval_steps=1000,
+                                      steps=200_000, mu=1, optimiser="adam", lr=0.002, weight_decay=0.0, rate="stepped",
+                                      period=0.005, batch=64, labelled_in_unlabelled=False)),
     ("cifar100", "simpro", {}, dict(lr=0.17, steps=43_000, mu=8)), ("cifar10", "cdmad", dict(gamma_l=150), dict(weight_decay=0.04))])
 def test_recipes_follow_the_data(dataset, method, given, want):
     assert not differing(Run.of(dataset, method, recipe="original", **given), want)

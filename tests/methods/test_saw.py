@@ -20,6 +20,8 @@ def test_the_reference_s_weights():
     counts = torch.tensor([int(1500 * 100 ** (-k / 9)) for k in range(10)])
     close(weights(counts), [.150931, .162741, .193654, .255276, .365922, .552828, .874713, 1.418954, 2.278234, 3.746747])
     close(weights(f64([7, 7, 7])), [1, 1, 1], 1e-12)
+    close(weights(counts, 0.99).max() / weights(counts, 0.99).min(), 7.145834)              # the CIFAR script's fixed beta
+    close(weights(counts).max() / weights(counts).min(), 24.824, 1e-2)
     for few in ([1, 0, 0], [0, 0, 0], [2, 0, 1]):
         close(weights(f64(few)), [1, 1, 1], 1e-12)
     close(weights(f64([500, 20, 3])).mean(), 1, 1e-12)
@@ -95,7 +97,7 @@ def test_mixed_targets_have_each_class_s_part_weighted():
             return sum(w[k] * target[:, k] * ce(logits, torch.full((8,), k)) for k in range(4))
         close(out["x"].rows, by_hand(v.mixed_l["head"], batch.notes.mixed["l"], m.w_x), 1e-9)
         close(out["u"].rows, torch.cat([by_hand(v[f"mixed_{n}"]["head"], batch.notes.mixed[n], m.w_u) for n in ("s1", "s2", "w")]), 1e-9)
-        close(out["s1"].rows, by_hand(v.s1["head"], p.prob, m.w_u), 1e-9)
+        close(out["s1"].rows, ce(v.s1["head"], p.prob), 1e-9)              # unweighted
     assert p.label.tolist() == p.prob.argmax(1).tolist() and (batch.notes.mixed["l"] > 0).sum(1).max() > 1, "soft rows"
     close(batch.notes.mixed["l"].sum(1), torch.ones(8), 1e-9)
 
@@ -112,5 +114,16 @@ def test_semi_s_modules_work_on_it():
 
 def test_its_own_recipe():
     run = Run.of("cifar10", "saw", base="remixmatch", recipe="original")
-    assert (run.steps, run.optimiser, run.options["labelled_view"], run.labelled_in_unlabelled) == (150_000, "adam", "strong", False)
+    assert (run.steps, run.optimiser, run.labelled_in_unlabelled) == (150_000, "adam", True)
+    assert (run.options["labelled_view"], run.options["align"], run.options["beta"]) == ("weak", False, 0.0)
     assert Run.of("cifar10", "saw", recipe="original").policy == "weak_first"
+
+
+def test_a_fixed_beta_weights_both_losses_and_the_default_leaves_the_key_as_it_was():
+    t = kit.trainer("saw", dict(threshold=0.3, epoch=4, beta=0.5))
+    close(t.method.w_x, weights(torch.tensor([14, 9, 6, 4]), 0.5), 1e-6)
+    kit.losses_of(t, range(4))
+    counts = torch.bincount(t.method.latest.rows + 1, minlength=5)[1:]
+    close(t.method.w_u, weights(counts, 0.5), 1e-6)
+    default, fixed = (Run.of("mnistm5k", "saw", options=given) for given in ({}, {"beta": 0.99}))
+    assert fixed.key != default.key and "beta" not in default.identity()["options"]

@@ -102,7 +102,7 @@ def test_the_teacher_head_and_its_average_after_the_fit_on_recorded_rows_are_the
     for one in (head, average):
         set_to(one, d["W0"] * 0.1, torch.zeros_like(d["b0"]))
     m.fit, n = len(d["rows"]), len(d["o_F"])
-    monkeypatch.setattr(cossl, "rng", SimpleNamespace(words=lambda *a: None, integers=lambda w, n: d["rows"]))
+    monkeypatch.setattr(cossl, "passes", lambda *a: iter(d["rows"]))
     monkeypatch.setattr(cossl, "momentum_of", lambda momentum, total, of: 0.999)
     m.fit_head(head, average, d["o_F"], torch.arange(n), torch.arange(n), torch.ones(n, dtype=F64), d["o_T"])
     with differences(1e-9) as same:

@@ -1,8 +1,9 @@
 """A run's fields: refused with a useful message where they are wrong, named and hashed the same however they are written."""
 import dataclasses
+import json
 
 import pytest
-from kit import DATA
+from kit import DATA, ROOT
 
 from semilib.errors import BadInput
 from semilib.methods import METHODS, get
@@ -96,6 +97,13 @@ def test_the_key_knows_every_field_that_can_move_a_number():
     changed = [base.with_(seed=1), base.with_(steps=1201), base.with_(options={"alpha": 0.3}), base.with_(precision="bf16"),
                base.with_(order="reversed"), base.with_(flip=True), base.with_(bn_momentum=0.2)]
     assert len({r.key for r in [base, *changed]}) == len(changed) + 1
+
+
+def test_the_committed_records_keep_their_keys_when_options_are_added():
+    records = [json.loads(path.read_text()) for path in (ROOT / "results/learning-trial-600-steps").glob("*/run.json")]
+    assert len(records) >= 3 * len(METHODS)
+    changed = [r["name"] for r in records if Run(**r["config"]).key != r["key"]]
+    assert not changed
 
 
 def test_a_run_is_plain_data_that_makes_itself_again():
