@@ -8,18 +8,22 @@ A profile chooses data and schedule, and profiles never share a table:
 
     smoke     the embedded pictures, seconds, to show that everything runs
     small     the embedded pictures, minutes a run on a CPU
+    features  the real data sets, a small network on features of a pretrained encoder, a minute a run on a CPU
     short     the real data sets, a tenth of the schedule
     paper     the real data sets, the whole schedule
 """
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from semilib import files
 from semilib.errors import BadInput, check_name
-from semilib.methods import METHODS, title_of
+from semilib.methods import METHODS, get, title_of
 from semilib.training.config import PROFILES as SCHEDULES
 from semilib.training.config import Run
 
@@ -34,6 +38,7 @@ MODULES = {"oheml": "OHEML", "plce": "PLCE", "align": "Embedding Align"}
 TABLE_PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(profile="smoke", real=False, seeds=(0,)),
     "small": dict(profile="trial", real=False, seeds=(0, 1, 2)),
+    "features": dict(profile="features", real=True, seeds=(0, 1, 2)),
     "short": dict(profile="short", real=True, seeds=(0, 1, 2)),
     "paper": dict(profile="paper", real=True, seeds=(0, 1, 2)),
 }
@@ -117,6 +122,27 @@ EMBEDDED: dict[str, dict[str, dict[str, Any]]] = {
     "table2": {f"embedded pictures, {order}": _embedded(order) for order in ("uniform", "reversed")},
 }
 
+# On features: what CIFAR alone can show. Each seed has a split of its own, drawn by it.
+_MAIN10, _MAIN100 = _cifar(10, 1500, 3000, 100), _cifar(100, 150, 300, 20)
+FEATURES: dict[str, dict[str, dict[str, Any]]] = {
+    "table1": REAL["table1"],
+    "table2": {**{f"CIFAR-10-LT 1500/3000, gamma 100, {order}": {**_MAIN10, "order": order}
+                  for order in ("uniform", "reversed", "middle", "head-tail")},
+               "CIFAR-100-LT 150/300, gamma 20, reversed": {**_MAIN100, "order": "reversed"}},
+    **dict.fromkeys(("table4", "table5"), {
+        "CIFAR-10-LT 1500/3000, gamma 100": _MAIN10,
+        "CIFAR-10-LT 1500/3000, gamma 100, reversed": {**_MAIN10, "order": "reversed"}}),
+}
+FIVE_SEEDS = ({**_MAIN10, "order": "consistent"}, {**_MAIN10, "order": "reversed"}, _MAIN100,
+              {**_MAIN100, "order": "reversed"})
+CELLS_OF = {"smoke": EMBEDDED, "small": EMBEDDED, "features": FEATURES, "short": REAL, "paper": REAL}
+
+
+def seeds_of(profile: str, cell: dict[str, Any]) -> tuple[int, ...]:
+    """The seeds of a table's cell: on features five where the study rests on it."""
+    return tuple(range(5)) if profile == "features" and cell in FIVE_SEEDS else TABLE_PROFILES[profile]["seeds"]
+
+
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 OFF = dict(oheml=False, plce=False, embedding_align=False, logit_align=False, balanced_head=False, threshold=0.95)
@@ -187,19 +213,22 @@ def grid(table: str, profile: str = "small", methods: Iterable[str] | None = Non
     check_name("profile", profile, TABLE_PROFILES)
     _check(methods, seeds, changes)
     scale = TABLE_PROFILES[profile]
-    cells = (REAL if scale["real"] else EMBEDDED).get(table)
+    cells = CELLS_OF[profile].get(table)
     if cells is None:
-        raise BadInput("profile", profile, f"short or paper for {table}, which is about a real data set")
+        raise BadInput("profile", profile, f"short or paper for {table}, which is about a data set that the others lack")
     rows = ROWS[table](profile, None if methods is None else list(methods))
-    seeds = tuple(scale["seeds"] if seeds is None else seeds)
     entries = []
     for column, cell in cells.items():
         for row in rows:
             fields = {**cell, "profile": scale["profile"], "root": root, **row.fields, **changes}
             options = dict(row.options)
+            if profile == "features":
+                tuned = settings_of(row.method)
+                fields, options = {**tuned["fields"], **fields}, {**tuned["options"], **options}
             if profile == "smoke" and "threshold" in options:      # a network of 24 steps is not surer of anything
                 options["threshold"] = 0.15 + options["threshold"] / 10
-            runs = tuple(Run.of(method=row.method, options=options, seed=seed, **fields) for seed in seeds)
+            runs = tuple(Run.of(method=row.method, options=options, seed=seed, **fields, **drawn_by(profile, seed, fields))
+                         for seed in (seeds_of(profile, cell) if seeds is None else seeds))
             metrics = IMAGENET_METRICS if table == "table3" else {row.section: "balanced_accuracy"}
             entries += [Entry(section, row.name, column, runs, metric, row.against)
                         for section, metric in metrics.items()]
@@ -209,6 +238,30 @@ def grid(table: str, profile: str = "small", methods: Iterable[str] | None = Non
     more = "".join(f", {k} = {v}" for k, v in changed if k != "steps")
     title = f"{TITLES[table]}: profile {profile} ({steps:,} steps{data}{more})"
     return Grid(table, profile, title, tuple(entries), changed)
+
+
+def drawn_by(profile: str, seed: int, fields: dict[str, Any]) -> dict[str, Any]:
+    """On features each seed draws its split, unless a split is asked for."""
+    return {"split_seed": seed} if profile == "features" and "split_seed" not in fields else {}
+
+
+@functools.cache
+def settings_of(method: str) -> dict[str, dict[str, Any]]:
+    """The settings that `semilib.study.tuning` chose for a method on features: fields and options; none before that."""
+    path = Path(__file__).with_name("tuned.json")
+    chosen = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return chosen.get(method, {"fields": {}, "options": {}})
+
+
+def on_features(methods: list[str]) -> list[Row]:
+    """Rows of the methods that run on stored features: ReMixMatch without its rotation, not those that read maps."""
+    out = []
+    for method in methods:
+        if method == "remixmatch":
+            out.append(Row("", "ReMixMatch without rotation", method, {"lambda_r": 0.0}))
+        elif not get(method).reads_maps:
+            out.append(Row("", title_of(method), method))
+    return out
 
 
 def _check(methods: Any, seeds: Any, changes: dict[str, Any]) -> None:
@@ -234,10 +287,11 @@ class Row(NamedTuple):
     against: str = ""
 
 
-def _compared(methods: list[str] | None, usual: Iterable[str]) -> list[Row]:
+def _compared(profile: str, methods: list[str] | None, usual: Iterable[str]) -> list[Row]:
     """Methods beside each other, compared with SeMi where it is one of them."""
     shown = methods or list(usual)
-    return [Row("", title_of(m), m, against="SeMi" if m != "semi" and "semi" in shown else "") for m in shown]
+    rows = on_features(shown) if profile == "features" else [Row("", title_of(m), m) for m in shown]
+    return [row._replace(against="SeMi" if row.method != "semi" and "semi" in shown else "") for row in rows]
 
 
 def _ablation(profile: str, methods: list[str] | None) -> list[Row]:
@@ -275,7 +329,15 @@ def _values(option: str, profile: str) -> list[Row]:
             for v, name in names.items()]
 
 
+def _all(profile: str, methods: list[str] | None) -> list[Row]:
+    return _compared(profile, methods, COMPARED if profile == "smoke" else METHODS)
+
+
+def _otherwise(profile: str, methods: list[str] | None) -> list[Row]:
+    usual = METHODS if profile == "features" else COMPARED if TABLE_PROFILES[profile]["real"] else MAIN
+    return _compared(profile, methods, usual)
+
+
 ROWS: dict[str, Callable[[str, list[str] | None], list[Row]]] = {
-    "table1": lambda profile, methods: _compared(methods, COMPARED if profile == "smoke" else METHODS),
-    "table2": lambda profile, methods: _compared(methods, COMPARED if TABLE_PROFILES[profile]["real"] else MAIN),
-    "table3": lambda _, methods: _compared(methods, COMPARED), "table4": _ablation, "table5": _modules_and_values}
+    "table1": _all, "table2": _otherwise, "table3": lambda profile, methods: _compared(profile, methods, COMPARED),
+    "table4": _ablation, "table5": _modules_and_values}
