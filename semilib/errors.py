@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import difflib
 
+LISTED = 120                        # names that a message lists; of more it gives their number
+
 
 class BadInput(ValueError):
     """A value that cannot be used: `BadInput("gamma_l", 0.5, "a number >= 1")` reads "gamma_l=0.5: a number >= 1"."""
@@ -30,4 +32,5 @@ def check_name(kind: str, name: str, valid) -> None:
     if name not in valid:
         near = difflib.get_close_matches(str(name), map(str, valid), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise BadInput(kind, name, f"unknown; {hint}valid: {', '.join(sorted(map(str, valid)))}")
+        known = ", ".join(sorted(map(str, valid))) if len(valid) <= LISTED else f"{len(valid)} names"
+        raise BadInput(kind, name, f"unknown; {hint}valid: {known}")

@@ -44,7 +44,7 @@ DATA = str(ROOT / "data")
 
 def smoke_run(method: str = "fixmatch", **changes) -> Run:
     """A run of seconds, as a person types it; every part of the method acts."""
-    return Run.of("mnistm5k", method, profile="smoke", root=DATA, **changes)
+    return Run.of("mnistm5k", method, **{"profile": "smoke", "root": DATA, **changes})
 
 
 def recipe_refusal(name: str) -> str:
@@ -392,3 +392,21 @@ def check_done_once(grid: grids.Grid, folder: Path, outcomes, killed: dict[str, 
         assert steps == list(range(10, run.steps + 1, 10)), run.name
         assert len(found["sessions"]) == 1 + killed.get(run.key, 0), run.name
         assert (path / "run.ipynb").exists() == notebook and not list((path / "unit").glob("*.ipynb"))
+
+
+# ---- a small encoder -------------------------------------------------------------------------------------------------
+
+
+def tiny_encoder(folder: Path) -> tuple[str, int, str]:
+    """Name, side and weights file of timm's smallest test network; the weights are drawn, the same for every call."""
+    import timm
+    file = folder / "encoder.pth"
+    if not file.is_file():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = timm.create_model("test_efficientnet", pretrained=False)
+            for norm in (m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+                norm.momentum = 1.0
+            net.train()(torch.randn(64, 3, 32, 32))          # statistics, without which features vanish layer by layer
+            torch.save(net.state_dict(), file)
+    return "timm:test_efficientnet", 32, str(file)

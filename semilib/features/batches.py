@@ -145,8 +145,9 @@ class FeatureData(Data):
         if not self.resident:
             return {name: as_pictures(self.buffers[name]) for name in self.step_images.views}
         out: dict[str, Tensor] = {}
+        at = torch.as_tensor(step % AHEAD, device=self.device).view(1)                  # a 0-dim index would be read back
         for (stream, kind), numbers in self.numbers.items():
-            shown = self.tables[kind][raw[stream].unsqueeze(1), numbers[step % AHEAD]]             # [n, views, D]
+            shown = self.tables[kind][raw[stream].unsqueeze(1), numbers[at].squeeze(0)]            # [n, views, D]
             out.update(zip(self.group(stream, kind), map(as_pictures, shown.unbind(1)), strict=True))
         return {name: out[name] for name in self.step_images.views}
 

@@ -133,6 +133,11 @@ def load(name: str, side: int = 128, weights: str = "") -> Encoder:
     return Encoder(name, net, shape[1], side, tuple(mean), tuple(std), interpolation, hash_of(net))
 
 
+def file_hash(weights: str) -> str:
+    """Sixteen hex digits of a weights file's content. Raises BadInput where there is no file."""
+    return hashlib.sha256(Path(_given_weights(weights)).read_bytes()).hexdigest()[:16]
+
+
 def hash_of(net: nn.Module) -> str:
     """Sixteen hex digits of the SHA-256 over all parameters and buffers, in their order."""
     digest = hashlib.sha256()
@@ -175,7 +180,7 @@ def _timm_configuration(net: nn.Module) -> tuple:
 def _from_timm(name: str, model: str, weights: str, side: int) -> tuple[nn.Module, tuple]:
     import timm
     if model.split(".")[0] not in timm.list_models():
-        check_name("encoder", name, [f"timm:{known}" for known in timm.list_models(pretrained=True)])
+        check_name("encoder", name, [f"timm:{known}" for known in timm.list_models()])
     given: dict[str, Any] = {"pretrained_cfg_overlay": {"file": _given_weights(weights)}} if weights else {}
     if getattr(timm.get_pretrained_cfg(model), "fixed_input_size", False):              # transformers are built for one
         given["img_size"] = side

@@ -15,7 +15,7 @@ from typing import Any
 from semilib.data.splits import ORDERS
 from semilib.errors import BadInput, check_name
 from semilib.networks.backbones import ON_FEATURES, ON_PICTURES, VARIANTS, parse_network, reads_features
-from semilib.networks.encoders import check_encoder
+from semilib.networks.encoders import check_encoder, file_hash
 from semilib.networks.net import POLICIES
 from semilib.options import PAPER_STEPS, Duration, Options, check_fields, duration_in_steps, fields_in_key, option, span
 
@@ -328,6 +328,8 @@ class Run:
         """Every field that can move a number, as plain values; for a folder of pictures also what identifies its content, so
         that neither another folder of the same name nor the place where it lies matters."""
         out = {**fields_in_key(self), "options": fields_in_key(self.method_options())}
+        if self.encoder_weights:
+            out["encoder_weights"] = file_hash(self.encoder_weights)
         if self.dataset == "imagefolder":
             from semilib.data.sources import folder_id
             out["folder"] = folder_id(self.root)
