@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
 
 class BadInput(ValueError):
@@ -24,7 +25,7 @@ class RunBusy(RuntimeError):
     """Another process is training this run."""
 
 
-def check_name(kind: str, name: str, valid) -> None:
+def check_name(kind: str, name: object, valid: Iterable[object]) -> None:
     """Raise `BadInput` unless `name` is one of `valid`; the message offers the nearest valid name."""
     valid = list(valid)
     if name not in valid:

@@ -6,6 +6,7 @@ import functools
 import math
 import types
 import typing
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from semilib.errors import BadInput, check_name
@@ -92,7 +93,7 @@ def fields_in_key(obj: Any) -> dict[str, Any]:
             if f.metadata["in_key"] is True or f.metadata["in_key"] == "changed" and getattr(obj, f.name) != f.default}
 
 
-_hints = functools.cache(typing.get_type_hints)
+_hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def check_fields(obj: Any) -> None:

@@ -191,6 +191,12 @@ def test_makefile_has_the_targets_each_phony_and_with_help():
     assert set(re.findall(r"^([a-z][\w-]*):.* ## \S", read("Makefile"), re.MULTILINE)) == targets()
 
 
+def test_make_test_lints_and_checks_types_before_any_test():
+    [recipe] = re.findall(r"^test:.*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)
+    commands = [line.strip().removeprefix("$(VENV)/bin/") for line in recipe.splitlines()]
+    assert commands[:2] == ["ruff check .", "mypy"]
+
+
 def test_ci_runs_the_test_target_and_stops_at_an_error():
     path = ROOT / ".ci" / "run"
     lines = [line.strip() for line in path.read_text().splitlines()]

@@ -101,7 +101,7 @@ def strong(x: Tensor, seed: int, stream: rng.Stream, step: int | Tensor, flip: b
     w = rng.words(seed, stream, step, len(x), 3 + 4 * SLOTS[pool] + 3, x.device)
     if pool == "C":
         x = _flip_and_crop(rand_augment(x, w[:, 3:-3], pool), w[:, :3], flip, crop)
-        return square_cutout(x, w[:, -3:-1], 16, tuple(round(255 * m) for m in mean))
+        return square_cutout(x, w[:, -3:-1], 16, tuple(round(255 * m) for m in mean))  # type: ignore[union-attr]  # checked
     x = _flip_and_crop(x, w[:, :3], flip, crop)
     x = rand_augment(x, w[:, 3:-3], pool)
     return _random_cutout(x, w[:, -3:], pool)
@@ -180,7 +180,7 @@ def _random_cutout(x: Tensor, w: Tensor, pool: str) -> Tensor:
     return cutout(x, u[:, 0] * width, u[:, 1] * height, side, CUTOUT_COLOUR[pool])
 
 
-def cutout(x: Tensor, cx: Tensor, cy: Tensor, side: Tensor, colour: tuple[int, int, int]) -> Tensor:
+def cutout(x: Tensor, cx: Tensor, cy: Tensor, side: Tensor, colour: tuple[int, ...]) -> Tensor:
     """Paint one rectangle per image: centres cx, cy and side in pixels, floating point [B].
 
     Like the published code, it moves the rectangle inwards at the left and top border, clips it at the right and bottom one,
@@ -194,7 +194,7 @@ def cutout(x: Tensor, cx: Tensor, cy: Tensor, side: Tensor, colour: tuple[int, i
     return _paint(x, covered(cy, x.shape[2]), covered(cx, x.shape[3]), colour)
 
 
-def square_cutout(x: Tensor, w: Tensor, side: int, colour: tuple[int, int, int]) -> Tensor:
+def square_cutout(x: Tensor, w: Tensor, side: int, colour: tuple[int, ...]) -> Tensor:
     """Paint one square per image around a uniform pixel, which is the first right of and below its middle, clipped at every border.
     w: int64 [B, 2] words for the pixel's column and row."""
     def covered(w: Tensor, size: int) -> Tensor:                                                           # [B, size]
@@ -204,7 +204,7 @@ def square_cutout(x: Tensor, w: Tensor, side: int, colour: tuple[int, int, int])
     return _paint(x, covered(w[:, 1:2], x.shape[2]), covered(w[:, 0:1], x.shape[3]), colour)
 
 
-def _paint(x: Tensor, rows: Tensor, columns: Tensor, colour: tuple[int, int, int]) -> Tensor:
+def _paint(x: Tensor, rows: Tensor, columns: Tensor, colour: tuple[int, ...]) -> Tensor:
     """One colour where `rows`, bool [B, H], and `columns`, bool [B, W], meet."""
     inside = rows.unsqueeze(2) & columns.unsqueeze(1)                                                      # [B, H, W]
     return torch.where(inside.unsqueeze(1), _constant(colour, torch.uint8, x.device).view(1, 3, 1, 1), x)

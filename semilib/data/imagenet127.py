@@ -274,7 +274,7 @@ def prepare(given: str | Path, side: int = 32, root: str | Path = "data", say: C
         say(f"{folder.name} is complete")
         return folder
     kind, parts = _parts(given, side)
-    arrays = {"train_images": ["uint8", WHOLE.train, 3, side, side], "labels": ["int16", WHOLE.train],
+    arrays: dict[str, list[Any]] = {"train_images": ["uint8", WHOLE.train, 3, side, side], "labels": ["int16", WHOLE.train],
               "test_images": ["uint8", WHOLE.test, 3, side, side], "test_labels": ["int16", WHOLE.test]}
     folder.mkdir(parents=True, exist_ok=True)
     out = _opened(folder, arrays)
@@ -286,7 +286,7 @@ def prepare(given: str | Path, side: int = 32, root: str | Path = "data", say: C
                for name, (dtype, *shape) in arrays.items()}
     for line in _fill(parts, out, written, folder, given):
         say(line)
-    counts = {split: sum(np.array(w["counts"]) for w in written if w["split"] == split) for split in ("train", "test")}
+    counts = {split: np.sum([w["counts"] for w in written if w["split"] == split], 0) for split in ("train", "test")}
     for split, found in counts.items():
         _check_counts(split, found, str(given))
     origin = f"{kind}, {side} px, sha256 {hashlib.sha256(''.join(w['sha256'] for w in written).encode()).hexdigest()[:16]}"
@@ -308,7 +308,7 @@ def _parts(given: Path, side: int) -> tuple[str, list[Part]]:
                                        "ImageNet, unpacked), or one with train/WNID/ and val/WNID/ (ImageNet)")
 
 
-def _opened(folder: Path, arrays: dict[str, list]) -> dict[str, np.ndarray] | None:
+def _opened(folder: Path, arrays: dict[str, list]) -> dict[str, np.memmap] | None:
     """The arrays that an earlier, unfinished preparation left, to be written on; None unless they are these."""
     try:
         out = {name: np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False) for name in arrays}
@@ -329,7 +329,7 @@ def _written(folder: Path, parts: list[Part]) -> list[dict[str, Any]]:
     return known[:same]
 
 
-def _fill(parts: list[Part], out: dict[str, np.ndarray], written: list[dict[str, Any]], folder: Path, given: Path) -> Iterator[str]:
+def _fill(parts: list[Part], out: dict[str, np.memmap], written: list[dict[str, Any]], folder: Path, given: Path) -> Iterator[str]:
     """Write the parts that are not written yet, and tell of each; `written` grows, in memory and in parts.json."""
     began, before = time.perf_counter(), sum(w["images"] for w in written)
     if written:

@@ -88,7 +88,7 @@ def uniform(w: Tensor) -> Tensor:
     return (w >> 8).to(torch.float32) * 2.0 ** -24
 
 
-def integers(w: Tensor, n: int) -> Tensor:
+def integers(w: Tensor, n: int | Tensor) -> Tensor:
     """Words to int64 in {0, ..., n - 1}, n < 2^31 (multiply and shift; the bias is below n / 2^32)."""
     return (w * n) >> 32
 

@@ -19,9 +19,11 @@ import hashlib
 import http.client
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -244,7 +246,7 @@ def _prepare_stl10(root: Path, folder: Path, side: int) -> None:
     # 2.8 GB: read as it is needed. In the file an image is channel, column, row, as torchvision's reader knows too.
     rest = np.memmap(place / kind.train_list[2][0], np.uint8, "r").reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
     n, m, t = len(train.data), len(rest), len(test.data)
-    arrays = {"train_images": ["uint8", n + m, 3, side, side], "labels": ["int64", n + m],
+    arrays: dict[str, list[Any]] = {"train_images": ["uint8", n + m, 3, side, side], "labels": ["int64", n + m],
               "test_images": ["uint8", t, 3, side, side], "test_labels": ["int64", t]}
     folder.mkdir(parents=True, exist_ok=True)
     require_space(folder, (n + m + t) * 3 * side * side)
@@ -456,7 +458,7 @@ def _folder_tree(root: Path, seed: int) -> tuple[Tree, Tree]:
 
 # --- by name ----------------------------------------------------------------------------------------------------------------
 
-SOURCES = {
+SOURCES: dict[str, Callable[..., Source]] = {
     "mnistm5k": mnistm5k,
     "cifar10": functools.partial(_cifar, "cifar10", (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "cifar100": functools.partial(_cifar, "cifar100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),

@@ -12,6 +12,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from semilib.data import rng
 from semilib.errors import BadInput, check_name
@@ -19,7 +20,7 @@ from semilib.errors import BadInput, check_name
 ORDERS = ("consistent", "uniform", "reversed", "middle", "head-tail")
 
 
-def long_tailed_counts(n_max: int, num_classes: int, gamma: float) -> list[int]:
+def long_tailed_counts(n_max: int, num_classes: int, gamma: float | None) -> list[int]:
     """Class sizes that fall exponentially from `n_max` to int(n_max / gamma): [num_classes] integers, largest first.
 
     Truncated, not rounded. The last entry is divided directly, because a power can fall just below the whole number that it
@@ -112,7 +113,7 @@ def shared_counts(share: float, n1: int | None, gamma_l: float | None, available
     return [int(np.around(share * have)) for have in available]
 
 
-def make_split(labels: np.ndarray, num_classes: int, n1: int | None, m1: int | None, gamma_l: float | None,
+def make_split(labels: ArrayLike, num_classes: int, n1: int | None, m1: int | None, gamma_l: float | None,
                gamma_u: float | None, order: str, labelled_in_unlabelled: bool = True, split_seed: int | None = None,
                labelled_share: float | None = None) -> Split:
     """Choose the labelled and the unlabelled images among training images whose classes are `labels`.
@@ -158,7 +159,7 @@ def make_split(labels: np.ndarray, num_classes: int, n1: int | None, m1: int | N
     return Split(labelled, unlabelled, n, [len(p) for p in pool], fingerprint(labelled, unlabelled))
 
 
-def hold_out(split: Split, labels: np.ndarray, share: float) -> tuple[Split, np.ndarray]:
+def hold_out(split: Split, labels: ArrayLike, share: float) -> tuple[Split, np.ndarray]:
     """Take labelled images out of a split, to choose options by: the last `share` of each class's (rounded, at least one where a class has
     two or more, never all). They leave the unlabelled pool too. Returns the rest and the held-out indices, int64, ascending."""
     labels = np.asarray(labels, dtype=np.int64)

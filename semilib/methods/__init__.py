@@ -6,12 +6,17 @@ import functools
 import importlib
 import inspect
 import typing
+from typing import TYPE_CHECKING, Any
 
 from semilib.errors import BadInput, check_name
 
+if TYPE_CHECKING:
+    from semilib.methods.base import Method
+    from semilib.options import Options
+
 # The written name, and the class as "module:Class", which is imported when it is first asked for. A notebook may register
 # its class alone: the class's name is then the written one.
-Entry = tuple[str, str] | type
+Entry: typing.TypeAlias = "tuple[str, str] | type[Method]"
 
 METHODS: dict[str, Entry] = {
     "supervised": ("Supervised", "semilib.methods.supervised:Supervised"),
@@ -54,7 +59,7 @@ ADDITIONS: dict[str, Entry] = {
 }
 
 
-def get(name: str, base: str = "", add: str = "") -> type:
+def get(name: str, base: str = "", add: str = "") -> type[Method]:
     """The class of a method, on the base that was asked for (or its first), with SeMi's modules `add` ("oheml+plce") on top.
 
     A module is imported only now. A combination is one class that inherits from its parts, outermost first, so each part reaches
@@ -79,7 +84,7 @@ def get(name: str, base: str = "", add: str = "") -> type:
     for part in parts if wanted else ():
         if "add" in part.refuses:
             raise BadInput("add", add, f"'' for {part.__name__}: {part.refuses['add']}")
-    return combine(*(_load(entry) for one, entry in ADDITIONS.items() if one in wanted), *parts)
+    return combine(*(_load(entry) for one, entry in ADDITIONS.items() if one in wanted), *parts)  # type: ignore[arg-type]  # classes are hashable
 
 
 def title_of(name: str) -> str:
@@ -89,7 +94,7 @@ def title_of(name: str) -> str:
     return entry.__name__ if isinstance(entry, type) else entry[0]
 
 
-def _load(entry: Entry) -> type:
+def _load(entry: Entry) -> type[Method]:
     if isinstance(entry, type):
         return entry
     module, attribute = entry[1].split(":")
@@ -97,14 +102,14 @@ def _load(entry: Entry) -> type:
 
 
 @functools.lru_cache
-def combine(*parts: type) -> type:
+def combine(*parts: type[Method]) -> type[Method]:
     """One class of several, outermost first. It has the options of all parts and their values for a smoke run; an outer
     default wins."""
     parts = tuple(p for i, p in enumerate(parts) if not any(issubclass(outer, p) for outer in parts[:i]))
     if len(parts) == 1:
         return parts[0]
     name = "On".join(p.__name__ for p in parts)
-    made = type(name, parts, {"__module__": parts[0].__module__, "__doc__": parts[0].__doc__})
+    made: Any = type(name, parts, {"__module__": parts[0].__module__, "__doc__": parts[0].__doc__})
     made.Config = merged_options(f"{name}.Config", tuple(c.Config for c in made.__mro__ if "Config" in c.__dict__))
     made.Config.ignored = {name: why for part in parts for name, why in part.ignores.items() if name not in parts[0].uses}
     made.smoke = {name: value for part in reversed(parts) for name, value in part.smoke.items()
@@ -112,13 +117,13 @@ def combine(*parts: type) -> type:
     return made
 
 
-def merged_options(name: str, configs: tuple[type, ...]) -> type:
+def merged_options(name: str, configs: tuple[type[Options], ...]) -> type[Options]:
     """One options class of several, outermost first. Each brings the fields that it declares itself, so that an inner class's
     default is not hidden by an outer one that merely inherits the field."""
     fields: dict[str, tuple] = {}
     for cls in reversed(type(name, configs, {}).__mro__):
         for own in inspect.get_annotations(cls):
-            f = cls.__dataclass_fields__[own]
+            f = cls.__dataclass_fields__[own]  # type: ignore[attr-defined]  # a base of dataclasses
             fields[own] = (own, typing.get_type_hints(cls)[own],
                            dataclasses.field(default=f.default, default_factory=f.default_factory, metadata=f.metadata))
     return dataclasses.make_dataclass(name, fields.values(), bases=configs, frozen=True)

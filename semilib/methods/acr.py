@@ -47,6 +47,12 @@ class ACR(FixMatch):
         official_presence: bool = option(False, "h from the presence of classes, as released")
         droplast_prior: bool = option(False, "count the prior over one drop-last pass, as released")
 
+    cfg: Config
+    anchors: Tensor
+    tau: Tensor
+    u: Tensor
+    distance: Tensor
+
     must_act = {**FixMatch.must_act,
                   "u_b": "no pseudo-label of the balanced branch reached the threshold: lower it, or train longer",
                   "prior": "the balanced head was sure of no image that is not labelled: lower the threshold, or train longer"}

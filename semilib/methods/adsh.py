@@ -33,6 +33,9 @@ class Adsh(FixMatch):
         epoch: Duration = option(span(512, of=2**18), "steps between scans of the pool", low=0)
         rho_one: bool = option(False, "rho = 1 where no image of the head reaches tau, as released")
 
+    cfg: Config
+    s: Tensor
+
     must_act = {**FixMatch.must_act, "adaptive": "no class threshold left tau: lower the threshold, or train longer"}
     bases = ("fixmatch",)
     refuses = {"remixmatch": "it has no threshold for Adsh to adapt"}

@@ -63,6 +63,9 @@ class BaCon(ABC):
         remember: str = option("logit", "what must reach the threshold for l to move", choices=("logit", "prob"))
         written_only: bool = option(False, "centres without images that were never sure")
 
+    cfg: Config
+    centres: Tensor
+
     smoke = {**ABC.smoke, "sure": 0.12, "start": 4}
 
     def __init__(self, cfg, info):

@@ -78,6 +78,14 @@ class CCL(FixMatch):
         period: int = option(500, "steps between two moves of the priors, for 250,000 steps", low=1)
         droplast_prior: bool = option(False, "count the labelled prior over one drop-last pass, as released")
 
+    cfg: Config
+    pi: Tensor
+    q_a: Tensor
+    q_u: Tensor
+    n_a: Tensor
+    n_u: Tensor
+    y_c: Tensor
+
     must_act = {**FixMatch.must_act,
                   "reliable": "no pseudo-label reached the energy, so the reliable term saw labelled images only: lower it",
                   "prior": "the prior of the unlabelled images was never moved: begin earlier, shorten the period, or lower the energy"}

@@ -58,6 +58,13 @@ class DeCon(FixMatch):
         def presets(cls, run):
             return {"paper": dict(tau=2.0) if run.dataset == "cifar100" else {}}
 
+    cfg: Config
+    prior: Tensor
+    q: Tensor
+    q_b: Tensor
+    confidence: Tensor
+    agreement: Tensor
+
     smoke = {**FixMatch.smoke, "momentum": 0.8}
 
     def __init__(self, cfg, info):

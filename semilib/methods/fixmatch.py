@@ -32,6 +32,8 @@ class FixMatch(Method):
         lambda_u: float = option(1.0, "weight of the unsupervised term", low=0)
         strong_views: int = option(2, "strong views of each unlabelled image; the loss is their mean", low=1, high=8)
 
+    cfg: Config
+
     must_act = {"u": "no pseudo-label reached the threshold: lower it, or train longer"}
     smoke = {"threshold": 0.12}
 
@@ -52,7 +54,7 @@ class FixMatch(Method):
     def pseudo_prob(self, prob: Tensor, views: Views, batch: Batch, now: Time) -> Tensor:
         return prob
 
-    def pseudo(self, views: Views, batch: Batch, now: Time) -> Pseudo | None:
+    def pseudo(self, views: Views, batch: Batch, now: Time) -> Pseudo:
         prob = self.pseudo_prob(self.pseudo_logits(views, batch, now).softmax(-1), views, batch, now)
         confidence, label = prob.max(-1)
         return Pseudo(prob=prob, label=label, mask=(confidence >= self.cfg.threshold).to(prob.dtype))

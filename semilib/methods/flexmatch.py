@@ -25,6 +25,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import Tensor
 
 from semilib.methods.fixmatch import FixMatch
 from semilib.options import option
@@ -34,6 +35,11 @@ class FlexMatch(FixMatch):
     @dataclasses.dataclass(frozen=True)
     class Config(FixMatch.Config):
         threshold_warmup: bool = option(True, "images without a confident pseudo-label count in the maximum of (1)")
+
+    cfg: Config
+    sel: Tensor
+    counts: Tensor
+    beta: Tensor
 
     must_act = {**FixMatch.must_act, "flexible": "no pseudo-label reached tau, so the class thresholds stayed 0 and every row "
                                                      "counted: lower the threshold, or train longer"}

@@ -39,6 +39,11 @@ class FreeMatch(FixMatch):
         quantile: float = option(0.0, "tau follows this quantile of the confidences (USB offers 0.8); 0 = their mean", low=0, high=1)
         clip: bool = option(False, "tau at most `threshold`, which has no other use here")
 
+    cfg: Config
+    tau: Tensor
+    mean: Tensor
+    histogram: Tensor
+
     must_act = {**FixMatch.must_act, "free": "no pseudo-label was ever refused: train longer, or lower the momentum"}
     smoke = {"momentum": 0.5}
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from torch import Tensor
+
 from semilib.errors import BadInput
 from semilib.methods.base import Method
 from semilib.methods.losses import ce, log_prior
@@ -25,6 +27,9 @@ class LogitAdjustment(Method):
     @dataclasses.dataclass(frozen=True)
     class Config(Options):
         tau: float = option(1.0, "strength of the adjustment; 0 = none", low=0)
+
+    cfg: Config
+    log_prior: Tensor
 
     bases = ("supervised", "fixmatch")
     refuses = {"remixmatch": "its labelled targets are mixed, so that no image has the one label whose prior would shift it"}

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,8 @@ class Gate(nn.Module):
         self.out = nn.ModuleList(linear(i, o) for i, o in pairwise([ladder[-1] + 3 * classes, ladder[-1] // 2, ladder[-1] // 4, 3]))
 
     def forward(self, depths: Tensor, prob: Tensor) -> Tensor:
+        f: Any
+        g: Any
         f = g = 0.0
         for a, b, v in zip(self.a, self.b, depths.split(self.widths, 1), strict=True):
             f = F.silu(a(v + f))                                                                                 # (1)
@@ -97,6 +100,16 @@ class MetaExpert(CPE):
         masked: bool = option(False, "fused and gate losses only on rows whose own prediction reaches the threshold")
         frequency: bool = option(False, "count sure images for rho, not the steps that have one")
         official_frozen_gate: bool = option(False, "A, B and the gate keep their initial values, as released")
+
+    cfg: Config
+    group: Tensor
+    groups: Tensor
+    omega: Tensor
+    omega_group: Tensor
+    first_half: Tensor
+    seen: Tensor
+    rho: Tensor
+    decided: Tensor
 
     reads_maps = True
     must_act = {**CPE.must_act, "regime": "head 2 was never sure of an unlabelled image by the end of a window, so rho stayed 1/3: "

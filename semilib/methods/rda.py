@@ -44,6 +44,10 @@ class RDA(FixMatch):
                             choices=("uniform", "ones"))
         batch_sum: bool = option(False, "q over its sum over the batch, as released: the complementary loss is mu B times smaller")
 
+    cfg: Config
+    d: Tensor
+    d_r: Tensor
+
     refuses = {"add": "every row counts, whatever its confidence: there is no mask for SeMi's modules to act on"}
     must_act = {**FixMatch.must_act, "align": "the alignment never changed a label: train longer"}
     smoke = {}                              # every row counts

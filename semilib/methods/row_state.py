@@ -24,6 +24,9 @@ CHUNK = 2**16               # rows handled at a time
 class RowState(nn.Module):
     """A buffer `rows` [n, ...] of 4- or 8-byte numbers. Write it by `scatter` alone, which also notes which rows were touched."""
 
+    rows: Tensor
+    touched: Tensor
+
     def __init__(self, *size: int, dtype: torch.dtype, fill: float = 0):
         super().__init__()
         self.register_buffer("rows", torch.full(size, fill, dtype=dtype))

@@ -24,6 +24,8 @@ class Supervised(Method):
     class Config(Options):
         pass
 
+    cfg: Config
+
     @classmethod
     def original(cls, run):
         """USB's supervised runs."""

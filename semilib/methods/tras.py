@@ -39,6 +39,10 @@ class TRAS(FixMatch):
         warmup: Duration = option(span(5500), "steps without the balanced head; 0 = none", low=0)
         droplast_prior: bool = option(False, "count the prior over one drop-last pass, as released")
 
+    cfg: Config
+    la: Tensor
+    enhancement: Tensor
+
     must_act = {**FixMatch.must_act,
                   "u_b": "the balanced head was never sure enough to be taught: lower the threshold, train longer or shorten the warm-up"}
 

@@ -175,7 +175,10 @@ def reads_features(network: str) -> bool:
     return network == "linear" or network.startswith("mlp-")
 
 
-def make_backbone(network: str, variant: str = "V1", bn_momentum: float = 0.001, channels: int = 3) -> Any:
+Backbone = WideResNet | ResNet50 | FeatureMLP | Plain
+
+
+def make_backbone(network: str, variant: str = "V1", bn_momentum: float = 0.001, channels: int = 3) -> Backbone:
     """A backbone by name, such as wrn-28-2, wrn-10-0.5, resnet50 or mlp-256, for inputs of so many channels."""
     check_name("variant", variant, VARIANTS)
     parsed = parse_network(network)

@@ -24,6 +24,8 @@ class Average:
         check_name("ema_rule", rule, RULES)
         self.decay, self.rule, self.weight_decay = decay, rule, weight_decay
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        live_p: list[Tensor]
+        avg_p: list[Tensor]
         live_p, avg_p = list(net.parameters()), list(self.net.parameters())
         live_b, avg_b = list(net.buffers()), list(self.net.buffers())
         if rule == "parameters":

@@ -4,10 +4,14 @@ B images, H x W pixels, D features, C classes.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from semilib.errors import BadInput
+from semilib.networks.backbones import Backbone
 
 POLICIES = ("joint", "weak_first", "separate", "ema_eval", "frozen", "interleave")
 
@@ -29,7 +33,7 @@ class View(dict):
 
     def split(self, sizes: list[int]) -> list[View]:
         parts = {k: v.split(sizes) for k, v in self.items()}
-        maps = [None] * len(sizes) if self.map is None else self.map.split(sizes)
+        maps: Sequence[Tensor | None] = [None] * len(sizes) if self.map is None else self.map.split(sizes)
         return [View({k: p[i] for k, p in parts.items()}, f, m)
                 for i, (f, m) in enumerate(zip(self.f.split(sizes), maps, strict=True))]
 
@@ -37,7 +41,7 @@ class View(dict):
     def cat(views: list[View]) -> View:
         if len(views) == 1:
             return views[0]
-        maps = None if views[0].map is None else torch.cat([v.map for v in views])
+        maps = None if views[0].map is None else torch.cat([v.map for v in views])  # type: ignore[misc]  # as the first
         return View({k: torch.cat([v[k] for v in views]) for k in views[0]}, torch.cat([v.f for v in views]), maps)
 
 
@@ -69,7 +73,10 @@ class Net(nn.Module):
     pooling; one with `reads = "maps"` the list of maps at all depths (`backbone.map_widths` are their channels); and one with
     `reads = None` is not applied here (a method calls it itself, such as a projector of class weights)."""
 
-    def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module]):
+    backbone: Backbone
+    heads: nn.ModuleDict
+
+    def __init__(self, backbone: Backbone, heads: dict[str, nn.Module]):
         super().__init__()
         self.backbone, self.heads = backbone, nn.ModuleDict(heads)
         self.reads = {name: getattr(head, "reads", "features") for name, head in heads.items()}
@@ -92,14 +99,14 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> View:
         """One pass: x float [B, 3, H, W] -> View. Pooling and heads run in the heads' own precision, whatever the backbone's."""
-        said = self.compute(x)
+        said: Any = self.compute(x)                     # a tuple or a tensor, as keep_maps says
         *maps, fmap = said if self.backbone.keep_maps else (said,)
         f = fmap.mean((2, 3), dtype=next(self.heads.parameters()).dtype)
         fmap = fmap.to(f.dtype) if self.keep_map else None
         given = {"features": f, "map": fmap, "maps": [m.to(f.dtype) for m in maps]}
         return View({name: head(given[self.reads[name]]) for name, head in self.heads.items() if self.reads[name] is not None}, f, fmap)
 
-    def views(self, images: dict[str, Tensor], strong: list[str] = (), policy: str = "joint", teacher: Net | None = None) -> Views:
+    def views(self, images: dict[str, Tensor], strong: Sequence[str] = (), policy: str = "joint", teacher: Net | None = None) -> Views:
         """All views of a step, by name, under a forward policy (it decides which images share batch-norm statistics).
 
         images: name -> float [n, 3, H, W]. policy:
@@ -116,7 +123,7 @@ class Net(nn.Module):
         if policy in ("weak_first", "ema_eval"):
             rest = [k for k in names if k != "w"]
             with torch.no_grad():
-                weak = self(images["w"]) if policy == "weak_first" else teacher(images["w"])
+                weak = self(images["w"]) if policy == "weak_first" else teacher(images["w"])  # type: ignore[misc]  # is there
             parts = dict(zip(rest, self._joint([images[k] for k in rest]), strict=True))
             return Views({k: weak if k == "w" else parts[k] for k in names}, list(strong))
         if policy == "separate":

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semilib.data.splits import ORDERS
 from semilib.errors import BadInput, check_name
@@ -18,6 +18,9 @@ from semilib.networks.backbones import ON_FEATURES, ON_PICTURES, VARIANTS, parse
 from semilib.networks.encoders import check_encoder
 from semilib.networks.net import POLICIES
 from semilib.options import PAPER_STEPS, Duration, Options, check_fields, duration_in_steps, fields_in_key, option, span
+
+if TYPE_CHECKING:
+    from semilib.methods.base import Method
 
 RECIPES = ("shared", "original")
 
@@ -279,7 +282,7 @@ class Run:
         cls, given = self.method_class(), self.add.split("+") if self.add else []
         return "" if self.base in cls.bases[:1] else self.base, "+".join(one for one in ADDITIONS if one in given)
 
-    def method_class(self) -> type:
+    def method_class(self) -> type[Method]:
         """The method on its base with its additions."""
         from semilib.methods import get
         return get(self.method, self.base, self.add)

@@ -62,7 +62,7 @@ class Module:
         if constant and isinstance(node.value, ast.Dict):
             for key, value in zip(node.value.keys, node.value.values, strict=True):
                 if isinstance(key, ast.Constant):
-                    self.parts[f"{names[0]}[{key.value}]"].append((value, self.names))
+                    self.parts[f"{names[0]}[{key.value!s}]"].append((value, self.names))
 
     def definition(self, name: str) -> Definition:
         """What a part says, read when it is first asked for; nothing if the file has no such part."""
@@ -85,7 +85,10 @@ class Compiled:
     """What a class of no file says, such as a notebook's, with what it names of its own module: as compiled here."""
 
     def __init__(self, cls: type):
-        self.home, self.uses, self.mentions, self.things = cls.__module__, [], set(), [cls]
+        self.home = cls.__module__
+        self.uses: list[str] = []
+        self.mentions: set[str] = set()
+        self.things: list[Any] = [cls]
         said = [self.of_class(x) if inspect.isclass(x) else self.of_function(x) for x in self.things]     # which grow
         self.definition = Definition(json.dumps(said), tuple(self.uses), tuple(sorted(self.mentions)))
 

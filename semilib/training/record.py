@@ -17,6 +17,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def lock(path: Path):
 
 def _try_lock(file) -> bool:
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
@@ -114,7 +115,7 @@ def state(run: Run, runs: str | Path = "runs") -> str:
 
 def state_of(path: Path) -> str:
     """The state of the run that a folder holds: running | interrupted | failed | done | stale (done, but by other code)."""
-    found = read(path)
+    found = json.loads((path / "run.json").read_text(encoding="utf-8"))
     if found["status"] == "running":
         return "running" if is_busy(path) else "interrupted"
     return "stale" if found["status"] == "done" and found["code"] != fingerprint.code_of(found["config"]) else found["status"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -64,7 +65,7 @@ class Trained:
     def predict(self, pictures: Tensor | Iterable[str | Path]) -> pd.DataFrame:
         """A row a picture: what it is taken for, how confidently, and the second guess. pictures: image files of any size, or uint8
         [n, 3, side, side]. Raises BadInput for a file that is no picture."""
-        names = None
+        names: list[str | int] | None = None
         if not isinstance(pictures, Tensor):
             files = [Path(p) for p in pictures]
             if not files:
@@ -96,7 +97,7 @@ class Trained:
         example = torch.zeros(2, 3, self.run.side, self.run.side, dtype=torch.uint8, device=self.device)
         program = torch.onnx.export(Probabilities(self).eval(), (example,), dynamo=True, verbose=False, input_names=["images"],
                                     output_names=["probabilities"], dynamic_shapes={"images": {0: torch.export.Dim("n")}})
-        made = program.model_proto
+        made = program.model_proto  # type: ignore[union-attr]  # dynamo gives a program
         made.metadata_props.append(onnx.StringStringEntryProto(key="class_names", value="\n".join(self.class_names)))
         files.write_atomically(path, lambda file: file.write(made.SerializeToString()))
         return path
@@ -104,6 +105,9 @@ class Trained:
 
 class Probabilities(nn.Module):
     """Bytes to probabilities, as one module."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, model: Trained):
         super().__init__()
@@ -124,8 +128,9 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     found = record.read(folder)
     if found is None or found["status"] != "done" or not (folder / "checkpoint.npz").is_file():
         raise BadInput("folder", folder.name, "the folder of a finished run, with its run.json and checkpoint.npz")
-    config = {k: v for k, v in found["config"].items() if k in {f.name for f in dataclasses.fields(Run)}}
-    run = Run(**{**config, "device": device, "precision": "fp32", **({"root": str(root)} if root else {})})
+    config: dict[str, Any] = {k: v for k, v in found["config"].items() if k in {f.name for f in dataclasses.fields(Run)}}
+    config |= {"device": device, "precision": "fp32"} | ({"root": str(root)} if root else {})
+    run = Run(**config)
     facts = found.get("normalisation") or _facts(run)
     state = checkpoint.load(folder / "checkpoint.npz")
     where = torch.device(device)

@@ -111,6 +111,7 @@ WORDS = {
     "annotation of a class's attribute": ("bases: tuple[str, ...] = ()", "bases = ()"),
     "annotation of a field": ("lambda_e: float = option(", "lambda_e: int = option("),
     "annotation that is no field": ("    mask: Tensor\n    target: Tensor\n", "    mask: Tensor\n"),
+    "import that annotations alone need": ("if TYPE_CHECKING:\n    from semilib.data.batches import Data\n", ""),
     "docstring": ("A term as one number, 0-dim. Raises", "Another sentence. Raises"),
     "docstring that is gone": ('    """A classifier head; its values are set by `initialise`."""\n', ""),
     "comment": ("def reduce(term", "# a comment\ndef reduce(term"),
