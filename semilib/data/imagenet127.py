@@ -1,21 +1,22 @@
-"""ImageNet-127, prepared once: ImageNet at 32 or 64 px in two arrays that are mapped from the disk, whatever it was read from.
+"""ImageNet-127, prepared once: ImageNet at 32 or 64 px in two arrays that are mapped from the disk, whatever it was
+read from.
 
     semilib prepare imagenet127 FROM --side 32 --root data
 
 FROM is one of two folders:
 
 * the official down-sampled ImageNet of that size (Chrabaszcz, Loshchilov and Hutter, arXiv 1707.08819), unpacked:
-  train_data_batch_1 ... train_data_batch_10 and val_data. These are pickles, which are programs: here only what makes an array of
-  plain numbers runs, and anything else is refused. Label l in 1..1000 is line l of the release's map_clsloc.txt, the order that
-  imagenet127.csv has too. The batches hold the training images shuffled; their order is kept, so the first 10 % of a class are those of
-  every code that reads these files.
-* an ordinary ImageNet: train/WNID/* and val/WNID/*. Each picture is shrunk to a square by Pillow's box filter without keeping its
-  proportions, as the release's own script does. A folder has its training images breed by breed, of which the first 10 % of
-  "mammal" would be few, so they are laid out in an order drawn once and for all; it is not the release's, whose shuffling was not
-  seeded. The test images are in the order of their file names.
+  train_data_batch_1 ... train_data_batch_10 and val_data. These are pickles, which are programs: here only what makes
+  an array of plain numbers runs, and anything else is refused. Label l in 1..1000 is line l of the release's
+  map_clsloc.txt, the order that imagenet127.csv has too. The batches hold the training images shuffled; their order is
+  kept, so the first 10 % of a class are those of every code that reads these files.
+* an ordinary ImageNet: train/WNID/* and val/WNID/*. Each picture is shrunk to a square by Pillow's box filter without
+  keeping its proportions, as the release's own script does. A folder has its training images breed by breed, of which
+  the first 10 % of "mammal" would be few, so they are laid out in an order drawn once and for all; it is not the
+  release's, whose shuffling was not seeded. The test images are in the order of their file names.
 
-The 1,000 classes become 127 by imagenet127.csv (in this package): Huh, Agrawal and Efros (arXiv 1608.08614) name the 127, CoSSL
-(CVPR 2022) their order.
+The 1,000 classes become 127 by imagenet127.csv (in this package): Huh, Agrawal and Efros (arXiv 1608.08614) name the
+127, CoSSL (CVPR 2022) their order.
 """
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ class Whole:
 WHOLE = Whole()
 
 
-# ---- the 1,000 and the 127 classes ----------------------------------------------------------------------------------------------------
+# ---- the 1,000 and the 127 classes -----------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -87,7 +88,7 @@ def class_names() -> list[str]:
     return [names[k] for k in range(len(names))]
 
 
-# ---- pickles without running code ---------------------------------------------------------------------------------------------------
+# ---- pickles without running code ------------------------------------------------------------------------------------
 
 
 class Refused(pickle.UnpicklingError):
@@ -108,7 +109,7 @@ class PlainUnpickler(pickle.Unpickler):
             return lambda kind, shape, dtype: np.ndarray.__new__(np.ndarray, shape, dtype)
         if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
             return lambda buffer, dtype, shape, order: np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
-        if (module, name) == ("_codecs", "encode"):              # how Python 3 writes bytes for readers of its protocol 2
+        if (module, name) == ("_codecs", "encode"):            # how Python 3 writes bytes for readers of its protocol 2
             return _bytes
         raise Refused(f"it asks for {module}.{name}, which is neither a container nor an array")
 
@@ -122,8 +123,9 @@ def _bytes(text: str, encoding: str) -> bytes:
 def read_batch(path: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
     """One batch of the down-sampled release: images uint8 [n, 3, side, side] and labels int64 [n] in 0..999.
 
-    The pickle is a dictionary with data uint8 [n, 3 * side * side] (all of red, of green, of blue) and labels, n numbers in 1..1000,
-    written by Python 2 or 3; everything else in it is left alone. Raises `BadInput` (field from) for anything else.
+    The pickle is a dictionary with data uint8 [n, 3 * side * side] (all of red, of green, of blue) and labels, n
+    numbers in 1..1000, written by Python 2 or 3; everything else in it is left alone. Raises `BadInput` (field from)
+    for anything else.
     """
     def refuse(wanted: str) -> BadInput:
         return BadInput("from", str(path), wanted)
@@ -153,7 +155,7 @@ def read_batch(path: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
     return data.reshape(-1, 3, side, side), labels - 1
 
 
-# ---- what the images are read from -----------------------------------------------------------------------------------------------------
+# ---- what the images are read from -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -220,8 +222,8 @@ def _some(names: list[str]) -> str:
 
 
 def _read_pictures(files: list[tuple[Path, int]], side: int, given: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures as the release's script makes them: RGB, one resize to side x side by the box filter. All that cannot be read are
-    named in one error."""
+    """Pictures as the release's script makes them: RGB, one resize to side x side by the box filter. All that cannot be
+    read are named in one error."""
     def one(entry: tuple[Path, int]) -> np.ndarray | str:
         try:
             with Image.open(entry[0]) as file:
@@ -252,7 +254,7 @@ def _odd(counts: np.ndarray, least: int, most: int) -> list[str]:
     return [f"{n} of {wnid}" for wnid, n in zip(wnids(), counts.tolist()) if not least <= n <= most]
 
 
-# ---- preparation ----------------------------------------------------------------------------------------------------------------------
+# ---- preparation -----------------------------------------------------------------------------------------------------
 
 
 def folder_of(root: str | Path, side: int) -> Path:
@@ -262,10 +264,11 @@ def folder_of(root: str | Path, side: int) -> Path:
 def prepare(given: str | Path, side: int = 32, root: str | Path = "data", say: Callable[[str], None] = print) -> Path:
     """Make root/imagenet127-SIDE/ from a folder `given`, or the rest of it, or nothing if it is done; returns it.
 
-    It then holds train_images.npy, labels.npy (0..999, see `merged`), test_images.npy, test_labels.npy and done.json, which comes last:
-    without it nothing is taken for whole. parts.json says which parts are written; a killed preparation goes on behind
-    them, and begins again where a file has changed. say: gets a line a part. Raises `BadInput` (field from, side or root)
-    before any work where files are missing or the disk is too small, and later for what is wrong inside of a file.
+    It then holds train_images.npy, labels.npy (0..999, see `merged`), test_images.npy, test_labels.npy and done.json,
+    which comes last: without it nothing is taken for whole. parts.json says which parts are written; a killed
+    preparation goes on behind them, and begins again where a file has changed. say: gets a line a part. Raises
+    `BadInput` (field from, side or root) before any work where files are missing or the disk is too small, and later
+    for what is wrong inside of a file.
     """
     given, folder = Path(given).expanduser(), folder_of(root, side)
     if side not in SIDES:
@@ -362,11 +365,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-# ---- what was prepared ---------------------------------------------------------------------------------------------------------------
+# ---- what was prepared -----------------------------------------------------------------------------------------------
 
 
 def prepared(root: Path, side: int) -> tuple[dict, dict[str, np.ndarray]]:
-    """done.json and the four arrays of root/imagenet127-SIDE/, mapped. Raises `BadInput` where nothing, or not all, is prepared."""
+    """done.json and the four arrays of root/imagenet127-SIDE/, mapped. Raises `BadInput` where nothing, or not all, is
+    prepared."""
     folder = folder_of(root, side)
     if side not in SIDES:
         raise BadInput("side", side, "32 or 64")

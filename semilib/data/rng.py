@@ -1,8 +1,8 @@
 """Random numbers as a function of (seed, stream, step, row): Philox-4x32-10 in integer tensor arithmetic.
 
-Nothing here has state. The same four coordinates give the same 32 bits on the CPU and on a GPU, so any batch of any run can be
-drawn again, a resumed run needs no saved random state, and all methods of one seed see the same split, batches and views.
-Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+Nothing here has state. The same four coordinates give the same 32 bits on the CPU and on a GPU, so any batch of any run
+can be drawn again, a resumed run needs no saved random state, and all methods of one seed see the same split, batches
+and views. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ Stream = str | tuple[tuple[str, int], ...] | Rows  # a name; several as (name, r
 
 @once
 def key(seed: int, stream: str) -> tuple[int, int]:
-    """The two 32-bit key words of a named stream: streams of one seed are independent, and adding one changes no other."""
+    """The two 32-bit key words of a named stream: streams of one seed are independent, and adding one changes no
+    other."""
     digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
 
 
 def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """High and low word of the 64-bit product of 32-bit words `a` and constant `m`, without leaving the signed 64-bit range."""
+    """High and low word of the 64-bit product of 32-bit words `a` and constant `m`, without leaving the signed 64-bit
+    range."""
     low = a * (m & 0xFFFF)                                     # < 2^48
     high = a * (m >> 16) + (low >> 16)                         # < 2^49
     return high >> 16, ((high << 16) | (low & 0xFFFF)) & MASK
@@ -94,8 +96,9 @@ def integers(w: Tensor, n: int | Tensor) -> Tensor:
 
 
 def beta(u: Tensor, a: float, points: int = 8192) -> Tensor:
-    """Uniforms in [0, 1) to Beta(a, a), the same shape and type: the inverse of a tabulated distribution function, so that a draw
-    costs no rejection and no read-back. With x = sin^2(h) the density of h is (sin 2h)^(2a - 1), smooth enough for a >= 1/2."""
+    """Uniforms in [0, 1) to Beta(a, a), the same shape and type: the inverse of a tabulated distribution function, so
+    that a draw costs no rejection and no read-back. With x = sin^2(h) the density of h is (sin 2h)^(2a - 1), smooth
+    enough for a >= 1/2."""
     cdf = _beta_table(a, points, u.device)
     i = torch.searchsorted(cdf, u.double().contiguous(), right=True).clamp(1, points)
     low, high = cdf.take(i - 1), cdf.take(i)
@@ -105,8 +108,8 @@ def beta(u: Tensor, a: float, points: int = 8192) -> Tensor:
 
 @tensor_once
 def _beta_table(a: float, points: int, device: torch.device) -> Tensor:
-    """Distribution function at points + 1 equal steps of h in [0, pi/2], float64; copied to the device once, since a captured graph
-    cannot copy from the host."""
+    """Distribution function at points + 1 equal steps of h in [0, pi/2], float64; copied to the device once, since a
+    captured graph cannot copy from the host."""
     middle = (torch.arange(points, dtype=torch.float64) + 0.5) * (math.pi / 2 / points)
     mass = torch.sin(2 * middle) ** (2 * a - 1)
     return torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0) / mass.sum()]).to(device)
