@@ -144,10 +144,12 @@ def read_batch(path: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
         raise refuse("a dictionary with data, uint8 [n, 3 * side * side], and labels")
     if data.shape[1] != 3 * side * side:
         of = next((s for s in (8, 16, 32, 64) if data.shape[1] == 3 * s * s), None)
-        raise refuse(f"images of {side} x {side} for side={side}; these have {f'{of} x {of}' if of else f'{data.shape[1]} numbers'}")
+        raise refuse(f"images of {side} x {side} for side={side}; these have "
+                     f"{f'{of} x {of}' if of else f'{data.shape[1]} numbers'}")
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu" or labels.shape != (len(data),):
-        raise refuse(f"one whole number a label, as many as images ({len(data):,}); it has {labels.dtype} of shape {labels.shape}")
+        raise refuse(f"one whole number a label, as many as images ({len(data):,}); it has {labels.dtype} of shape "
+                     f"{labels.shape}")
     labels = labels.astype(np.int64)
     wrong = labels[(labels < 1) | (labels > 1000)]
     if wrong.size:
@@ -178,12 +180,14 @@ def _from_batches(given: Path, side: int) -> list[Part]:
     if order.is_file():
         listed = [line.split()[0] for line in order.read_text(encoding="utf-8").splitlines() if line.strip()]
         if listed != wnids():
-            raise BadInput("from", str(order), "the class order of the release, which imagenet127.csv has; this is another one")
+            raise BadInput("from", str(order), "the class order of the release, which imagenet127.csv has; this is "
+                                               "another one")
 
     def part(name: str) -> Part:
         path = given / name
         facts = path.stat()
-        return Part(name, "test" if name == "val_data" else "train", f"{facts.st_size} {facts.st_mtime_ns}", lambda: read_batch(path, side))
+        return Part(name, "test" if name == "val_data" else "train", f"{facts.st_size} {facts.st_mtime_ns}",
+                    lambda: read_batch(path, side))
     return [part(name) for name in names]
 
 
@@ -211,8 +215,8 @@ def _listed(given: Path, name: str) -> list[tuple[Path, int]]:
     folders = {path.name for path in (given / name).iterdir() if path.is_dir()}
     missing, unknown = sorted(number.keys() - folders), sorted(folders - number.keys())
     if missing or unknown:
-        raise BadInput("from", str(given), f"{name}/ with a folder for each of the 1,000 classes, named by its WordNet id; missing: "
-                                           f"{_some(missing)}; unknown: {_some(unknown)}")
+        raise BadInput("from", str(given), f"{name}/ with a folder for each of the 1,000 classes, named by its WordNet "
+                                           f"id; missing: {_some(missing)}; unknown: {_some(unknown)}")
     return [(given / name / wnid / file, k) for wnid, k in number.items()
             for file in sorted(f for f in os.listdir(given / name / wnid) if not f.startswith("."))]
 
@@ -246,8 +250,8 @@ def _check_counts(split: str, counts: np.ndarray, given: str) -> None:
         raise BadInput("from", given, f"all {total:,} {split} images of ImageNet; it has {int(counts.sum()):,}, "
                                       f"{_some(_odd(counts, least, most))}")
     if _odd(counts, least, most):
-        raise BadInput("from", given, f"{least if least == most else f'{least} to {most}'} {split} images a class, as ImageNet has; "
-                                      f"it has {_some(_odd(counts, least, most))}")
+        raise BadInput("from", given, f"{least if least == most else f'{least} to {most}'} {split} images a class, as "
+                                      f"ImageNet has; it has {_some(_odd(counts, least, most))}")
 
 
 def _odd(counts: np.ndarray, least: int, most: int) -> list[str]:
@@ -277,13 +281,15 @@ def prepare(given: str | Path, side: int = 32, root: str | Path = "data", say: C
         say(f"{folder.name} is complete")
         return folder
     kind, parts = _parts(given, side)
-    arrays: dict[str, list[Any]] = {"train_images": ["uint8", WHOLE.train, 3, side, side], "labels": ["int16", WHOLE.train],
+    arrays: dict[str, list[Any]] = {"train_images": ["uint8", WHOLE.train, 3, side, side],
+                                    "labels": ["int16", WHOLE.train],
               "test_images": ["uint8", WHOLE.test, 3, side, side], "test_labels": ["int16", WHOLE.test]}
     folder.mkdir(parents=True, exist_ok=True)
     out = _opened(folder, arrays)
     written = [] if out is None else _written(folder, parts)
     to_come = WHOLE.train + WHOLE.test - sum(w["images"] for w in written)
-    require_space(folder, to_come * (3 * side * side + 2))       # a full disk under a memory map ends the process without a word
+    # a full disk under a memory map ends the process without a word
+    require_space(folder, to_come * (3 * side * side + 2))
     if out is None:
         out = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, tuple(shape))
                for name, (dtype, *shape) in arrays.items()}
@@ -307,8 +313,9 @@ def _parts(given: Path, side: int) -> tuple[str, list[Part]]:
         return "official down-sampled batches", _from_batches(given, side)
     if (given / "train").is_dir() and (given / "val").is_dir():
         return "an ImageNet folder by the box filter", _from_folder(given, side)
-    raise BadInput("from", str(given), "a folder with train_data_batch_1, ..., train_data_batch_10 and val_data (the down-sampled "
-                                       "ImageNet, unpacked), or one with train/WNID/ and val/WNID/ (ImageNet)")
+    raise BadInput("from", str(given), "a folder with train_data_batch_1, ..., train_data_batch_10 and val_data (the "
+                                       "down-sampled ImageNet, unpacked), or one with train/WNID/ and val/WNID/ "
+                                       "(ImageNet)")
 
 
 def _opened(folder: Path, arrays: dict[str, list]) -> dict[str, np.memmap] | None:
@@ -332,7 +339,8 @@ def _written(folder: Path, parts: list[Part]) -> list[dict[str, Any]]:
     return known[:same]
 
 
-def _fill(parts: list[Part], out: dict[str, np.memmap], written: list[dict[str, Any]], folder: Path, given: Path) -> Iterator[str]:
+def _fill(parts: list[Part], out: dict[str, np.memmap], written: list[dict[str, Any]], folder: Path,
+          given: Path) -> Iterator[str]:
     """Write the parts that are not written yet, and tell of each; `written` grows, in memory and in parts.json."""
     began, before = time.perf_counter(), sum(w["images"] for w in written)
     if written:
@@ -347,13 +355,13 @@ def _fill(parts: list[Part], out: dict[str, np.memmap], written: list[dict[str, 
         pixels, classes = (out["train_images"], out["labels"]) if part.split == "train" else (out["test_images"], out["test_labels"])
         start = sum(w["images"] for w in written if w["split"] == part.split)
         if start + len(images) > len(pixels):
-            raise BadInput("from", str(given), f"all {len(pixels):,} {part.split} images of ImageNet and no more; with {part.name} it has "
-                                               f"{start + len(images):,}")
+            raise BadInput("from", str(given), f"all {len(pixels):,} {part.split} images of ImageNet and no more; with "
+                                               f"{part.name} it has {start + len(images):,}")
         pixels[start:start + len(images)], classes[start:start + len(images)] = images, labels
         pixels.flush()
         classes.flush()
-        written.append({"name": part.name, "split": part.split, "stamp": part.stamp, "images": len(images), "sha256": digest.hexdigest(),
-                        "counts": np.bincount(labels, minlength=1000).tolist()})
+        written.append({"name": part.name, "split": part.split, "stamp": part.stamp, "images": len(images),
+                        "sha256": digest.hexdigest(), "counts": np.bincount(labels, minlength=1000).tolist()})
         write_text(folder / "parts.json", json.dumps(written) + "\n")
         done, whole = sum(w["images"] for w in written), len(out["labels"]) + len(out["test_labels"])
         left = (time.perf_counter() - began) / (done - before) * max(0, whole - done)
@@ -377,6 +385,6 @@ def prepared(root: Path, side: int) -> tuple[dict, dict[str, np.ndarray]]:
     command = f"semilib prepare imagenet127 FROM --side {side} --root {root}"
     if not (folder / "done.json").is_file():
         begun = " (it was begun, and the same command goes on)" if (folder / "parts.json").is_file() else ""
-        raise BadInput("root", str(root), f"the folder that holds {folder.name}/, made by `{command}`{begun}; FROM: the down-sampled "
-                                          "ImageNet, unpacked, or ImageNet itself")
+        raise BadInput("root", str(root), f"the folder that holds {folder.name}/, made by `{command}`{begun}; FROM: "
+                                          "the down-sampled ImageNet, unpacked, or ImageNet itself")
     return arrays_at(folder, f"delete {folder.name}/ and type `{command}`")

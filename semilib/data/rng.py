@@ -46,7 +46,8 @@ def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
     return high >> 16, ((high << 16) | (low & 0xFFFF)) & MASK
 
 
-def philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int | Tensor, k1: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int | Tensor,
+           k1: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten Philox rounds on int64 tensors that hold 32-bit counter words; returns four tensors of 32-bit words."""
     for _ in range(10):
         high0, low0 = _mulhilo(c0, MULTIPLIERS[0])

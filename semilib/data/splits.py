@@ -92,13 +92,15 @@ def _members(labels: np.ndarray, num_classes: int, split_seed: int | None) -> li
     return [m[rng.permutation(split_seed, f"split/{k}", 0, len(m)).numpy()] for k, m in enumerate(members)]
 
 
-def _counts(size_field: str, size: int | None, gamma_field: str, gamma: float | None, order: str, rest: list[int]) -> list[int]:
+def _counts(size_field: str, size: int | None, gamma_field: str, gamma: float | None, order: str,
+            rest: list[int]) -> list[int]:
     """The class counts asked for, or all of `rest` where the size is None; errors carry the names that the caller
     used."""
     if size is None:
         for field, value, neutral in ((gamma_field, gamma, (None, 1)), ("order", order, ("consistent",))):
             if value not in neutral:  # a ratio that is asked for and not applied would be a silent mistake
-                raise BadInput(field, value, f"{neutral[-1]!r} where {size_field} is None, because all images are then taken")
+                raise BadInput(field, value, f"{neutral[-1]!r} where {size_field} is None, because all images are then "
+                                             "taken")
         return rest
     try:
         return arrange(size, len(rest), gamma, order)
@@ -153,8 +155,8 @@ def make_split(labels: ArrayLike, num_classes: int, n1: int | None, m1: int | No
                                          "every class needs at least 1")
         if n[k] + m[k] > have:
             field, value = ("n1", n1) if n[k] > have else ("m1", m1)
-            raise BadInput(field, value, f"class {k} is asked for {n[k]} labelled + {m[k]} unlabelled = {n[k] + m[k]} images "
-                                         f"and has {have}")
+            raise BadInput(field, value, f"class {k} is asked for {n[k]} labelled + {m[k]} unlabelled = {n[k] + m[k]} "
+                                         f"images and has {have}")
     start = [0] * num_classes if labelled_in_unlabelled else n
     labelled = np.sort(np.concatenate([members[k][:n[k]] for k in range(num_classes)]))
     pool = [members[k][start[k]:n[k] + m[k]] for k in range(num_classes)]
