@@ -46,7 +46,7 @@ class MemoryBank(nn.Module):
             offered = torch.zeros(cells + 1, dtype=torch.bool, device=label.device).index_fill_(0, to, True)[:cells]
             chosen = torch.argsort(offered.int(), descending=True, stable=True)[:len(label)]
             kept = [x.index_select(0, chosen) for x in (self.features, self.label, self.fresh, self.confidence)]
-            new = self._pushed(*kept, chosen, features, confidence, label, to)  # type: ignore[call-arg]  # four are kept
+            new = self._pushed(*kept, chosen, features, confidence, label, to)  # type: ignore[call-arg]  # 4 are kept
             for mine, x in zip((self.features, self.label, self.fresh, self.confidence), new, strict=True):
                 mine.index_copy_(0, chosen, x)
             return
