@@ -1,4 +1,4 @@
-"""The package's errors. What a user can cause names the field, its value and what would be right; a developer's mistake likewise."""
+"""The package's errors. Those that a user can cause name the field, its value and what would be right."""
 from __future__ import annotations
 
 import difflib

@@ -77,7 +77,8 @@ class Module:
 
 def is_constant(node: ast.AST) -> bool:
     """Whether a statement binds names and changes nothing else, such as an attribute."""
-    changed = [n for n in ast.walk(node) if isinstance(getattr(n, "ctx", None), ast.Store) and not isinstance(n, ast.Name)]
+    stored = [n for n in ast.walk(node) if isinstance(getattr(n, "ctx", None), ast.Store)]
+    changed = [n for n in stored if not isinstance(n, ast.Name)]
     return isinstance(node, ast.Assign | ast.AnnAssign) and all(isinstance(n, ast.Tuple | ast.List) for n in changed)
 
 
