@@ -55,10 +55,10 @@ class ACR(FixMatch):
         droplast_prior: bool = option(False, "count the prior over one drop-last pass, as released")
 
     cfg: Config
-    anchors: Tensor
-    tau: Tensor
-    u: Tensor
-    distance: Tensor
+    anchors: Tensor     # [3, C]: pi, uniform, pi reversed
+    tau: Tensor         # 0-dim
+    u: Tensor           # [C]
+    distance: Tensor    # [3], sums of J over the epoch
 
     must_act = {**FixMatch.must_act,
                   "u_b": "no pseudo-label of the balanced branch reached the threshold: lower it, or train longer",
@@ -85,7 +85,7 @@ class ACR(FixMatch):
         self.register_buffer("anchors", torch.stack([prior, uniform, prior.flip(0)]))
         self.register_buffer("tau", torch.full_like(prior[0], self.cfg.tau_1))
         self.register_buffer("u", uniform.clone())
-        self.register_buffer("distance", torch.zeros(3, dtype=info.dtype))        # sums of J over the epoch
+        self.register_buffer("distance", torch.zeros(3, dtype=info.dtype))
 
     def durations(self):
         return {**super().durations(), "epoch": self.epoch, "start": self.start}

@@ -36,7 +36,7 @@ class Adsh(FixMatch):
         rho_one: bool = option(False, "rho = 1 where no image of the head reaches tau, as released")
 
     cfg: Config
-    s: Tensor
+    s: Tensor           # [C]
 
     must_act = {**FixMatch.must_act, "adaptive": "no class threshold left tau: lower the threshold, or train longer"}
     bases = ("fixmatch",)

@@ -71,7 +71,7 @@ class BaCon(ABC):
         written_only: bool = option(False, "centres without images that were never sure")
 
     cfg: Config
-    centres: Tensor
+    centres: Tensor     # M, [C, width]
 
     smoke = {**ABC.smoke, "sure": 0.12, "start": 4}
 

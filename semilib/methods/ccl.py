@@ -89,12 +89,12 @@ class CCL(FixMatch):
         droplast_prior: bool = option(False, "count the labelled prior over one drop-last pass, as released")
 
     cfg: Config
-    pi: Tensor
+    pi: Tensor          # [C], as all of these but the last
     q_a: Tensor
     q_u: Tensor
     n_a: Tensor
     n_u: Tensor
-    y_c: Tensor
+    y_c: Tensor         # classes of the centres, [C, C]
 
     must_act = {**FixMatch.must_act,
                   "reliable": "no pseudo-label reached the energy, so the reliable term saw labelled images alone: "

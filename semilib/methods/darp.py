@@ -64,15 +64,15 @@ class DARP(FixMatch):
         held_out: int = option(10, "images of each class kept out of it, at most a third of the class", low=1)
 
     cfg: Config
-    totals: Tensor
-    floor: Tensor
-    first: Tensor
-    v: Tensor
-    nu: Tensor
-    refinements: Tensor
-    held: Tensor
-    estimates: Tensor
-    trusted: Tensor
+    totals: Tensor        # M, [C]
+    floor: Tensor         # [C], with the next three a `Refinement`
+    first: Tensor         # [C] int64
+    v: Tensor             # [C]
+    nu: Tensor            # [C]
+    refinements: Tensor   # 0-dim int64
+    held: Tensor          # [labelled] bool
+    estimates: Tensor     # [C], their sum
+    trusted: Tensor       # 0-dim int64, how many
 
     smoke = {**FixMatch.smoke, "warmup": 4}
 

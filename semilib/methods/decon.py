@@ -63,11 +63,11 @@ class DeCon(FixMatch):
             return {"paper": dict(tau=2.0) if run.dataset == "cifar100" else {}}
 
     cfg: Config
-    prior: Tensor
-    q: Tensor
-    q_b: Tensor
-    confidence: Tensor
-    agreement: Tensor
+    prior: Tensor       # [C]
+    q: Tensor           # [C]
+    q_b: Tensor         # [C]
+    confidence: Tensor  # c, 0-dim
+    agreement: Tensor   # s, 0-dim
 
     smoke = {**FixMatch.smoke, "momentum": 0.8}
 
@@ -91,8 +91,8 @@ class DeCon(FixMatch):
         self.register_buffer("prior", prior)
         self.register_buffer("q", torch.full_like(prior, 1 / self.info.classes))
         self.register_buffer("q_b", self.q.clone())
-        self.register_buffer("confidence", torch.full_like(prior[0], 0.1))                                         # c
-        self.register_buffer("agreement", torch.full_like(prior[0], 0.1))                                          # s
+        self.register_buffer("confidence", torch.full_like(prior[0], 0.1))
+        self.register_buffer("agreement", torch.full_like(prior[0], 0.1))
 
     def pseudo(self, v, batch, t):
         p, z = super().pseudo(v, batch, t), v.w["head"]                                                            # (2)

@@ -41,9 +41,9 @@ class FlexMatch(FixMatch):
         threshold_warmup: bool = option(True, "images without a confident pseudo-label count in the maximum of (1)")
 
     cfg: Config
-    sel: Tensor
-    counts: Tensor
-    beta: Tensor
+    sel: Tensor         # [pool] int64, -1 = none
+    counts: Tensor      # [C + 1] int64: n_-, n_1, .., n_C
+    beta: Tensor        # [C]
 
     must_act = {**FixMatch.must_act, "flexible": "no pseudo-label reached tau, so the class thresholds stayed 0 and "
                                                  "every row counted: lower the threshold, or train longer"}
@@ -59,7 +59,7 @@ class FlexMatch(FixMatch):
         super().build()
         classes, images = self.info.classes, self.info.n_unlabelled
         self.register_buffer("sel", torch.full((images,), -1))
-        self.register_buffer("counts", torch.tensor([images] + [0] * classes))                     # n_-, n_1, .., n_C
+        self.register_buffer("counts", torch.tensor([images] + [0] * classes))
         self.register_buffer("beta", torch.zeros(classes, dtype=self.info.dtype))
 
     def pseudo(self, v, batch, t):

@@ -44,9 +44,9 @@ class FreeMatch(FixMatch):
         clip: bool = option(False, "tau at most `threshold`, which has no other use here")
 
     cfg: Config
-    tau: Tensor
-    mean: Tensor
-    histogram: Tensor
+    tau: Tensor         # 0-dim
+    mean: Tensor        # P, [C]
+    histogram: Tensor   # H, [C]
 
     must_act = {**FixMatch.must_act, "free": "no pseudo-label was ever refused: train longer, or lower the momentum"}
     smoke = {"momentum": 0.5}
@@ -63,8 +63,8 @@ class FreeMatch(FixMatch):
         even = torch.full((self.info.classes,), 1 / self.info.classes, dtype=self.info.dtype)
         self.momentum = momentum_of(self.cfg.momentum, self.info.steps)
         self.register_buffer("tau", even[0].clone())
-        self.register_buffer("mean", even.clone())                                                                # P
-        self.register_buffer("histogram", even.clone())                                                           # H
+        self.register_buffer("mean", even.clone())
+        self.register_buffer("histogram", even.clone())
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)

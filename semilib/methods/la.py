@@ -30,7 +30,7 @@ class LogitAdjustment(Method):
         tau: float = option(1.0, "strength of the adjustment; 0 = none", low=0)
 
     cfg: Config
-    log_prior: Tensor
+    log_prior: Tensor   # [C]
 
     bases = ("supervised", "fixmatch")
     refuses = {"remixmatch": "its labelled targets are mixed: no image has the one label whose prior would shift it"}

@@ -19,10 +19,10 @@ class MemoryBank(nn.Module):
     stable, so equal ones stand by age.
     """
 
-    features: Tensor
-    confidence: Tensor
-    label: Tensor
-    fresh: Tensor
+    features: Tensor    # [K, L, D]
+    confidence: Tensor  # [K, L]
+    label: Tensor       # [K, L] int64
+    fresh: Tensor       # [K, L] bool: pushed since the last decay
 
     def __init__(self, classes: int, slots: int, features: int, balanced: bool = True,
                  dtype: torch.dtype = torch.float32):
@@ -32,7 +32,7 @@ class MemoryBank(nn.Module):
         self.register_buffer("features", torch.zeros(cells, room, features, dtype=dtype))
         self.register_buffer("confidence", torch.zeros(cells, room, dtype=dtype))
         self.register_buffer("label", torch.zeros(cells, room, dtype=torch.int64))
-        self.register_buffer("fresh", torch.zeros(cells, room, dtype=torch.bool))        # pushed since the last decay
+        self.register_buffer("fresh", torch.zeros(cells, room, dtype=torch.bool))
 
     def push(self, features: Tensor, confidence: Tensor, label: Tensor, mask: Tensor) -> None:
         """Offer rows to the cells of their labels: features [n, D], confidence [n] in (0, 1], label [n]. mask [n]: 0 is

@@ -114,14 +114,14 @@ class MetaExpert(CPE):
         official_frozen_gate: bool = option(False, "A, B and the gate keep their initial values, as released")
 
     cfg: Config
-    group: Tensor
-    groups: Tensor
-    omega: Tensor
-    omega_group: Tensor
-    first_half: Tensor
-    seen: Tensor
-    rho: Tensor
-    decided: Tensor
+    group: Tensor         # [C] int64 in 0..2
+    groups: Tensor        # [3, C], one-hot
+    omega: Tensor         # [C]
+    omega_group: Tensor   # [3]
+    first_half: Tensor    # [C] bool
+    seen: Tensor          # [C]
+    rho: Tensor           # [3]
+    decided: Tensor       # 0-dim bool
 
     reads_maps = True
     must_act = {**CPE.must_act, "regime": "head 2 was sure of no unlabelled image by the end of a window, so rho "

@@ -49,8 +49,8 @@ class RDA(FixMatch):
         batch_sum: bool = option(False, "q over its sum over the batch, as released: mu B times less of that loss")
 
     cfg: Config
-    d: Tensor
-    d_r: Tensor
+    d: Tensor           # D, [window, C]
+    d_r: Tensor         # D_r, [window, C]
 
     refuses = {"add": "every row counts, whatever its confidence: there is no mask for SeMi's modules to act on"}
     must_act = {**FixMatch.must_act, "align": "the alignment never changed a label: train longer"}

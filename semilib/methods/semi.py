@@ -44,8 +44,8 @@ from semilib.options import Duration, Options, duration_in_steps, option, span
 class Blend(nn.Module):
     """PLCE: the blend (1) of linear and semantic pseudo-labels, the bank (6) that it reads, and the use u (7)."""
 
-    used: Tensor
-    u: Tensor
+    used: Tensor        # [C] int64
+    u: Tensor           # [C]
 
     def __init__(self, bank: MemoryBank, alpha: float, t_proto: float, u_norm: str, beta: float, warmup: int,
                  epoch: int, decay_every: int):
@@ -86,7 +86,7 @@ class Blend(nn.Module):
 class Alignment(nn.Module):
     """Embedding Align (5) with its moving centre qbar."""
 
-    qbar: Tensor
+    qbar: Tensor        # [D]
 
     def __init__(self, features: int, dtype: torch.dtype, lambda_e: float, t_e: float, keep: float, warmup: int):
         super().__init__()
@@ -175,8 +175,8 @@ class SeMi(Method):
     cfg: Config
     tau_2: float
     tau_12: float
-    adjust_x: Tensor
-    adjust_u: Tensor
+    adjust_x: Tensor    # [C]
+    adjust_u: Tensor    # [C]
 
     smoke = {"threshold": 0.2, "slots": 8}
 

@@ -24,8 +24,6 @@ class Supervised(Method):
     class Config(Options):
         pass
 
-    cfg: Config
-
     @classmethod
     def original(cls, run):
         """USB's supervised runs."""

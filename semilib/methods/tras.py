@@ -43,8 +43,8 @@ class TRAS(FixMatch):
         droplast_prior: bool = option(False, "count the prior over one drop-last pass, as released")
 
     cfg: Config
-    la: Tensor
-    enhancement: Tensor
+    la: Tensor            # [C]
+    enhancement: Tensor   # T, [C]
 
     must_act = {**FixMatch.must_act,
                   "u_b": "the balanced head was never sure enough to be taught: lower the threshold, train longer, or "
