@@ -185,7 +185,7 @@ def hold_out(split: Split, labels: ArrayLike, share: float) -> tuple[Split, np.n
     return Split(labelled, unlabelled, counts(labelled), counts(unlabelled), fingerprint(labelled, unlabelled)), out
 
 
-def held_beside(split: Split, labels: np.ndarray, count: int, split_seed: int | None) -> np.ndarray:
+def held_beside(split: Split, labels: ArrayLike, count: int, split_seed: int | None) -> np.ndarray:
     """`count` training images of each class that the split does not touch, to choose settings by: int64, ascending.
     They are the next ones in the order in which the split took its own. Raises `BadInput` where a class has fewer
     left."""

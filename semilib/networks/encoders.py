@@ -160,7 +160,7 @@ def packaged_weights(name: str) -> Path:
 def _from_package(name: str, model: str, weights: str, side: int) -> tuple[nn.Module, tuple]:
     """The package's names are of another implementation; order and shapes are timm's, and so are the outputs."""
     import timm
-    net = timm.create_model(PACKAGED[name].network, pretrained=False)
+    net: Any = timm.create_model(PACKAGED[name].network, pretrained=False)
     values = torch.load(packaged_weights(name), weights_only=True)
     net.load_state_dict(dict(zip(net.state_dict(), values.values(), strict=True)))
     net.reset_classifier(0)
@@ -272,7 +272,7 @@ def exported(encoder: Encoder) -> bytes:
 
 
 def _cuda(encoder: Encoder, device: torch.device) -> Callable[[Tensor], Tensor]:
-    net = torch.compile(encoder.net.to(device, memory_format=torch.channels_last))
+    net = torch.compile(encoder.net.to(device).to(memory_format=torch.channels_last))
 
     @torch.no_grad()
     def compute(pictures: Tensor) -> Tensor:
