@@ -195,6 +195,7 @@ def held_beside(split: Split, labels: ArrayLike, count: int, split_seed: int | N
     for k, members in enumerate(_members(labels, len(split.labelled_counts), split_seed)):
         free = members[~np.isin(members, taken)]
         if len(free) < count:
-            raise BadInput("holdout_images", count, f"at most {len(free)}: so many images of class {k} are outside of the pool")
+            raise BadInput("holdout_images", count,
+                           f"at most {len(free)}: so many images of class {k} are outside of the pool")
         out.append(free[:count])
     return np.sort(np.concatenate(out))

@@ -213,4 +213,6 @@ def statistics(store: Store, rows: Tensor) -> tuple[Tensor, Tensor]:
 def dealt(source: Source, split: Split, run: Run, device: torch.device,
           report: Callable[[str], None] = lambda line: None) -> Data:
     """The images of a run: its pictures, or their stored features where it has an encoder."""
-    return Data(source, split, run, device) if run.encoder == "none" else FeatureData(source, split, run, device, report)
+    if run.encoder == "none":
+        return Data(source, split, run, device)
+    return FeatureData(source, split, run, device, report)

@@ -99,7 +99,8 @@ class CDMAD(FixMatch):
     def check_on_features(cls, cfg):
         super().check_on_features(cfg)
         if cfg.blank_pass == "train":
-            raise BadInput("blank_pass", "train", "eval with an encoder: a batch norm over features cannot train on one row")
+            raise BadInput("blank_pass", "train",
+                           "eval with an encoder: a batch norm over features cannot train on one row")
 
     def build(self):
         super().build()

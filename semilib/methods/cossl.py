@@ -185,7 +185,8 @@ class CoSSL(FixMatch):
     def fit_head(self, head: nn.Linear, average: nn.Linear, kept: Tensor, first: Tensor, second: Tensor, share: Tensor,
                  label: Tensor) -> None:
         """Train `head` on the features share * kept[first] + (1 - share) * kept[second], and move `average` along."""
-        groups: list[dict[str, Any]] = [{"params": [head.weight], "weight_decay": self.cfg.teacher_decay}, {"params": [head.bias]}]
+        groups: list[dict[str, Any]] = [{"params": [head.weight], "weight_decay": self.cfg.teacher_decay},
+                                        {"params": [head.bias]}]
         optimiser = torch.optim.Adam(groups, lr=self.cfg.teacher_lr, fused=True)
         momentum = momentum_of(0.999, self.fit, of=5000)
         for n in itertools.islice(passes(len(label), self.info.seed, kept.device), self.fit):

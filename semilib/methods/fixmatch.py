@@ -42,7 +42,8 @@ class FixMatch(Method):
         """The PyTorch port: mu 7, one strong view, 2^20 steps, evaluated every 1,024; on CIFAR-100 a wider network and
         twice the decay."""
         wide = dict(network="wrn-28-8", weight_decay=1e-3) if run["dataset"] == "cifar100" else {}
-        return dict(mu=7, steps=2**20, eval_every=1024, labelled_in_unlabelled=True, options=dict(strong_views=1), **wide)
+        return dict(mu=7, steps=2**20, eval_every=1024, labelled_in_unlabelled=True, options=dict(strong_views=1),
+                    **wide)
 
     def step_images(self) -> StepImages:
         strong = {f"s{i + 1}": ("unlabelled", "strong") for i in range(self.cfg.strong_views)}

@@ -91,8 +91,8 @@ class ReMixMatch(FixMatch):
     def check_on_features(cls, cfg):
         super().check_on_features(cfg)
         if cfg.lambda_r > 0:
-            raise BadInput("lambda_r", cfg.lambda_r, "0 with an encoder: the rotation term turns pictures, and stored features "
-                                                     "cannot be turned")
+            raise BadInput("lambda_r", cfg.lambda_r,
+                           "0 with an encoder: the rotation term turns pictures, and stored features cannot be turned")
 
     def step_images(self):
         return StepImages({"l": ("labelled", self.cfg.labelled_view), "w": ("unlabelled", "weak"),

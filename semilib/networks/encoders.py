@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from semilib import files
 from semilib.errors import BadInput, check_name
 
-BATCH = 64                          # pictures a pass; a last one that is short is filled up, so that every pass is alike
-STRIDE = 32                         # of the encoders' last maps
+BATCH = 64                         # pictures a pass; a last one that is short is filled up, so that every pass is alike
+STRIDE = 32                        # of the encoders' last maps
 
 
 class Packaged(NamedTuple):
@@ -82,7 +82,8 @@ class Encoder:
     weights: str
 
     def resize(self, pictures: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] to uint8 [B, 3, side, side], with averaging where it shrinks; whole levels as in Pillow."""
+        """uint8 [B, 3, H, W] to uint8 [B, 3, side, side], with averaging where it shrinks; whole levels as in
+        Pillow."""
         if pictures.shape[2:] == (self.side, self.side):
             return pictures
         exact = pictures if pictures.device.type == "cpu" else pictures.float()

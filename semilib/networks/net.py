@@ -131,7 +131,8 @@ class Net(nn.Module):
         if policy in ("weak_first", "ema_eval"):
             rest = [k for k in names if k != "w"]
             with torch.no_grad():
-                weak = self(images["w"]) if policy == "weak_first" else teacher(images["w"])  # type: ignore[misc]
+                asked = self if policy == "weak_first" else teacher
+                weak = asked(images["w"])  # type: ignore[misc]  # ema_eval has a teacher
             parts = dict(zip(rest, self._joint([images[k] for k in rest]), strict=True))
             return Views({k: weak if k == "w" else parts[k] for k in names}, list(strong))
         if policy == "separate":

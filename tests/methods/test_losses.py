@@ -288,7 +288,8 @@ def test_the_slow_cosine_spans_a_sixteenth_of_pi(t, value):
         Run.of("cifar10", "fixmatch", rate="slow")
 
 
-@pytest.mark.parametrize("t, value", [(0, 0), (.0125, .5), (.025, 1), (.4999, 1), (.5, .1), (.74, .1), (.75, .01), (.99, .01)])
+@pytest.mark.parametrize("t, value",
+                         [(0, 0), (.0125, .5), (.025, 1), (.4999, 1), (.5, .1), (.74, .1), (.75, .01), (.99, .01)])
 def test_the_stepped_rate_rises_over_a_fortieth_and_falls_to_a_tenth_twice(t, value):
     close(rate(Run.of("cifar10", "fixmatch", lr=1.0, rate="stepped"), f64(t)), value, 1e-12)
 
