@@ -72,8 +72,8 @@ class About:
 
 
 def file_of(name: str) -> str:
-    """The module that tells a method as its paper does. What the release computes otherwise may lie in a file beside
-    it."""
+    """The module that tells a method as its paper does.
+    What the release computes otherwise may lie in a file beside it."""
     return get(name).__module__.removesuffix("_released")
 
 
@@ -276,8 +276,8 @@ def page_of(path: str, pages: Pages) -> str:
 
 
 def linked(text: str, page: str, pages: Pages, home: str = "") -> str:
-    """Markdown of `page` whose links and file names lead to the site's pages. home: the folder that links start
-    from."""
+    """Markdown of `page` whose links and file names lead to the site's pages.
+    home: the folder that links start from."""
     def relative(target: str) -> str:
         return posixpath.relpath(target, posixpath.dirname(page) or ".")
 
@@ -394,8 +394,8 @@ def site() -> Pages:
 
 
 def write(pages: Pages, folder: Path) -> None:
-    """The pages as files. What did not change is not touched, so that Sphinx does not read it again; what is gone is
-    removed."""
+    """The pages as files. What did not change is not touched, so that Sphinx does not read it again;
+    what is gone is removed."""
     for path, content in pages.items():
         data, file = content if isinstance(content, bytes) else content.encode(), folder / path
         if not file.is_file() or file.read_bytes() != data:

@@ -36,8 +36,8 @@ def assignments(pairs: list[str]) -> dict[str, Any]:
 
 
 def given_run(words: list[str]):
-    """A Run from NAME=VALUE words. A name with a dot is an option of the method: `semi.alpha=0.2`,
-    `options.alpha=0.2`."""
+    """A Run from NAME=VALUE words. A name with a dot is an option of the method:
+    `semi.alpha=0.2`, `options.alpha=0.2`."""
     from semilib import files
     from semilib.training.config import Run
     given = assignments(words)
@@ -116,8 +116,8 @@ def words_of(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def given_runs(tables: list[str], fields: list[str], args) -> list:
-    """The runs of tables, each once: `table1 table4 profile=smoke seeds=[0]`. Those of committed records are left out,
-    unless --again."""
+    """The runs of tables, each once: `table1 table4 profile=smoke seeds=[0]`.
+    Those of committed records are left out, unless --again."""
     return list({run.key: run for grid in given_grids(tables, fields) for run in left(grid, args)}.values())
 
 
@@ -236,8 +236,8 @@ def combination(label: str) -> tuple[str, str, str]:
 
 
 def describe(args) -> None:
-    """Every parameter of a run, and the options of a method, of one on a base (remixmatch+abc), or with SeMi's modules
-    (acr+oheml)."""
+    """Every parameter of a run, and the options of a method, of one on a base (remixmatch+abc),
+    or with SeMi's modules (acr+oheml)."""
     from semilib.methods import get
     from semilib.training.config import Run
     base, method, add = combination(args.method)
@@ -339,8 +339,8 @@ def costs(args) -> None:
 
 
 def speed(args) -> None:
-    """Measure steps, parts, growth and limits of this machine into one record. Sections that it has already are
-    kept."""
+    """Measure steps, parts, growth and limits of this machine into one record.
+    Sections that it has already are kept."""
     from semilib import files
     from semilib.speed import records, tables
     from semilib.speed.measure import Settings, machine, measure  # torch and numpy alone: a bare machine can measure

@@ -24,8 +24,8 @@ def span(steps: int, of: int = PAPER_STEPS) -> float:
 
 
 def duration_in_steps(duration: Duration, total: int) -> int:
-    """A duration in steps of a run of `total` steps. A share is rounded, but never to nothing. An int is taken as it
-    is, and so is a share of 0."""
+    """A duration in steps of a run of `total` steps. A share is rounded, but never to nothing.
+    An int is taken as it is, and so is a share of 0."""
     return int(duration) if isinstance(duration, int) or duration == 0 else max(1, round(duration * total))
 
 
@@ -73,8 +73,8 @@ class Options:
 
     @classmethod
     def of(cls, given: dict[str, Any], run: Run) -> Options:
-        """The options of a run: the preset's values, then those given. Raises BadInput for unknown names and bad
-        values."""
+        """The options of a run: the preset's values, then those given.
+        Raises BadInput for unknown names and bad values."""
         given, presets = dict(given), cls.presets(run)
         values: dict[str, Any] = {}
         if presets:
@@ -101,8 +101,8 @@ _hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints
 
 
 def check_fields(obj: Any) -> None:
-    """Check every field's type, range and choice, as declared by `option`. An integer is stored as a float where one is
-    meant."""
+    """Check every field's type, range and choice, as declared by `option`.
+    An integer is stored as a float where one is meant."""
     hints = _hints(type(obj))
     for f in dataclasses.fields(obj):
         value, kinds = getattr(obj, f.name), _kinds(hints[f.name])

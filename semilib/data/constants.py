@@ -19,8 +19,8 @@ _ONCE: list[Callable] = []
 
 
 def once(make: Callable) -> Callable:
-    """Decorator: a function of plain values to a plain value, worked out once for each. To a compiled step its result
-    is a constant."""
+    """Decorator: a function of plain values to a plain value, worked out once for each.
+    To a compiled step its result is a constant."""
     cached = functools.lru_cache(maxsize=4096)(make)
 
     @functools.wraps(make)
@@ -31,15 +31,15 @@ def once(make: Callable) -> Callable:
 
 
 def mark() -> None:
-    """Tell the compiler of these functions. This is not done where they are made: it imports all of the compiler, which
-    takes more than a second."""
+    """Tell the compiler of these functions. This is not done where they are made:
+    it imports all of the compiler, which takes more than a second."""
     for known in _ONCE:
         torch.compiler.assume_constant_result(known)
 
 
 def tensor_once(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same for a function to a small tensor, which later calls find where it is. A captured graph cannot copy it
-    from the host."""
+    """The same for a function to a small tensor, which later calls find where it is.
+    A captured graph cannot copy it from the host."""
     @once
     def name(*values):
         name = f"{make.__module__}.{make.__name__}.{len(vars(_KEPT))}".replace(".", "_")

@@ -226,8 +226,8 @@ def _some(names: list[str]) -> str:
 
 
 def _read_pictures(files: list[tuple[Path, int]], side: int, given: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures as the release's script makes them: RGB, one resize to side x side by the box filter. One error names
-    all files that cannot be read."""
+    """Pictures as the release's script makes them: RGB, one resize to side x side by the box filter.
+    One error names all files that cannot be read."""
     def one(entry: tuple[Path, int]) -> np.ndarray | str:
         try:
             with Image.open(entry[0]) as file:

@@ -83,8 +83,8 @@ class BaCon(ABC):
 
     @classmethod
     def original(cls, run):
-        """The release's, built on USB: 300,000 steps at a constant rate, evaluated every 1,000, the best on the test
-        set."""
+        """The release's, built on USB: 300,000 steps at a constant rate, evaluated every 1,000,
+        the best on the test set."""
         own = dict(mu=2, steps=300_000, eval_every=1000, rate="constant", variant="USB", strong_pool="B", decay="ndim",
                    labelled_in_unlabelled=run["dataset"] == "stl10", report="best_on_test",
                    options=dict(strong_views=1))

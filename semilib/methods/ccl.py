@@ -187,8 +187,8 @@ class CCL(FixMatch):
         return ((1 - a) * torch.linalg.solve_ex(system, g, check_errors=False).result).clamp(min=1e-12)            # (5)
 
     def reliable(self, h: Tensor, y: Tensor) -> Tensor:
-        """(7): the loss of each row of h [m, 256] but the first C, the centres. A row of y [m, C] that is 0 is no
-        member."""
+        """(7): the loss of each row of h [m, 256] but the first C, the centres.
+        A row of y [m, C] that is 0 is no member."""
         c, own = self.info.classes, torch.eye(len(h), dtype=torch.bool, device=h.device)
         kernel = (h[c:] @ h.T / self.cfg.kernel_t).exp().masked_fill(own[c:], 0)
         return ce_of(y[c:], normalised(kernel @ y / (y.sum(0) - y[c:])))

@@ -42,8 +42,8 @@ class LogitAdjustment(Method):
 
     @classmethod
     def original(cls, run):
-        """DASO's, where the pair with FixMatch was published: mu 2, one strong view, a constant rate, a pool without
-        labelled images."""
+        """DASO's, where the pair with FixMatch was published:
+        mu 2, one strong view, a constant rate, a pool without labelled images."""
         return dict(mu=2, variant="V2", rate="constant", decay="all", ema_rule="warmup", bn_momentum=0.1,
                     labelled_in_unlabelled=False, report="median_last",
                     options=dict(strong_views=1) if run["base"] == "fixmatch" else {})

@@ -237,15 +237,15 @@ class MetaExpert(CPE):
 
 
 def effective_weights(counts: Tensor, beta: float) -> Tensor:
-    """Inverse effective numbers of images (Cui et al., CVPR 2019), with mean 1. An empty class weighs as one of a
-    single image."""
+    """Inverse effective numbers of images (Cui et al., CVPR 2019), with mean 1.
+    An empty class weighs as one of a single image."""
     inverse = (1 - beta) / (1 - beta ** counts.clamp(min=1))
     return inverse / inverse.mean()
 
 
 def regime(seen: Tensor, half: Tensor) -> Tensor:
-    """rho [3] of (7), without a quotient: a class never seen is infinitely rarer than one that was. half: bool [C], in
-    a."""
+    """rho [3] of (7), without a quotient: a class never seen is infinitely rarer than one that was.
+    half: bool [C], in a."""
     def least(of: Tensor) -> Tensor:
         return torch.where(of, seen, torch.inf).amin()
 

@@ -39,8 +39,8 @@ class RowState(nn.Module):
         return self.rows.index_select(0, index)
 
     def scatter(self, index: Tensor, values: Tensor) -> None:
-        """Put values [B, ...] at index [B]. Of an image that is twice in the batch the later row counts, on every
-        device."""
+        """Put values [B, ...] at index [B]. Of an image that is twice in the batch the later row counts,
+        on every device."""
         later = ((index.unsqueeze(1) == index) * torch.arange(len(index), device=index.device)).amax(1)
         self.rows.index_copy_(0, index, values.index_select(0, later))
         self.touched.index_fill_(1, index, True)

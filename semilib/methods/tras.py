@@ -56,8 +56,8 @@ class TRAS(FixMatch):
 
     @classmethod
     def original(cls, run):
-        """The release's, which is DARP's: Adam at 0.002, decay by the average, a pass a view. Labelled images are in
-        the pool on CIFAR-100 alone."""
+        """The release's, which is DARP's: Adam at 0.002, decay by the average, a pass a view.
+        Labelled images are in the pool on CIFAR-100 alone."""
         return dict(optimiser="adam", lr=0.002, rate="constant", ema_rule="decaying", weight_decay=0.02,
                     policy="separate", strong_pool="C", crop="zero",
                     labelled_in_unlabelled=run["dataset"] == "cifar100",

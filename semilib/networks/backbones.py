@@ -31,8 +31,8 @@ class Shortcut(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """Pre-activation residual block. `first` blocks change the width or the stride; in them the three variants
-    differ."""
+    """Pre-activation residual block. `first` blocks change the width or the stride;
+    in them the three variants differ."""
 
     def __init__(self, width_in: int, width: int, stride: int, variant: str, group: int, norm):
         super().__init__()

@@ -82,8 +82,8 @@ class Encoder:
     weights: str
 
     def resize(self, pictures: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] to uint8 [B, 3, side, side], with averaging where it shrinks; whole levels as in
-        Pillow."""
+        """uint8 [B, 3, H, W] to uint8 [B, 3, side, side], with averaging where it shrinks;
+        whole levels as in Pillow."""
         if pictures.shape[2:] == (self.side, self.side):
             return pictures
         exact = pictures if pictures.device.type == "cpu" else pictures.float()

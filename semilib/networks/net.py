@@ -47,8 +47,8 @@ class View(dict):
 
 
 class Views(dict):
-    """The views of one step by name (`v.l` labelled, `v.w` weak, `v.s1`, `v.s2` strong, ...), and `v.s`: all strong
-    ones."""
+    """The views of one step by name (`v.l` labelled, `v.w` weak, `v.s1`, `v.s2` strong, ...),
+    and `v.s`: all strong ones."""
 
     def __init__(self, views: dict[str, View], strong: list[str]):
         super().__init__(views)
@@ -103,8 +103,8 @@ class Net(nn.Module):
             return self.backbone(x)
 
     def forward(self, x: Tensor) -> View:
-        """One pass: x float [B, 3, H, W] -> View. Pooling and heads run in the heads' own precision, not the
-        backbone's."""
+        """One pass: x float [B, 3, H, W] -> View. Pooling and heads run in the heads' own precision,
+        not the backbone's."""
         said: Any = self.compute(x)                     # a tuple or a tensor, as keep_maps says
         *maps, fmap = said if self.backbone.keep_maps else (said,)
         f = fmap.mean((2, 3), dtype=next(self.heads.parameters()).dtype)

@@ -90,8 +90,8 @@ def _without_encoder(dataset: str) -> str:
 
 
 def check_parameter(name: str, value: Any, method: str, base: str = "", add: str = "") -> None:
-    """Raises BadInput unless `name` is a field of `Run`. The error tells an option of the method from an unknown
-    name."""
+    """Raises BadInput unless `name` is a field of `Run`.
+    The error tells an option of the method from an unknown name."""
     fields = [f.name for f in dataclasses.fields(Run)]
     if name not in fields:
         from semilib.methods import get
@@ -301,8 +301,8 @@ class Run:
         return self.method_class().Config.of(self.options, self)
 
     def parts(self) -> tuple[str, str]:
-        """`base` and `add` in one spelling: a base that is the method's first is "", SeMi's modules stand in the
-        library's order."""
+        """`base` and `add` in one spelling: a base that is the method's first is "",
+        SeMi's modules stand in the library's order."""
         from semilib.methods import ADDITIONS
         cls, given = self.method_class(), self.add.split("+") if self.add else []
         return "" if self.base in cls.bases[:1] else self.base, "+".join(one for one in ADDITIONS if one in given)
@@ -320,8 +320,8 @@ class Run:
 
     @property
     def cell(self) -> str:
-        """The protocol in a word, such as cifar10-lt.n1500.m3000.g100-100, stl10-lt.n150.m100k.g10.disjoint,
-        imagenet127-32.l0.1."""
+        """The protocol in a word, such as cifar10-lt.n1500.m3000.g100-100,
+        stl10-lt.n150.m100k.g10.disjoint, imagenet127-32.l0.1."""
         data = self.dataset
         if data == "imagefolder":
             data += f"-{Path(self.root).expanduser().resolve().name}"
@@ -344,8 +344,8 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The method as tables name it: base (where one was asked for), method, additions, such as remixmatch+abc or
-        acr+oheml."""
+        """The method as tables name it: base (where one was asked for), method, additions,
+        such as remixmatch+abc or acr+oheml."""
         post_hoc = [f"posthoc{self.post_hoc:g}"] if self.post_hoc else []
         return "+".join([*([self.base] if self.base else []), self.method, *([self.add] if self.add else []),
                          *post_hoc])

@@ -145,8 +145,8 @@ class Reader:
 
 
 def is_silent(node: Any) -> bool:
-    """Whether a statement does nothing: a docstring, `pass`, an annotation without a value, what only annotations
-    need."""
+    """Whether a statement does nothing: a docstring, `pass`, an annotation without a value,
+    what only annotations need."""
     return isinstance(node, SILENT) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) \
         or isinstance(node, ast.AnnAssign) and node.value is None \
         or isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not node.orelse

@@ -71,8 +71,8 @@ def folders(run: Run, runs: str | Path = "runs") -> list[Path]:
 
 @contextlib.contextmanager
 def lock(path: Path):
-    """Hold the run's lock, the system's own, which dies with the process. Raises RunBusy if another process holds
-    it."""
+    """Hold the run's lock, the system's own, which dies with the process.
+    Raises RunBusy if another process holds it."""
     path.mkdir(parents=True, exist_ok=True)
     with open(path / "lock", "a+b") as file:
         until = time.monotonic() + 1.0             # who only looks whether it is held (`is_busy`) holds it for a moment
@@ -189,8 +189,8 @@ def check_same(found: dict[str, Any], run: Run, path: Path) -> None:
 
 
 def publish(path: str | Path, results: str | Path) -> Path:
-    """Copy a finished run's record (run.json and log.jsonl, no weights) into a folder of `results/`. Raises BadInput
-    for an unfinished one."""
+    """Copy a finished run's record (run.json and log.jsonl, no weights) into a folder of `results/`.
+    Raises BadInput for an unfinished one."""
     found = read(path)
     if found is None or found["status"] != "done":
         raise BadInput("path", str(path), "the folder of a finished run")
