@@ -18,8 +18,9 @@ help: ## list these targets
 quickstart: $(STAMP) ## run notebooks/00_quickstart.ipynb from start to end, with live progress
 	$(VENV)/bin/python -m semilib quickstart
 
-test: $(STAMP) ## lint, then run the tests and, with small parameters, every notebook
+test: $(STAMP) ## lint, check types, then run the tests and, with small parameters, every notebook
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
 	rm -rf $(NOTEBOOKS)
 	$(VENV)/bin/python -m semilib smoke-notebooks $(NOTEBOOKS)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(TWO) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests $(NOTEBOOKS)

@@ -1,4 +1,4 @@
-"""The documentation site: pages made of what is in the project already, then Sphinx, offline, with every warning an error.
+"""The documentation site: pages made of what is in the project already, then Sphinx, offline; a warning is an error.
 
     python docs/build.py [FOLDER [JOBS]]   # default build/docs, a job a core; prints where its index.html is
     python docs/build.py --readme          # writes README's table of methods anew
@@ -10,8 +10,9 @@
     results/**.md, figures/**.md     -> records and tables, with the figures that lie beside them
     docs/*.md                        -> the pages that are written by hand
 
-Sphinx reads no page from outside its source folder, so all of them are written to FOLDER-source, with the same relative paths as in the
-project: links between README, notebooks, tables and pictures stay valid. A link to a file that the site does not have becomes its path.
+Sphinx reads no page from outside its source folder, so all of them are written to FOLDER-source, with the same relative
+paths as in the project: links between README, notebooks, tables and pictures stay valid. A link to a file that the site
+does not have becomes its path.
 """
 from __future__ import annotations
 
@@ -43,19 +44,21 @@ from semilib.options import PAPER_STEPS, Duration  # noqa: E402
 from semilib.training.config import Run  # noqa: E402
 
 Pages = dict[str, str | bytes]                      # path below the source folder -> content
-SECTIONS = {"Follows": "Follows", "Keeps": "Keeps under the shared recipe", "Differs": "Differs", "Numbers": "Numbers of its tests"}
+SECTIONS = {"Follows": "Follows", "Keeps": "Keeps under the shared recipe", "Differs": "Differs",
+            "Numbers": "Numbers of its tests"}
 DASH = "–"
-CITATION = re.compile(r"\((?P<cite>[^()]*?(?:^|(?<=, )|(?<=\())(?P<venue>[^,()]*?)\s*\b(?P<year>(?:19|20)\d\d)\b(?!\.)[^()]*)\)")
+CITATION = re.compile(r"\((?P<cite>[^()]*?(?:^|(?<=, )|(?<=\())(?P<venue>[^,()]*?)\s*"
+                      r"\b(?P<year>(?:19|20)\d\d)\b(?!\.)[^()]*)\)")
 PREPRINT = re.compile(r"\((?P<cite>[^()]*(?P<venue>arXiv) (?P<year>\d\d)\d\d\.\d{5}[^()]*)\)")
 
 
-# ---- what is in the project --------------------------------------------------------------------------------------------------------
+# ---- what is in the project ------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What a method's docstring says of its paper. cite: "Lai et al., ICML 2022, PMLR 162"; it, venue and year are "" for a method
-    without one. what: what the method does, in a sentence."""
+    """What a method's docstring says of its paper. what: what the method does, in a sentence. cite: such as "Lai et
+    al., ICML 2022, PMLR 162"; it, venue and year are "" for a method without a paper."""
 
     name: str
     title: str
@@ -69,7 +72,8 @@ class About:
 
 
 def file_of(name: str) -> str:
-    """The module that tells a method as its paper does; what its release computes otherwise may stand in a file beside it."""
+    """The module that tells a method as its paper does.
+    What the release computes otherwise may lie in a file beside it."""
     return get(name).__module__.removesuffix("_released")
 
 
@@ -81,7 +85,8 @@ def about(name: str) -> About:
     found = CITATION.search(first) or PREPRINT.search(first)
     what = first[found.end():] if found else first.partition(":")[2]
     return About(name, title_of(name), module, cls, text, found["cite"] if found else "",
-                 (found["venue"] or "arXiv") if found else "", f"20{found['year'][-2:]}" if found else "", what.lstrip(": ") or first)
+                 (found["venue"] or "arXiv") if found else "", f"20{found['year'][-2:]}" if found else "",
+                 what.lstrip(": ") or first)
 
 
 def modules() -> list[str]:
@@ -90,7 +95,7 @@ def modules() -> list[str]:
     return ["semilib", *sorted(m.name for m in found if not m.name.endswith("__main__"))]
 
 
-# ---- reStructuredText --------------------------------------------------------------------------------------------------------------
+# ---- reStructuredText ------------------------------------------------------------------------------------------------
 
 
 def heading(text: str, line: str = "=") -> list[str]:
@@ -121,7 +126,7 @@ def toctree(entries: list[str], *options: str) -> list[str]:
     return [".. toctree::", *(f"    :{option}:" for option in options), "", *(f"    {entry}" for entry in entries), ""]
 
 
-# ---- the methods -------------------------------------------------------------------------------------------------------------------
+# ---- the methods -----------------------------------------------------------------------------------------------------
 
 
 def method_page(name: str) -> str:
@@ -133,7 +138,8 @@ def method_page(name: str) -> str:
              *([f"Not with ``{what}``", inline(why)] for what, why in this.cls.refuses.items()),
              ["Code", f":mod:`{this.module}`"]]
     out = [*heading(this.title), inline(" ".join(this.text[0])), "",
-           ".. list-table::", "    :stub-columns: 1", "    :widths: auto", "", *(f"    * - {k}\n      - {v}" for k, v in facts), ""]
+           ".. list-table::", "    :stub-columns: 1", "    :widths: auto", "",
+           *(f"    * - {k}\n      - {v}" for k, v in facts), ""]
     rest, notes, told = this.text[1:], [], False
     for block in rest:
         if not told and block[0].partition(":")[0] in SECTIONS:
@@ -144,9 +150,11 @@ def method_page(name: str) -> str:
         elif told:
             notes += docstrings.block_rst(block)
         else:
+            indented = any(line.startswith(" ") for line in block)
             out += [*(heading("What it computes", "-") if block is rest[0] else []),
-                    *(docstrings.literal(block) if any(line.startswith(" ") for line in block) else docstrings.block_rst(block))]
-    return "\n".join([*out, *(heading("Notes", "-") if notes else []), *notes, *options_section(this), *original_section(this)])
+                    *(docstrings.literal(block) if indented else docstrings.block_rst(block))]
+    notes = [*heading("Notes", "-"), *notes] if notes else []
+    return "\n".join([*out, *notes, *options_section(this), *original_section(this)])
 
 
 def options_section(this: About) -> list[str]:
@@ -163,7 +171,8 @@ def options_section(this: About) -> list[str]:
             valid = "True, False"
         share = hints[f.name] == Duration and isinstance(default, float) and 0 < default < 1
         steps = f" ({round(default * PAPER_STEPS):,} of {PAPER_STEPS:,} steps)" if share else ""
-        rows.append([code(f.name), code(float(f"{default:.6g}") if share else default) + steps, inline(valid), inline(f.metadata["doc"])])
+        rows.append([code(f.name), code(float(f"{default:.6g}") if share else default) + steps, inline(valid),
+                     inline(f.metadata["doc"])])
     base = f", with those of {title_of(this.cls.bases[0])}, its first base" if this.cls.bases else ""
     given = f"Each is given as ``{this.name}.NAME=VALUE`` on the command line or in ``options`` of a run{base}."
     body = [given, "", *table(["option", "default", "valid", "what it is"], rows)] if rows else ["It has none.", ""]
@@ -181,7 +190,8 @@ def original_section(this: About) -> list[str]:
     pairs += [(f"{this.name}.{key}", shared.options[key], value) for key, value in own.options.items()]
     rows = [[code(name), code(a), code(b)] for name, a, b in pairs if a != b]
     doc = docstrings.rst(inspect.getdoc(this.cls.original) or "")
-    return [*heading("Original recipe", "-"), *doc, *(table(["on CIFAR-10", "shared recipe", 'recipe="original"'], rows) if rows else [])]
+    return [*heading("Original recipe", "-"), *doc,
+            *(table(["on CIFAR-10", "shared recipe", 'recipe="original"'], rows) if rows else [])]
 
 
 def methods_index() -> str:
@@ -222,17 +232,18 @@ def readme(text: str) -> str:
     return before + MARKS[0] + readme_table() + MARKS[1] + after
 
 
-# ---- the API -----------------------------------------------------------------------------------------------------------------------
+# ---- the API ---------------------------------------------------------------------------------------------------------
 
 
 def api_page(module: str) -> str:
     """A module: the names that it defines, then each with its signature and docstring."""
     loaded = importlib.import_module(module)
-    own = [name for name, value in vars(loaded).items() if not name.startswith("_") and getattr(value, "__module__", "") == module]
+    public = {name: value for name, value in vars(loaded).items() if not name.startswith("_")}
+    own = [name for name, value in public.items() if getattr(value, "__module__", "") == module]
     names = ", ".join(f":py:obj:`{name} <{module}.{name}>`" for name in own)
     # Told nothing, autodoc reads the source of every imported name too, before it leaves it out.
-    members = [*own, *(name for name, value in vars(loaded).items() if not name.startswith("_") and not hasattr(value, "__module__")
-                       and not inspect.ismodule(value))]
+    members = [*own, *(name for name, value in public.items()
+                       if not hasattr(value, "__module__") and not inspect.ismodule(value))]
     shown = "    :no-members:" if module == "semilib" or not members else f"    :members: {', '.join(members)}"
     return "\n".join([*heading(module), *([names, ""] if names else []), f".. automodule:: {module}", shown, ""])
 
@@ -245,10 +256,11 @@ def api_index() -> str:
         first = " ".join(doc[0]) if doc else ""
         rows.append([f":doc:`{name} <{name}>`", inline(re.split(r"(?<=[a-z)])[.:] ", first + " ")[0])])
     intro = "The modules of the package. Every name without a leading underscore is there, with a link to its source."
-    return "\n".join([*heading("API"), intro, "", *table(["module", "what it holds"], rows, "30 70"), *toctree(found, "hidden")])
+    return "\n".join([*heading("API"), intro, "", *table(["module", "what it holds"], rows, "30 70"),
+                      *toctree(found, "hidden")])
 
 
-# ---- Markdown ----------------------------------------------------------------------------------------------------------------------
+# ---- Markdown --------------------------------------------------------------------------------------------------------
 
 
 def page_of(path: str, pages: Pages) -> str:
@@ -264,7 +276,8 @@ def page_of(path: str, pages: Pages) -> str:
 
 
 def linked(text: str, page: str, pages: Pages, home: str = "") -> str:
-    """Markdown of `page` whose links and file names lead to the site's pages. home: the folder that its links are relative to."""
+    """Markdown of `page` whose links and file names lead to the site's pages.
+    home: the folder that links start from."""
     def relative(target: str) -> str:
         return posixpath.relpath(target, posixpath.dirname(page) or ".")
 
@@ -313,8 +326,8 @@ def _outside_code(text: str, change: Callable[[str], str]) -> str:
 
 
 def titled(text: str, path: str) -> str:
-    """Markdown with a title. A table of a folder is made without one: it gets the folder's name, words instead of hyphens,
-    and its own where the folder has several."""
+    """Markdown with a title. A table of a folder is made without one. It gets the folder's name, words instead of
+    hyphens, and its own where the folder has several."""
     if text.startswith("# "):
         return text
     folder, name = posixpath.basename(posixpath.dirname(path)), posixpath.splitext(posixpath.basename(path))[0]
@@ -325,7 +338,8 @@ def titled(text: str, path: str) -> str:
 def with_figures(text: str, path: str) -> str:
     """A folder's table with the folder's figures below it."""
     figures = sorted((ROOT / path).parent.glob("*.png"))
-    shown = [f"### {f.stem.replace('_', ' ').capitalize()}\n\n![{f.stem.replace('_', ' ')}]({f.name})\n" for f in figures]
+    names = {f.name: f.stem.replace("_", " ") for f in figures}
+    shown = [f"### {words.capitalize()}\n\n![{words}]({name})\n" for name, words in names.items()]
     return text.rstrip() + "\n\n" + ("## Figures\n\n" + "\n".join(shown) if shown else "")
 
 
@@ -352,16 +366,19 @@ def home_page(text: str, pages: Pages) -> str:
             + tree("Results", *results) + tree("Reference", "architecture", "changelog", "api/index"))
 
 
-# ---- all of it ---------------------------------------------------------------------------------------------------------------------
+# ---- all of it -------------------------------------------------------------------------------------------------------
 
 
 def site() -> Pages:
     """Every page and picture, by its path below the source folder."""
-    markdown = sorted(p.relative_to(ROOT).as_posix() for folder in ("results", "figures") for p in (ROOT / folder).rglob("*.md"))
+    def of_kind(suffix: str) -> list[str]:
+        return sorted(p.relative_to(ROOT).as_posix() for folder in ("results", "figures")
+                      for p in (ROOT / folder).rglob(f"*.{suffix}"))
+    markdown = of_kind("md")
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     names = ["index.md", "architecture.md", "changelog.md", *markdown, *(f"notebooks/{p.name}" for p in notebooks)]
     pages: Pages = dict.fromkeys(names, "")
-    pages |= {p.relative_to(ROOT).as_posix(): p.read_bytes() for folder in ("results", "figures") for p in (ROOT / folder).rglob("*.png")}
+    pages |= {path: (ROOT / path).read_bytes() for path in of_kind("png")}
     pages |= {"methods/index.rst": methods_index(), "api/index.rst": api_index()}
     pages |= {f"methods/{name}.rst": method_page(name) for name in METHODS}
     pages |= {f"api/{module}.rst": api_page(module) for module in modules()}
@@ -377,7 +394,8 @@ def site() -> Pages:
 
 
 def write(pages: Pages, folder: Path) -> None:
-    """The pages as files; what did not change is not touched, so that Sphinx reads it no second time, and what is gone is removed."""
+    """The pages as files. What did not change is not touched, so that Sphinx does not read it again;
+    what is gone is removed."""
     for path, content in pages.items():
         data, file = content if isinstance(content, bytes) else content.encode(), folder / path
         if not file.is_file() or file.read_bytes() != data:
@@ -397,8 +415,8 @@ def main(folder: str = "build/docs", jobs: str = "auto") -> int:
     source = out.with_name(out.name + "-source")
     write(site(), source)
     cache = out.with_name(out.name + "-cache")
-    status = sphinx.cmd.build.main(["-b", "html", "-c", str(HERE), "-d", str(cache), "-j", jobs, "-W", "--keep-going", "-q",
-                                    str(source), str(out)])
+    status = sphinx.cmd.build.main(["-b", "html", "-c", str(HERE), "-d", str(cache), "-j", jobs,
+                                    "-W", "--keep-going", "-q", str(source), str(out)])
     if status == 0:
         index = out / "index.html"
         print(f"The site: {index.relative_to(ROOT).as_posix() if index.is_relative_to(ROOT) else index}")

@@ -31,7 +31,7 @@ html_theme_options = {"top_of_page_buttons": []}
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
 highlight_language = "none"            # equations and commands are no Python
-toc_object_entries = False              # an API page begins with its names; in every page's margin they would triple the time
+toc_object_entries = False        # an API page begins with its names; in every page's margin they would triple the time
 
 add_module_names = False
 python_use_unqualified_type_names = True
@@ -44,7 +44,7 @@ suppress_warnings = ["ref.python"]      # `Config` in a signature may be any met
 
 
 def process_docstring(app, what, name, obj, options, lines):
-    """Plain text to reStructuredText; a field of a dataclass has its sentence and range from `semilib.options.option`."""
+    """Plain text to reStructuredText. A dataclass's field has its sentence and range from `option`."""
     text = "\n".join(lines)
     if what == "attribute":
         text = field_text(name) or text

@@ -1,12 +1,13 @@
-"""The package's docstrings are plain text; here they become reStructuredText that never warns, for autodoc and for the methods' pages.
+"""The package's plain docstrings as reStructuredText that never warns, for autodoc and for the methods' pages.
 
 What is recognised, block by block (a block ends at an empty line):
 
-    label: text                  an item; lines indented below it go on with it, or are a list of `name  text` (two spaces or more)
+    label: text                  an item; lines indented below it go on with it, or are a list of `name  text` (two
+                                 spaces or more)
     name      text               in every line of the block: a list
     any other indented line      the whole block is shown as it is, in a fixed-width font: equations, trees, commands
 
-and everything else is a paragraph. Nothing in a docstring is taken for markup but `code` in backticks and arXiv numbers.
+All else is a paragraph. Nothing in a docstring is taken for markup but `code` in backticks and arXiv numbers.
 """
 from __future__ import annotations
 
@@ -25,15 +26,17 @@ def blocks(text: str) -> list[list[str]]:
 
 
 def inline(text: str) -> str:
-    """One paragraph of plain text as one line: code and arXiv numbers marked up, every other character meaning itself."""
+    """One paragraph as one line: code and arXiv numbers marked up, every other character meaning itself."""
     text, out, last = " ".join(text.split()), [], 0
     for match in CODE.finditer(text):
         before, after = text[:match.start()][-1:], text[match.end():][:1]
-        out += [_plain(text[last:match.start()]), "\\ " if before.isalnum() else "", f"``{match[2]}``", "\\ " if after.isalnum() else ""]
+        out += [_plain(text[last:match.start()]), "\\ " if before.isalnum() else "", f"``{match[2]}``",
+                "\\ " if after.isalnum() else ""]
         last = match.end()
     line = "".join([*out, _plain(text[last:])])
     # A first word such as "(1)", "-" or "A." would begin a list.
-    return "\\" + line if line and not line[0].isalnum() and line[0] not in "\\`" or re.match(r"\w{1,6}[.)] ", line) else line
+    sign = line and not line[0].isalnum() and line[0] not in "\\`"
+    return "\\" + line if sign or re.match(r"\w{1,6}[.)] ", line) else line
 
 
 def _plain(text: str) -> str:
@@ -76,7 +79,8 @@ def block_rst(block: list[str]) -> list[str]:
     """One block as reStructuredText."""
     if all(TERM.fullmatch(line) for line in block):
         return hanging(block)
-    if any(line.startswith(" ") for line in block) and not LABEL.fullmatch(block[0]) and not _label_before_indent(block):
+    indented = any(line.startswith(" ") for line in block)
+    if indented and not LABEL.fullmatch(block[0]) and not _label_before_indent(block):
         return literal(block)
     found = items(block)
     if len(found) == 1 and not found[0][0]:

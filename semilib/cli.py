@@ -36,7 +36,8 @@ def assignments(pairs: list[str]) -> dict[str, Any]:
 
 
 def given_run(words: list[str]):
-    """A Run from NAME=VALUE words; a name with a dot is an option of the method: `semi.alpha=0.2` or `options.alpha=0.2`."""
+    """A Run from NAME=VALUE words. A name with a dot is an option of the method:
+    `semi.alpha=0.2`, `options.alpha=0.2`."""
     from semilib import files
     from semilib.training.config import Run
     given = assignments(words)
@@ -46,7 +47,8 @@ def given_run(words: list[str]):
     for name in [n for n in given if "." in n]:
         owner, option = name.split(".", 1)
         if owner not in ("options", given.get("method", "semi")):
-            raise BadInput("argument", name, f"{given.get('method', 'semi')}.{option} for an option of this run's method")
+            raise BadInput("argument", name,
+                           f"{given.get('method', 'semi')}.{option} for an option of this run's method")
         options[option] = given.pop(name)
     given.setdefault("root", str(files.place("data")))
     return Run.of(**given, options=options)
@@ -59,7 +61,8 @@ def run(args) -> None:
     from semilib.study import launchers
     for name in (*launchers.FLAGS, "bare", "no_wait", "slurm", "ray", "again"):
         if getattr(args, name):
-            raise BadInput(name.replace("_", "-"), getattr(args, name), "not given for a single run; it is for tables, such as table1")
+            raise BadInput(name.replace("_", "-"), getattr(args, name),
+                           "not given for a single run; it is for tables, such as table1")
     return single(args, fields)
 
 
@@ -107,17 +110,19 @@ def words_of(words: list[str]) -> tuple[list[str], list[str]]:
     for name in tables:
         from semilib.study import grids  # only here: a single run does without
         if name not in grids.TITLES:
-            raise BadInput("argument", name, f"NAME=VALUE, such as method=fixmatch, or a table: {', '.join(grids.TITLES)}")
+            raise BadInput("argument", name,
+                           f"NAME=VALUE, such as method=fixmatch, or a table: {', '.join(grids.TITLES)}")
     return tables, fields
 
 
 def given_runs(tables: list[str], fields: list[str], args) -> list:
-    """The runs of tables, each once: `table1 table4 profile=smoke seeds=[0]`; without those of committed records, unless --again."""
+    """The runs of tables, each once: `table1 table4 profile=smoke seeds=[0]`.
+    Those of committed records are left out, unless --again."""
     return list({run.key: run for grid in given_grids(tables, fields) for run in left(grid, args)}.values())
 
 
 def left(grid, args) -> list:
-    """The grid's runs without those that a committed record holds, which tables show as they are; all of them with --again."""
+    """The grid's runs without those of committed records, which tables show as they are; all of them with --again."""
     recorded = set() if args.again else recorded_of(grid, args)
     return [run for run in grid.runs if run.key not in recorded]
 
@@ -126,7 +131,8 @@ def recorded_of(grid, args) -> set[str]:
     """Keys of the grid's runs that are finished in results/ and not in the folder of runs."""
     from semilib import files
     from semilib.study import sheets
-    return {key for key, folder in sheets.find(grid, args.runs).items() if folder.is_relative_to(files.place("results"))}
+    results = files.place("results")
+    return {key for key, folder in sheets.find(grid, args.runs).items() if folder.is_relative_to(results)}
 
 
 def given_grids(tables: list[str], fields: list[str]) -> list:
@@ -169,7 +175,8 @@ def list_(args) -> None:
     for grid in given_grids(*words_of(args.what)):
         recorded = recorded_of(grid, args)
         runs = [(run, "in results" if run.key in recorded else state) for run, state in states(grid.runs, args.runs)]
-        print(f"{grid.title}\n  " + ", ".join(f"{n} {state}" for state, n in Counter(state for _, state in runs).items()))
+        numbers = Counter(state for _, state in runs)
+        print(f"{grid.title}\n  " + ", ".join(f"{n} {state}" for state, n in numbers.items()))
         for run, state in runs if args.all else ():
             print(f"  {state:12} {run.name}  {run.key}")
 
@@ -229,7 +236,8 @@ def combination(label: str) -> tuple[str, str, str]:
 
 
 def describe(args) -> None:
-    """Every parameter of a run, and the options of a method, of one on a base (remixmatch+abc), or with SeMi's modules (acr+oheml)."""
+    """Every parameter of a run, and the options of a method, of one on a base (remixmatch+abc),
+    or with SeMi's modules (acr+oheml)."""
     from semilib.methods import get
     from semilib.training.config import Run
     base, method, add = combination(args.method)
@@ -256,7 +264,8 @@ def trace(args) -> None:
     from semilib import files
     from semilib.training import inspecting
     base, method, add = combination(args.method)
-    traced = given_run([f"method={method}", *([f"base={base}"] if base else []), *([f"add={add}"] if add else []), *args.what])
+    traced = given_run([f"method={method}", *([f"base={base}"] if base else []), *([f"add={add}"] if add else []),
+                        *args.what])
     out = files.place(args.out or f"runs/traces/{traced.name.split('/')[1]}-{traced.key}.json")
     print(inspecting.trace(traced, out))
     print(f"trace: {files.shown(out)}")
@@ -281,7 +290,8 @@ def quickstart(args) -> None:
         raise BadInput("folder", str(home), "the project's folder, which holds notebooks/00_quickstart.ipynb")
     given = assignments(args.parameter)
     output = files.place(given.get("runs", "runs")) / "quickstart" / "00_quickstart.ipynb"
-    print("Supervised, FixMatch and SeMi on a long-tailed set of 32x32 pictures: about three and a half minutes on two cores, no download.")
+    print("Supervised, FixMatch and SeMi on a long-tailed set of 32x32 pictures: about three and a half minutes on two "
+          "cores, no download.")
     try:
         notebooks.execute(home / "notebooks" / "00_quickstart.ipynb", output, given)
     except papermill.exceptions.PapermillExecutionError as error:
@@ -329,7 +339,8 @@ def costs(args) -> None:
 
 
 def speed(args) -> None:
-    """Measure steps, parts, growth and limits of this machine into one record; sections that it has already are kept."""
+    """Measure steps, parts, growth and limits of this machine into one record.
+    Sections that it has already are kept."""
     from semilib import files
     from semilib.speed import records, tables
     from semilib.speed.measure import Settings, machine, measure  # torch and numpy alone: a bare machine can measure
@@ -357,7 +368,8 @@ def prepare(args) -> None:
 
 def parser() -> argparse.ArgumentParser:
     from semilib.study import launchers
-    top = argparse.ArgumentParser(prog="semilib", description="Class-imbalanced semi-supervised learning: the SeMi study.")
+    top = argparse.ArgumentParser(prog="semilib",
+                                  description="Class-imbalanced semi-supervised learning: the SeMi study.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(function, text: str, name: str | None = None) -> argparse.ArgumentParser:
@@ -370,7 +382,8 @@ def parser() -> argparse.ArgumentParser:
 
     of_tables = "TABLE or NAME=VALUE"
     sub = verb(plan, "how many runs, hours and how much disk tables will take")
-    sub.add_argument("what", nargs="*", metavar=of_tables, help="table1 ... table5 (none: all), profile=small, seeds=[0], methods=[...]")
+    sub.add_argument("what", nargs="*", metavar=of_tables,
+                     help="table1 ... table5 (none: all), profile=small, seeds=[0], methods=[...]")
     sub.add_argument("--runs", default="runs")
     sub.add_argument("--slots", type=int, default=None, help="runs side by side (default: as `run` would choose)")
     sub.add_argument("--bare", action="store_true", help="without a notebook a run")
@@ -383,21 +396,25 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb(run, "do what is missing of one run, or of tables")
     sub.add_argument("what", nargs="*", metavar=of_tables,
-                     help="table1 ... with profile=small and the like; or the fields of one run, such as dataset=cifar10 method=semi "
-                          "seed=1 semi.alpha=0.2; see `describe`")
+                     help="table1 ... with profile=small and the like; or the fields of one run, such as "
+                          "dataset=cifar10 method=semi seed=1 semi.alpha=0.2; see `describe`")
     sub.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     sub.add_argument("--folder", default=None, help="keep this single run here instead")
-    sub.add_argument("--on", default="local", choices=launchers.LAUNCHERS, help="who does the runs (default: this machine)")
+    sub.add_argument("--on", default="local", choices=launchers.LAUNCHERS,
+                     help="who does the runs (default: this machine)")
     for name, doc in launchers.FLAGS.items():
         sub.add_argument("--" + name.replace("_", "-"), type=int, default=None, help=doc)
     sub.add_argument("--bare", action="store_true", help="train without executing a notebook for each run")
     sub.add_argument("--again", action="store_true", help="also the runs that committed records hold")
-    sub.add_argument("--slurm", action="append", metavar="NAME=VALUE", help="an option of sbatch: partition=gpu, time=240, gres=gpu:1, ...")
+    sub.add_argument("--slurm", action="append", metavar="NAME=VALUE",
+                     help="an option of sbatch: partition=gpu, time=240, gres=gpu:1, ...")
     sub.add_argument("--no-wait", action="store_true", help="SLURM: submit and return")
-    sub.add_argument("--ray", action="append", metavar="NAME=VALUE", help="address=HOST:PORT, num_cpus=2, num_gpus=0.25, ...")
+    sub.add_argument("--ray", action="append", metavar="NAME=VALUE",
+                     help="address=HOST:PORT, num_cpus=2, num_gpus=0.25, ...")
 
     sub = verb(render, "execute the notebooks of tables and figures")
-    sub.add_argument("what", nargs="*", metavar="NOTEBOOK or NAME=VALUE", help="none: all of them; profile=smoke and other parameters")
+    sub.add_argument("what", nargs="*", metavar="NOTEBOOK or NAME=VALUE",
+                     help="none: all of them; profile=smoke and other parameters")
     sub.add_argument("--out", default="executed", help="folder for the executed notebooks (default: executed)")
     sub.add_argument("--in-place", action="store_true", help="put them in their own place instead")
 
@@ -417,7 +434,8 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb(trace, "profile ten steps of a method: a Chrome trace, and the five heaviest operators")
     sub.add_argument("method", help=method)
-    sub.add_argument("what", nargs="*", metavar="NAME=VALUE", help="fields of the run, such as profile=smoke device=cuda")
+    sub.add_argument("what", nargs="*", metavar="NAME=VALUE",
+                     help="fields of the run, such as profile=smoke device=cuda")
     sub.add_argument("--out", default=None, help="the trace (default: a file in runs/traces)")
 
     sub = verb(status, "list the runs and their state")
@@ -438,21 +456,25 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("title", nargs="?", default="")
 
     sub = verb(costs, "measure what a step of each method costs beside FixMatch's")
-    sub.add_argument("what", nargs="*", metavar="METHOD or NAME=VALUE", help="remixmatch+abc, profile=trial, ...; no method: all")
+    sub.add_argument("what", nargs="*", metavar="METHOD or NAME=VALUE",
+                     help="remixmatch+abc, profile=trial, ...; no method: all")
     sub.add_argument("--out", default="runs/costs", help="writes OUT.json and OUT.md")
     sub.add_argument("--steps", type=int, default=20, help="steps a phase")
 
     sub = verb(speed, "measure a step, its parts, its growth and the limits of this machine")
-    sub.add_argument("what", nargs="*", metavar="NAME=VALUE", help="device=cuda, steps=50, sections=steps+parts and others of Settings")
+    sub.add_argument("what", nargs="*", metavar="NAME=VALUE",
+                     help="device=cuda, steps=50, sections=steps+parts and others of Settings")
     sub.add_argument("--out", default=None, help="the record (default: results/speed/DEVICE.json)")
 
     sub = verb(prepare, "download a data set, or make ImageNet-127 from ImageNet's files")
     sub.add_argument("dataset", help="imagenet127, stl10, svhn, cifar10, cifar100")
-    sub.add_argument("given", nargs="?", metavar="FROM", help="imagenet127: folder of the down-sampled ImageNet's batches, or of ImageNet")
+    sub.add_argument("given", nargs="?", metavar="FROM",
+                     help="imagenet127: folder of the down-sampled ImageNet's batches, or of ImageNet")
     sub.add_argument("--side", type=int, default=32, help="imagenet127: 32 or 64")
     sub.add_argument("--root", default="data", help="folder of the data sets (default: data)")
 
-    sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds and then show committed records again, for the tests",
+    sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds and then show committed records "
+                                "again, for the tests",
                "smoke-notebooks")
     sub.add_argument("folder")
     return top

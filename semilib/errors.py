@@ -1,7 +1,8 @@
-"""The package's errors. What a user can cause names the field, its value and what would be right; a developer's mistake likewise."""
+"""The package's errors. Those that a user can cause name the field, its value and what would be right."""
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
 LISTED = 120                        # names that a message lists; of more it gives their number
 
@@ -26,7 +27,7 @@ class RunBusy(RuntimeError):
     """Another process is training this run."""
 
 
-def check_name(kind: str, name: str, valid) -> None:
+def check_name(kind: str, name: object, valid: Iterable[object]) -> None:
     """Raise `BadInput` unless `name` is one of `valid`; the message offers the nearest valid name."""
     valid = list(valid)
     if name not in valid:

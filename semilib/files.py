@@ -8,7 +8,10 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def write_atomically(path: Path, write) -> None:
-    """Call `write(file)` on a temporary file beside `path`, flush it to the disk, then rename it: readers see all or nothing."""
+    """Call `write(file)` on a temporary file beside `path`, flush it to the disk, then rename it.
+
+    Readers see all of it or nothing.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -27,8 +30,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def home(start: str | Path = ".") -> Path:
-    """The project's folder: the nearest one above `start`, else above this package, that holds `notebooks/` and `semilib/`; else
-    `start` itself. Notebooks and commands keep runs and data relative to it, wherever they are started from."""
+    """The project's folder: the nearest one above `start`, else above this package, that holds `notebooks/` and
+    `semilib/`; else `start` itself. Notebooks and commands keep runs and data relative to it, wherever they are started
+    from."""
     start = Path(start).resolve()
     for folder in (start, *start.parents, Path(__file__).resolve().parent.parent):
         if (folder / "notebooks").is_dir() and (folder / "semilib").is_dir():

@@ -1,4 +1,4 @@
-"""Options: dataclass fields that carry their sentence and their valid range, and durations that scale with a run's length."""
+"""Options: dataclass fields with their sentence and their valid range, and durations that scale with a run's length."""
 from __future__ import annotations
 
 import dataclasses
@@ -6,6 +6,7 @@ import functools
 import math
 import types
 import typing
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from semilib.errors import BadInput, check_name
@@ -23,14 +24,17 @@ def span(steps: int, of: int = PAPER_STEPS) -> float:
 
 
 def duration_in_steps(duration: Duration, total: int) -> int:
-    """A duration in steps of a run of `total` steps: a share is rounded, but never to nothing; an int is taken as it is, and so is
-    a share of 0."""
+    """A duration in steps of a run of `total` steps. A share is rounded, but never to nothing.
+    An int is taken as it is, and so is a share of 0."""
     return int(duration) if isinstance(duration, int) or duration == 0 else max(1, round(duration * total))
 
 
 def momentum_of(momentum: float, total: int, of: int = PAPER_STEPS, least: int = 20) -> float:
-    """A moving average's momentum, meant for `of` steps, in a run of `total`: its horizon 1 / (1 - momentum) keeps its share of a
-    shorter run, but never less than `least` steps (nor more than it was)."""
+    """A moving average's momentum, meant for `of` steps, in a run of `total`.
+
+    Its horizon 1 / (1 - momentum) keeps its share of a shorter run. It is never less than `least` steps, nor more than
+    it was.
+    """
     horizon = 1 / (1 - momentum) if momentum < 1 else math.inf
     return 1 - 1 / max(horizon * min(1, total / of), min(horizon, least))
 
@@ -54,8 +58,8 @@ def option(default: Any, doc: str, low: float | None = None, high: float | None 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A method's options. Subclasses add fields made by `option`; `presets` names sets of values; `ignored` those that do nothing in
-    this combination of methods, with the reason."""
+    """A method's options. Subclasses add fields made by `option`. `presets` names sets of values. `ignored` names
+    options that do nothing in this combination of methods, with the reason."""
 
     ignored: ClassVar[dict[str, str]] = {}
 
@@ -64,12 +68,13 @@ class Options:
 
     @classmethod
     def presets(cls, run: Run) -> dict[str, dict[str, Any]]:
-        """Named sets of values, chosen by options={"preset": name}; the first is the default. May depend on the run's cell."""
+        """Named sets of values for options={"preset": name}; the first is the default. May depend on the run's cell."""
         return {}
 
     @classmethod
     def of(cls, given: dict[str, Any], run: Run) -> Options:
-        """The options of a run: the preset's values, then what is given. Raises BadInput for unknown names and bad values."""
+        """The options of a run: the preset's values, then those given.
+        Raises BadInput for unknown names and bad values."""
         given, presets = dict(given), cls.presets(run)
         values: dict[str, Any] = {}
         if presets:
@@ -92,11 +97,12 @@ def fields_in_key(obj: Any) -> dict[str, Any]:
             if f.metadata["in_key"] is True or f.metadata["in_key"] == "changed" and getattr(obj, f.name) != f.default}
 
 
-_hints = functools.cache(typing.get_type_hints)
+_hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def check_fields(obj: Any) -> None:
-    """Type, range and choice of every field, as declared by `option`. Integers are accepted (and stored) where a float is meant."""
+    """Check every field's type, range and choice, as declared by `option`.
+    An integer is stored as a float where one is meant."""
     hints = _hints(type(obj))
     for f in dataclasses.fields(obj):
         value, kinds = getattr(obj, f.name), _kinds(hints[f.name])
@@ -111,7 +117,8 @@ def check_fields(obj: Any) -> None:
         if isinstance(value, int | float) and not isinstance(value, bool):
             if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
                 bounds = [f"at least {low}" if low is not None else "", f"at most {high}" if high is not None else ""]
-                raise BadInput(f.name, value, f"{' and '.join(b for b in bounds if b) or 'finite'}: {f.metadata['doc']}")
+                raise BadInput(f.name, value,
+                               f"{' and '.join(b for b in bounds if b) or 'finite'}: {f.metadata['doc']}")
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

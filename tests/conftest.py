@@ -12,7 +12,8 @@ from semilib.data import sources
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Batches this small gain little from a second thread, and where other work fills the cores the two wait for each other."""
+    """Batches this small gain little from a second thread,
+    and where other work fills the cores the two wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -27,7 +28,8 @@ def embedded():
 
 @pytest.fixture(scope="session")
 def source(embedded):
-    """The embedded data set at half its side, for steps whose numbers are compared with one another: they take half the time."""
+    """The embedded data set at half its side, for steps whose numbers are compared with one another:
+    they take half the time."""
     def halved(images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(images.double(), 2).round().to(torch.uint8)
     return dataclasses.replace(embedded, images=halved(embedded.images), test_images=halved(embedded.test_images))
@@ -35,9 +37,9 @@ def source(embedded):
 
 # The files that take the longest, longest first: two processes that share out the files then end together.
 LONGEST = ("test_clusters.py", "test_engine.py", "test_step_guard.py", "test_smoke.py", "test_sweep.py",
-           "test_jupyterlab.py", "test_docs.py", "24_table4_ablation.ipynb", "41_figures.ipynb", "21_table1_cifar.ipynb",
-           "22_table2_mismatched.ipynb", "25_table5_modules.ipynb", "90_speed.ipynb", "test_trained.py", "test_figures.py",
-           "test_cli.py", "test_measure.py")
+           "test_jupyterlab.py", "test_docs.py", "24_table4_ablation.ipynb", "41_figures.ipynb",
+           "21_table1_cifar.ipynb", "22_table2_mismatched.ipynb", "25_table5_modules.ipynb", "90_speed.ipynb",
+           "test_trained.py", "test_figures.py", "test_cli.py", "test_measure.py")
 
 
 def pytest_collection_modifyitems(items):
@@ -46,4 +48,5 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--regenerate", action="store_true", help="write the golden steps anew; read them before committing")
+    parser.addoption("--regenerate", action="store_true",
+                     help="write the golden steps anew; read them before committing")

@@ -134,8 +134,8 @@ def method(name: str = "semi", options: dict | None = None, counts: tuple[int, .
     if first_pass is None:
         first_pass = torch.arange(len(counts)).repeat_interleave(counts)
     info = Info(classes=len(counts), features=features, counts=counts, n_labelled=int(counts.sum()),
-                n_unlabelled=n_unlabelled, batch=batch, mu=run.mu, steps=steps, seed=run.seed, device=torch.device("cpu"),
-                dtype=torch.float64, first_pass=first_pass, run=run)
+                n_unlabelled=n_unlabelled, batch=batch, mu=run.mu, steps=steps, seed=run.seed,
+                device=torch.device("cpu"), dtype=torch.float64, first_pass=first_pass, run=run)
     out = run.method_class()(run.method_options(), info)
     out.build()
     return out
@@ -206,7 +206,8 @@ def source(side: int = 16, each: int = 30) -> Source:
 
 
 def run(name: str, options: dict | None = None, **changes) -> Run:
-    """A run on `source`: counts 14, 9, 6, 4 labelled (33, so a drop-last pass of 8 leaves one out), 16, 11, 7, 5 more."""
+    """A run on `source`: counts 14, 9, 6, 4 labelled (33, so a drop-last pass of 8 leaves one out), 16, 11, 7,
+    5 more."""
     given = dict(profile="trial", lr=0.05, ema=0.9, network="wrn-10-0.25", batch=8, steps=12, eval_every=6, n1=14,
                  m1=16, gamma_l=3.0, gamma_u=3.0, device="cpu", precision="fp32")
     return Run.of("mnistm5k", name, options=options or {}, **{**given, **changes})

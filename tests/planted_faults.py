@@ -77,7 +77,8 @@ def test_files(method: str) -> list[Path]:
 
 
 def source(method: str) -> Path:
-    """The file that holds the method's arithmetic, relative to the tree: that of its class, and SeMi's paper for SeMi."""
+    """The file that holds the method's arithmetic, relative to the tree:
+    that of its class, and SeMi's paper for SeMi."""
     if method == "semi":
         return Path("semilib/methods/semi.py")
     return Path(inspect.getsourcefile(methods.get(method))).resolve().relative_to(ROOT)

@@ -13,7 +13,8 @@ from semilib.training import record
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory, embedded):
-    """A user's folder: three classes of JPEG and PNG pictures of different sizes, and unlabelled ones; no test folder."""
+    """A user's folder: three classes of JPEG and PNG pictures of different sizes, and unlabelled ones;
+    no test folder."""
     root = tmp_path_factory.mktemp("photos")
     for k, name in enumerate(("zero", "one", "two")):
         (root / "train" / name).mkdir(parents=True)
@@ -37,8 +38,8 @@ def refusal(*words: str) -> str:
 
 
 def test_a_run_on_ones_own_pictures(photos, tmp_path, capsys):
-    words = ["run", "dataset=imagefolder", f"root={photos}", "profile=smoke", "method=fixmatch", "fixmatch.threshold=0.2", "flip=False",
-             "--runs", str(tmp_path)]
+    words = ["run", "dataset=imagefolder", f"root={photos}", "profile=smoke", "method=fixmatch",
+             "fixmatch.threshold=0.2", "flip=False", "--runs", str(tmp_path)]
     cli.main(words)
     said = capsys.readouterr().out
     assert "24 steps of profile smoke: balanced accuracy" in said and "(done)" in said
@@ -82,13 +83,14 @@ def test_a_mistake_is_one_line(words, message, tmp_path):
 
 
 def test_a_strict_run_whose_component_never_acts_ends_with_one_line(tmp_path):
-    said = refusal("run", "method=fixmatch", "profile=smoke", "fixmatch.threshold=1.0", "strict=True", "steps=2", "eval_every=1",
-                   "--runs", str(tmp_path))
+    said = refusal("run", "method=fixmatch", "profile=smoke", "fixmatch.threshold=1.0", "strict=True", "steps=2",
+                   "eval_every=1", "--runs", str(tmp_path))
     assert "never active in 2 steps of fixmatch: u (no pseudo-label reached the threshold" in said
 
 
 def test_a_process_prints_its_mistake_without_a_traceback():
-    done = subprocess.run([sys.executable, "-m", "semilib", "run", "methd=semi"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-m", "semilib", "run", "methd=semi"], cwd=ROOT, capture_output=True,
+                          text=True, timeout=300)
     assert done.returncode == 1 and not done.stdout
     assert done.stderr.startswith("semilib run: parameter='methd': unknown") and done.stderr.count("\n") == 1
 
@@ -121,7 +123,8 @@ main(["run", "profile=smoke", "method=fixmatch", "fixmatch.threshold=0.12", "--f
 
 
 def test_importing_the_package_is_cheap():
-    code = "import sys, semilib, semilib.cli; assert not {'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
+    code = ("import sys, semilib, semilib.cli; "
+            "assert not {'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules), sorted(sys.modules)")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
@@ -156,7 +159,8 @@ def test_a_table_is_planned_listed_and_run_and_a_second_time_costs_nothing(tmp_p
 
 
 def test_a_sweep_with_a_failed_run_ends_with_an_error_and_names_it(tmp_path, capsys):
-    assert "momentum" in refusal("run", *TABLE, "eval_every=2", "steps=6", "momentum=1", "--runs", str(tmp_path)), "no such field"
+    assert "momentum" in refusal("run", *TABLE, "eval_every=2", "steps=6", "momentum=1", "--runs",
+                                 str(tmp_path)), "no such field"
     from semilib.study import sweep
     from semilib.study.unit import Outcome
     run = cli.given_grids(["table1"], TABLE[1:])[0].runs[0]
@@ -164,7 +168,8 @@ def test_a_sweep_with_a_failed_run_ends_with_an_error_and_names_it(tmp_path, cap
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(sweep, "sweep", lambda *a, **k: [outcome])
         cli.main(["run", *TABLE, "--runs", str(tmp_path)])
-    assert ended.value.code == 1 and f"{run.name} ({run.key}): failed: TrainingError: the reason" in capsys.readouterr().out
+    assert ended.value.code == 1
+    assert f"{run.name} ({run.key}): failed: TrainingError: the reason" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words, message", [
@@ -185,9 +190,10 @@ def test_a_mistaken_sweep_is_one_line_before_anything_starts(words, message):
 def test_render_gives_each_notebook_the_parameters_that_it_has(tmp_path, monkeypatch, capsys):
     from semilib.study import notebooks
     given = {}
-    monkeypatch.setattr(notebooks, "execute", lambda path, output, words, show=True: given.update({output: words}) or output)
+    monkeypatch.setattr(notebooks, "execute", lambda path, output, words, show=True: given.update({output: words})
+                        or output)
     cli.main(["render", "10_run", "00_quickstart", "profile=smoke", "seed=3", "--out", str(tmp_path)])
-    small = notebooks.SMOKE                                       # with the profile come the options under which it acts
+    small = notebooks.SMOKE                                      # with the profile come the options under which it acts
     assert given == {tmp_path / "10_run.ipynb": {**small["10_run.ipynb"], "seed": 3},
                      tmp_path / "00_quickstart.ipynb": small["00_quickstart.ipynb"]}
     given.clear()
@@ -196,7 +202,8 @@ def test_render_gives_each_notebook_the_parameters_that_it_has(tmp_path, monkeyp
     given.clear()
     cli.main(["render", "profile=smoke", "--in-place"])
     assert all(path.parent == ROOT / "notebooks" and path.stem not in cli.NOT_RENDERED for path in given) and given
-    assert "profile" not in given[ROOT / "notebooks" / "23_table3_imagenet127.ipynb"], "ImageNet-127 has no smoke profile"
+    table3 = given[ROOT / "notebooks" / "23_table3_imagenet127.ipynb"]
+    assert "profile" not in table3, "ImageNet-127 has no smoke profile"
 
 
 def test_runs_of_committed_records_are_left_alone_unless_asked_for(capsys):

@@ -1,4 +1,5 @@
-"""The site: built once, offline and without a warning; every method, notebook and module has its page, nothing comes from the net."""
+"""The site: built once, offline and without a warning;
+every method, notebook and module has its page, nothing comes from the net."""
 import html
 import html.parser
 import importlib.util
@@ -26,7 +27,8 @@ def build():
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs") / "site"
-    done = subprocess.run([sys.executable, ROOT / "docs" / "build.py", folder, "1"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, ROOT / "docs" / "build.py", folder, "1"], capture_output=True, text=True,
+                          cwd=ROOT)
     assert done.returncode == 0 and not done.stderr, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == f"The site: {folder / 'index.html'}"
     return folder
@@ -106,7 +108,8 @@ def test_nothing_is_loaded_from_the_network_and_no_machine_is_named(site):
         assert not outside, f"{path.name}: {outside}"
         assert machine not in path.read_text(encoding="utf-8"), path.name
     for path in site.rglob("*.css"):
-        assert not re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//\S+", path.read_text(encoding="utf-8")), path.name
+        assert not re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//\S+",
+                              path.read_text(encoding="utf-8")), path.name
 
 
 def test_links_within_the_site_lead_somewhere(site):
@@ -142,11 +145,13 @@ def test_plain_text_becomes_markup_that_says_the_same(build):
 
 
 def test_links_lead_to_pages_or_become_text(build):
-    pages = dict.fromkeys(["index.md", "notebooks/a.ipynb", "figures/x/table.md", "methods/abc.rst", "api/semilib.data.splits.rst"], "")
-    text = ("[a](notebooks/a.ipynb) [l](LICENSE) `semilib/methods/abc.py` `semilib/data/splits.py` `figures/x` [w](https://w.org)\n\n"
-            "    `figures/x`\n")
+    pages = dict.fromkeys(["index.md", "notebooks/a.ipynb", "figures/x/table.md", "methods/abc.rst",
+                           "api/semilib.data.splits.rst"], "")
+    text = ("[a](notebooks/a.ipynb) [l](LICENSE) `semilib/methods/abc.py` `semilib/data/splits.py` `figures/x` "
+            "[w](https://w.org)\n\n    `figures/x`\n")
     assert build.linked(text, "index.md", pages) == (
         "[a](notebooks/a.ipynb) l (`LICENSE`) [`semilib/methods/abc.py`](methods/abc.rst) "
         "[`semilib/data/splits.py`](api/semilib.data.splits.rst) "
         "[`figures/x`](figures/x/table.md) [w](https://w.org)\n\n    `figures/x`\n")
-    assert build.linked("[t](../figures/x/table.md)", "notebooks/a.ipynb", pages, "notebooks") == "[t](../figures/x/table.md)"
+    assert build.linked("[t](../figures/x/table.md)", "notebooks/a.ipynb", pages,
+                        "notebooks") == "[t](../figures/x/table.md)"

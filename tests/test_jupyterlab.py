@@ -1,7 +1,8 @@
-"""A person at the ablation notebook: opened in JupyterLab, in a real browser, changed by typing and run from the menu, twice.
+"""A person at the ablation notebook: opened in JupyterLab, in a real browser, changed by typing and run from the menu,
+twice.
 
-Without Chromium or the extra "browser" (playwright) the test is skipped; SEMILIB_ENGINES="browser" in the environment, as .ci/run sets it
-where it has both, makes that a failure. Nothing is loaded from the network.
+Without Chromium or the extra "browser" (playwright) the test is skipped; SEMILIB_ENGINES="browser" in the environment,
+as .ci/run sets it where it has both, makes that a failure. Nothing is loaded from the network.
 """
 import importlib
 import importlib.util
@@ -23,16 +24,16 @@ from kit import DATA, ROOT
 from semilib.study import grids
 
 NAME = "24_table4_ablation.ipynb"
-PARAMETERS, COUNT, PROGRESS, TABLE = range(4)                  # the notebook's code cells, in order
-SECONDS = 300                                                  # for anything that is waited for: an idle machine needs a tenth
-STDERR = "application/vnd.jupyter.stderr"                      # of an error too
+PARAMETERS, COUNT, PROGRESS, TABLE = range(4)           # the notebook's code cells, in order
+SECONDS = 300                                           # for anything that is waited for: an idle machine needs a tenth
+STDERR = "application/vnd.jupyter.stderr"               # of an error too
 
 # Off: questions about news. Off: windowing, which takes cells out of the page while they are out of view.
 SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
             "notebook-extension/tracker": {"windowingMode": "none"}}
 # A server's folders in the environment of a process, so that nothing of the user's is read or written.
-FOLDERS = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR",
-           "IPYTHONDIR")
+FOLDERS = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
+           "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")
 
@@ -44,7 +45,8 @@ READY = """async () => {
 SAVED = "() => !jupyterapp.shell.currentWidget.context.model.dirty"
 # [prompt, text of the output, whether it is an error or a warning] of each code cell, as the page shows it.
 SHOWN = f"""() => [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell')].map(cell => [
-  cell.querySelector('.jp-InputArea-prompt').innerText.trim(), cell.querySelector('.jp-Cell-outputArea')?.innerText ?? '',
+  cell.querySelector('.jp-InputArea-prompt').innerText.trim(),
+  cell.querySelector('.jp-Cell-outputArea')?.innerText ?? '',
   cell.querySelector('[data-mime-type="{STDERR}"]') !== null])"""
 
 
@@ -68,8 +70,8 @@ def free_port() -> int:
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder like the project's, with the notebook as it is before anyone has run it: to `files.home` it is the project, so that runs
-    and tables go into it."""
+    """A folder like the project's, with the notebook as it is before anyone has run it: to `files.home` it is the
+    project, so that runs and tables go into it."""
     for name in ("notebooks", "semilib"):
         (tmp_path / name).mkdir()
     book = json.loads((ROOT / "notebooks" / NAME).read_text(encoding="utf-8"))
@@ -92,14 +94,15 @@ def server(chromium, project):
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with open(home / "server.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
-             "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={project / 'notebooks'}",
-             "--LabApp.expose_app_in_browser=True"],
+            [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+             f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+             f"--ServerApp.root_dir={project / 'notebooks'}", "--LabApp.expose_app_in_browser=True"],
             env={**os.environ, **own, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, cwd=project, stdout=log, stderr=log)
     try:
         address, until = f"http://127.0.0.1:{port}", time.monotonic() + SECONDS
         while not answers(f"{address}/api/status?token={token}"):
-            assert process.poll() is None and time.monotonic() < until, (home / "server.log").read_text(encoding="utf-8")
+            alive = process.poll() is None and time.monotonic() < until
+            assert alive, (home / "server.log").read_text(encoding="utf-8")
             time.sleep(0.2)
         yield address, token
     finally:
@@ -120,14 +123,16 @@ def answers(address: str) -> bool:
 
 @pytest.fixture
 def lab(chromium, project, server):
-    """The notebook open in the browser with its kernel running: page, and problems, a list that grows with what goes wrong."""
+    """The notebook open in the browser with its kernel running:
+    page, and problems, a list that grows with what goes wrong."""
     address, token = server
     with importlib.import_module("playwright.sync_api").sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=list(QUIET))
         page, problems = browser.new_page(viewport={"width": 1280, "height": 1000}), []
         page.set_default_timeout(1000 * SECONDS)
         page.on("pageerror", lambda error: problems.append(f"page error: {error}"))
-        page.on("requestfailed", lambda request: problems.append(f"failed: {request.method} {request.url} {request.failure}"))
+        page.on("requestfailed",
+                lambda request: problems.append(f"failed: {request.method} {request.url} {request.failure}"))
         page.on("response", lambda answer: answer.status < 400 or problems.append(f"{answer.status}: {answer.url}"))
         page.goto(f"{address}/lab/tree/{NAME}?reset&token={token}")
         page.wait_for_selector("#jupyterlab-splash", state="detached")
@@ -140,7 +145,7 @@ def lab(chromium, project, server):
             browser.close()
 
 
-# ---- what a person does --------------------------------------------------------------------------------------------------------------
+# ---- what a person does ----------------------------------------------------------------------------------------------
 
 
 def set_parameter(page, name: str, value) -> None:
@@ -157,7 +162,8 @@ def choose(page, menu: str, command: str) -> None:
 
 
 def run_all(page, first: int) -> tuple[list[str], list[str]]:
-    """Run all cells, whose counts then begin with `first`: (the progress that was seen while its cell ran, oldest first; the outputs)."""
+    """Run all cells, whose counts then begin with `first`:
+    (the progress that was seen while its cell ran, oldest first; the outputs)."""
     choose(page, "Run", "runmenu:run-all")
     page.locator(".jp-CodeCell").nth(PROGRESS).scroll_into_view_if_needed()
     seen, until = [], time.monotonic() + SECONDS
@@ -173,9 +179,11 @@ def run_all(page, first: int) -> tuple[list[str], list[str]]:
 
 
 def check_progress(seen: list[str], last: str, seed: int, of: int) -> None:
-    """Lines of one seed's runs came one after the other, with steps, while the cell was running; the last text has all done."""
+    """Lines of one seed's runs came one after the other, with steps, while the cell was running;
+    the last text has all done."""
     done = rf"\[\d+/{of}\] \S+\.s{seed}/semi  done  balanced accuracy \d+\.\d%"
-    assert len(last.strip().splitlines()) == of and all(re.fullmatch(done, line) for line in last.strip().splitlines()), last
+    lines = last.strip().splitlines()
+    assert len(lines) == of and all(re.fullmatch(done, line) for line in lines), last
     lines = [text.splitlines()[-1] for text in seen if f".s{seed}/semi" in text]
     assert not [line for line in lines if not re.match(rf"\[\d+/{of}\] \S+\.s{seed}/semi ", line)]
     at = [int(re.match(r"\[(\d+)/", line)[1]) for line in lines]
@@ -192,7 +200,8 @@ def test_the_ablation_in_jupyterlab_changed_and_run_twice(project, lab):
     assert f"{n} runs, of which {n} are missing" in texts[COUNT]
     check_progress(seen, texts[PROGRESS], 0, n)
     first = texts[TABLE]
-    assert "Table 4, SeMi's components and its release's defects: profile smoke (12 steps, embedded pictures, eval_every = 12)" in first
+    assert ("Table 4, SeMi's components and its release's defects: "
+            "profile smoke (12 steps, embedded pictures, eval_every = 12)") in first
     assert re.search(r"^SeMi +\d+\.\d  1  ", first, re.MULTILINE)
     assert re.search(r"^without OHEML +\d+\.\d  1 .* [+-]\d+\.\d +all 1$", first, re.MULTILINE)
 
@@ -212,8 +221,10 @@ def test_the_ablation_in_jupyterlab_changed_and_run_twice(project, lab):
     code = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
     assert "seeds = [0, 1]\n" in "".join(code[PARAMETERS]["source"])
     assert "".join(code[TABLE]["outputs"][0]["text"]).strip() == texts[TABLE].strip()
-    assert {output["output_type"] for cell in code for output in cell["outputs"]} == {"stream", "display_data", "execute_result"}
+    kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
+    assert kinds == {"stream", "display_data", "execute_result"}
     assert not [output for cell in code for output in cell["outputs"] if output.get("name") == "stderr"]
     assert "widget" not in text
     assert not lab.problems
-    lab.page.locator(".jp-CodeCell").nth(TABLE).get_by_text("without OHEML").scroll_into_view_if_needed()     # for the picture
+    # for the picture
+    lab.page.locator(".jp-CodeCell").nth(TABLE).get_by_text("without OHEML").scroll_into_view_if_needed()

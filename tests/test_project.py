@@ -30,7 +30,8 @@ def project():
 
 
 def requirements(*extras):
-    """The direct dependencies: those of the core and those of the named extras, which may bring along others ("semilib[docs]")."""
+    """The direct dependencies: those of the core and those of the named extras,
+    which may bring along others ("semilib[docs]")."""
     lines = project()["dependencies"] + [line for extra in extras for line in project()["optional-dependencies"][extra]]
     found = [Requirement(line) for line in lines]
     brought = sorted({extra for r in found if r.name == project()["name"] for extra in r.extras} - {*extras})
@@ -85,7 +86,8 @@ def targets():
 def test_every_direct_dependency_is_pinned_once_and_within_its_range():
     wanted, pinned = all_requirements(), pins()
     assert not [name for name, n in Counter(name for name, _ in pinned).items() if n > 1], "pinned more than once"
-    assert {canonicalize_name(r.name) for r in wanted} == {name for name, _ in pinned}, "direct dependencies against pins"
+    names = {canonicalize_name(r.name) for r in wanted}
+    assert names == {name for name, _ in pinned}, "direct dependencies against pins"
     versions = dict(pinned)
     assert not [f"{r} excludes {versions[canonicalize_name(r.name)]}" for r in wanted
                 if not r.specifier.contains(versions[canonicalize_name(r.name)])]
@@ -107,7 +109,8 @@ def test_exact_versions_stand_in_constraints_alone(name):
 
 
 def test_installed_versions_are_the_pinned_ones():
-    installed = {canonicalize_name(d.metadata["Name"]): d.version for d in metadata.distributions() if d.metadata["Name"]}
+    installed = {canonicalize_name(d.metadata["Name"]): d.version for d in metadata.distributions()
+                 if d.metadata["Name"]}
     versions = dict(pins())
     present = versions.keys() & installed.keys()
     assert {"torch", "numpy", "pytest"} <= present
@@ -133,8 +136,9 @@ def imported_modules(path):
     return found
 
 
-@pytest.mark.parametrize("folder, extras", [("semilib", ["export", "slurm", "ray"]), ("benchmarks", []), ("notebooks", []),
-                                            ("tests", ["test"])])
+@pytest.mark.parametrize("folder, extras",
+                         [("semilib", ["export", "slurm", "ray"]), ("benchmarks", []), ("notebooks", []),
+                          ("tests", ["test"])])
 def test_what_is_imported_is_a_declared_dependency(folder, extras):
     own = {"semilib", "benchmarks", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
     declared = {canonicalize_name(r.name) for r in requirements(*extras)}
@@ -158,7 +162,8 @@ def test_environment_names_conda_forge_alone_and_valid_packages():
     for line in conda:
         name, _, version = line.partition("=")
         assert NAME.fullmatch(name), line
-        assert not version or (name == "python" and re.fullmatch(r"\d+\.\d+", version)), f"{line}: no exact version here"
+        series = name == "python" and re.fullmatch(r"\d+\.\d+", version)
+        assert not version or series, f"{line}: no exact version here"
 
 
 def test_environment_python_is_the_one_that_pyproject_and_makefile_ask_for():
@@ -189,6 +194,12 @@ def test_makefile_has_the_targets_each_phony_and_with_help():
     [phony] = re.findall(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)
     assert set(phony.split()) == targets()
     assert set(re.findall(r"^([a-z][\w-]*):.* ## \S", read("Makefile"), re.MULTILINE)) == targets()
+
+
+def test_make_test_lints_and_checks_types_before_any_test():
+    [recipe] = re.findall(r"^test:.*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)
+    commands = [line.strip().removeprefix("$(VENV)/bin/") for line in recipe.splitlines()]
+    assert commands[:2] == ["ruff check .", "mypy"]
 
 
 def test_ci_runs_the_test_target_and_stops_at_an_error():
@@ -248,7 +259,8 @@ def test_readme_names_verbs_that_exist(readme):
     assert named <= verbs, f"no such verb: {named - verbs}"
 
 
-SUFFIXES = (".py", ".ipynb", ".md", ".yml", ".yaml", ".toml", ".txt", ".json", ".jsonl", ".csv", ".png", ".svg", ".pdf", ".cff")
+SUFFIXES = (".py", ".ipynb", ".md", ".yml", ".yaml", ".toml", ".txt", ".json", ".jsonl", ".csv", ".png", ".svg",
+            ".pdf", ".cff")
 FOLDERS = ("notebooks", "semilib", "benchmarks", "figures", "results", "tests", ".ci")
 
 
@@ -260,7 +272,8 @@ def named_paths(text):
                 span.endswith((*SUFFIXES, "/")) or span.partition("/")[0] in FOLDERS and "/" in span):
             yield span
     for line in blocks + [span for span in spans if " " in span]:
-        yield from (word for word in re.findall(r"[\w./*<>-]+", line) if word.partition("/")[0] in FOLDERS and "/" in word)
+        yield from (word for word in re.findall(r"[\w./*<>-]+", line) if word.partition("/")[0] in FOLDERS
+                    and "/" in word)
     for target in re.findall(r"\]\(([^)\s]+)", FENCE.sub("", text)):
         if not re.match(r"[a-z]+:|#", target):
             yield target.partition("#")[0]
@@ -302,8 +315,9 @@ def test_licence_is_the_declared_one():
     assert project()["authors"][0]["name"] in read("LICENSE")
 
 
-@pytest.mark.parametrize("name", ["notebooks", "semilib", "benchmarks", "figures", "results", "tests", "environment.yml", "pyproject.toml",
-                                  "constraints.txt", "Makefile", "LICENSE", "CITATION.cff"])
+@pytest.mark.parametrize("name",
+                         ["notebooks", "semilib", "benchmarks", "figures", "results", "tests", "environment.yml",
+                          "pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "CITATION.cff"])
 def test_top_level_has(name):
     path = ROOT / name
     assert any(path.iterdir()) if path.is_dir() else path.is_file()

@@ -53,11 +53,13 @@ def imports(tree: ast.Module, known: set[str]) -> set[str]:
 @pytest.fixture(scope="module")
 def arrows() -> dict[str, set[str]]:
     files = modules(ROOT)
-    return {name: imports(ast.parse(path.read_text(encoding="utf-8")), set(files)) - {name} for name, path in files.items()}
+    return {name: imports(ast.parse(path.read_text(encoding="utf-8")), set(files)) - {name}
+            for name, path in files.items()}
 
 
 def test_each_room_imports_only_from_the_rooms_before_it(arrows):
-    upwards = [f"{module} ({room(module)}) imports {other} ({room(other)})" for module, others in arrows.items() for other in others
+    upwards = [f"{module} ({room(module)}) imports {other} ({room(other)})"
+               for module, others in arrows.items() for other in others
                if ROOMS.index(room(other)) > ROOMS.index(room(module))]
     assert not upwards
 

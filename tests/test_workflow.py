@@ -1,4 +1,5 @@
-"""Hosted CI: the workflow is valid by GitHub's published schema, does what the README says of it, and a broken one is noticed."""
+"""Hosted CI: the workflow is valid by GitHub's published schema, does what the README says of it,
+and a broken one is noticed."""
 import copy
 import re
 
@@ -54,7 +55,8 @@ def _unknown_permission(w):
     w["jobs"]["publish"]["permissions"] = {"pages": "admin"}
 
 
-@pytest.mark.parametrize("breakage", [_unknown_key, _no_machine, _unknown_event, _step_that_does_nothing, _unknown_permission])
+@pytest.mark.parametrize("breakage",
+                         [_unknown_key, _no_machine, _unknown_event, _step_that_does_nothing, _unknown_permission])
 def test_a_broken_workflow_is_noticed(breakage, problems, tmp_path):
     broken = yaml.safe_load(PATH.read_text(encoding="utf-8"))
     broken["on"] = broken.pop(True)
@@ -86,7 +88,8 @@ def test_make_targets_and_verbs_of_the_workflow_exist(workflow):
     made = {target for run in runs for target in re.findall(r"\bmake (?:[A-Z]+=\S+ )*(\S+)", run)}
     verbs = {verb for run in runs for verb in re.findall(r"\bsemilib ([a-z][\w-]*)", run)}
     assert {"test", "docs"} <= made and verbs
-    assert not [t for t in made if not re.search(rf"^{re.escape(t)}:(?!=)", makefile.replace("$(STAMP)", ".venv/.installed"), re.M)]
+    assert not [t for t in made
+                if not re.search(rf"^{re.escape(t)}:(?!=)", makefile.replace("$(STAMP)", ".venv/.installed"), re.M)]
     assert not [verb for verb in verbs if not re.search(rf"^ +{verb}\b", shown, re.M)]
 
 

@@ -11,9 +11,11 @@ from semilib.errors import BadInput
 
 
 def arrays_at(folder: Path, again: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """What was prepared once in a folder: its done.json, and the arrays named there, memory-mapped copy-on-write (a stray write
-    would stay in memory). Raises `BadInput` (field root) where they are not the arrays that done.json tells of; `again` says what
-    makes them anew."""
+    """What was prepared once in a folder: its done.json, and the arrays named there.
+
+    The arrays are memory-mapped copy-on-write, so a stray write would stay in memory. Raises `BadInput` (field root)
+    where they are not the arrays that done.json tells of; `again` says what makes them anew.
+    """
     try:
         done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in done["arrays"]}
@@ -26,7 +28,7 @@ def arrays_at(folder: Path, again: str) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raises `BadInput` (field root) unless `size` bytes more, and a hundredth of them to spare, fit beside a folder."""
+    """Raises `BadInput` (field root) unless `size` bytes, and a hundredth more, are free on a folder's disk."""
     free = shutil.disk_usage(folder).free
     if free < size * 1.01:
         raise BadInput("root", str(folder.parent), f"a disk with {size * 1.01 / 1e9:.2f} GB free for {folder.name}/; "

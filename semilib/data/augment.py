@@ -1,16 +1,17 @@
-"""Image views as whole-batch tensor arithmetic: weak, strong and contrastive ("sim"), and the step from bytes to network input.
+"""Image views as whole-batch tensor arithmetic: weak, strong and contrastive ("sim"), and from bytes to network input.
 
 weak   = random horizontal flip, then a random crop after padding by 1/8 of the side, mirrored or black.
 strong = an own weak view, RandAugment and a painted rectangle (cut-out). Three published variants, called pools:
-  A (FixMatch port): 2 slots, integer levels 1..9, each slot applied with probability 1/2, 16 px cut-out in grey;
-  B (CPE):           3 slots, continuous magnitudes, always applied, cut-out side uniform in [0, W/2), near-mean colour;
-  C (CDMAD, DARP):   3 slots, one fixed magnitude, always applied, BEFORE the weak view; 16 px cut-out in the mean colour.
-A and B draw with replacement from the same 14 operations, C from 13 of them (no Identity) and three more. All agree with Pillow's.
+  A (FixMatch port): 2 slots, integer levels 1..9, each applied with probability 1/2; cut-out of 16 px in grey
+  B (CPE):           3 slots, continuous magnitudes, always applied; cut-out side uniform in [0, W/2), near-mean colour
+  C (CDMAD, DARP):   3 slots, one fixed magnitude, always applied, BEFORE the weak view; 16 px in the mean colour
+  A and B draw with replacement from the same 14 operations, C from 13 of them (no Identity) and three more.
 sim    = SimCLR's view: random resized crop, flip, colour jitter, grey, blur, as torchvision does them on Pillow images.
 
-Random numbers come from `rng` alone. Shapes never depend on data and nothing is read back from the device, so a CUDA graph can
-capture every function here once the small constant tables are cached (the first call fills them). Arithmetic is in integers,
-or in floating point through single multiplications, additions and tensor divisions, which round alike on every device.
+All operations agree with Pillow's. Random numbers come from `rng` alone. Shapes never depend on data and nothing is
+read back from the device. So a CUDA graph can capture every function here once the first call has filled the small
+constant tables. Arithmetic is in integers, or in floating point through single multiplications, additions and tensor
+divisions, which round alike on every device.
 """
 from __future__ import annotations
 
@@ -41,13 +42,13 @@ def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor
     return torch.tensor(values, dtype=dtype, device=device)
 
 
-# ---------------------------------------------------------------------------------------------------------------- weak view
+# ---- weak view -------------------------------------------------------------------------------------------------------
 
 def weak(x: Tensor, seed: int, stream: rng.Stream, step: int | Tensor, flip: bool, crop: str = "reflect") -> Tensor:
-    """The weak view of a batch, uint8 [B, 3, H, W] to the same; row i depends on (seed, stream, step, i) and image i alone.
+    """The weak view of a batch, uint8 [B, 3, H, W] to the same. Row i depends on seed, stream, step, i and image i.
 
-    flip: whether images may be mirrored (not for digits). step: an integer or a 0-dim int64 tensor on x's device. crop: what lies
-    outside of the image, "reflect" (mirrored about the edge pixels) or "zero" (black).
+    flip: whether images may be mirrored (not for digits). step: an integer or a 0-dim int64 tensor on x's device. crop:
+    what lies outside of the image, "reflect" (mirrored about the edge pixels) or "zero" (black).
     """
     check_name("crop", crop, CROPS)
     return _flip_and_crop(x, rng.words(seed, stream, step, len(x), 3, x.device), flip, crop)
@@ -56,7 +57,7 @@ def weak(x: Tensor, seed: int, stream: rng.Stream, step: int | Tensor, flip: boo
 def _flip_and_crop(x: Tensor, w: Tensor, flip: bool, crop: str) -> Tensor:
     """Flip, then crop, as one gather; w: int64 [B, 3] words for flip, row offset and column offset."""
     height, width = x.shape[2:]
-    row, column = _crop_source(w[:, 1:2], height, crop), _crop_source(w[:, 2:3], width, crop)              # [B, H], [B, W]
+    row, column = _crop_source(w[:, 1:2], height, crop), _crop_source(w[:, 2:3], width, crop)           # [B, H], [B, W]
     if flip:
         column = torch.where(rng.integers(w[:, :1], 2) == 1, width - 1 - column, column)
     row, column = row.unsqueeze(2), column.unsqueeze(1)
@@ -67,10 +68,11 @@ def _flip_and_crop(x: Tensor, w: Tensor, flip: bool, crop: str) -> Tensor:
 
 
 def _crop_source(w: Tensor, side: int, crop: str) -> Tensor:
-    """Source coordinate of each output coordinate, int64 [B, side], for a crop offset drawn from {-p, ..., p}, p = side // 8.
+    """Source coordinate of each output coordinate, int64 [B, side], of a crop offset by one of -p, ..., p with p = side
+    // 8.
 
-    Reflect padding mirrors about the edge pixels' centres: j becomes |j| on the left, 2(side - 1) - j on the right. With zero
-    padding a coordinate may lie outside of the image.
+    Reflect padding mirrors about the edge pixels' centres: j becomes |j| on the left, 2(side - 1) - j on the right.
+    With zero padding a coordinate may lie outside of the image.
     """
     padding, last = side // 8, side - 1
     j = torch.arange(side, device=w.device) + rng.integers(w, 2 * padding + 1) - padding
@@ -84,15 +86,16 @@ def _gather_pixels(x: Tensor, source: Tensor) -> Tensor:
     return x.reshape(batch, channels, -1).gather(2, index).view(batch, channels, *source.shape[1:])
 
 
-# -------------------------------------------------------------------------------------------------------------- strong view
+# ---- strong view -----------------------------------------------------------------------------------------------------
 
-def strong(x: Tensor, seed: int, stream: rng.Stream, step: int | Tensor, flip: bool, pool: str = "A", crop: str = "reflect",
-           mean: tuple[float, float, float] | None = None) -> Tensor:
+def strong(x: Tensor, seed: int, stream: rng.Stream, step: int | Tensor, flip: bool, pool: str = "A",
+           crop: str = "reflect", mean: tuple[float, float, float] | None = None) -> Tensor:
     """The strong view of RAW images (it makes its own weak view), uint8 [B, 3, H, W] to the same; see `weak`.
 
-    The order weak, operations, cut-out is that of the FixMatch port and of CPE; operations, weak, cut-out that of pool C. (Some crop
-    before they flip; offsets are symmetric, so the distribution of views is the same.) mean: the data set's mean colour, shares of
-    255, which pool C needs: its release paints 0 after normalising, here the mean rounded to whole levels.
+    The FixMatch port and CPE go weak, operations, cut-out; pool C goes operations, weak, cut-out. (Some crop before
+    they flip. Offsets are symmetric, so the distribution of views is the same.) mean: the data set's mean colour in
+    shares of 255, which pool C needs. Its release paints 0 after normalising; here that is the mean, rounded to whole
+    levels.
     """
     check_name("pool", pool, SLOTS)
     check_name("crop", crop, CROPS)
@@ -101,7 +104,8 @@ def strong(x: Tensor, seed: int, stream: rng.Stream, step: int | Tensor, flip: b
     w = rng.words(seed, stream, step, len(x), 3 + 4 * SLOTS[pool] + 3, x.device)
     if pool == "C":
         x = _flip_and_crop(rand_augment(x, w[:, 3:-3], pool), w[:, :3], flip, crop)
-        return square_cutout(x, w[:, -3:-1], 16, tuple(round(255 * m) for m in mean))
+        colour = tuple(round(255 * m) for m in mean)  # type: ignore[union-attr]  # checked above
+        return square_cutout(x, w[:, -3:-1], 16, colour)
     x = _flip_and_crop(x, w[:, :3], flip, crop)
     x = rand_augment(x, w[:, 3:-3], pool)
     return _random_cutout(x, w[:, -3:], pool)
@@ -112,7 +116,7 @@ def rand_augment(x: Tensor, w: Tensor, pool: str) -> Tensor:
     for slot in w.split(4, dim=1):
         op, value = draw_ops(slot, pool, *x.shape[2:])
         x = apply_ops(x, op, value)
-        if pool == "C":                         # CutoutAbs: where it paints takes the two words that the fixed level leaves over
+        if pool == "C":                # CutoutAbs paints at a place from the two words that the fixed level leaves over
             u = rng.uniform(slot[:, 1::2]).double()
             side = torch.where(op == OPS.index("CutoutAbs"), value, 0)
             x = cutout(x, u[:, 0] * x.shape[3], u[:, 1] * x.shape[2], side, CUTOUT_COLOUR["B"])
@@ -128,17 +132,18 @@ def draw_ops(w: Tensor, pool: str, height: int, width: int) -> tuple[Tensor, Ten
     if pool == "B":
         low, high = _constant(_ranges(height, width), torch.float64, w.device)[op].unbind(1)
         return op, low + rng.uniform(w[:, 1]).double() * (high - low)
-    value = _constant(_levels(height, width), torch.float64, w.device)[op, rng.integers(w[:, 2], 2), rng.integers(w[:, 1], 9)]
+    levels = _constant(_levels(height, width), torch.float64, w.device)
+    value = levels[op, rng.integers(w[:, 2], 2), rng.integers(w[:, 1], 9)]
     applied = rng.integers(w[:, 3], 2) == 1
     return torch.where(applied, op, OPS.index("Identity")), value
 
 
 @once
 def _levels(height: int, width: int) -> tuple:
-    """Pool A's values as nested tuples [14][2][9]: operation, sign (0 plus, 1 minus; unsigned operations repeat), level - 1.
+    """Pool A's values as nested tuples [14][2][9]: operation, sign (plus, minus; unsigned ones repeat), level - 1.
 
-    Source: the FixMatch port's randaugment.py, `_float_parameter` and `_int_parameter` with maximum level 10; 10 itself is
-    never drawn there.
+    Source: the FixMatch port's randaugment.py, `_float_parameter` and `_int_parameter` with maximum level 10. It never
+    draws level 10 itself.
     """
     def value(name: str, level: int) -> float:
         if name in BLENDS:
@@ -155,16 +160,17 @@ def _levels(height: int, width: int) -> tuple:
 @once
 def _ranges(height: int, width: int) -> tuple:
     """Pool B's [low, high) per operation as nested tuples [14][2]. Source: CPE's randaugment.py, `augment_pool`."""
-    ends = {"Posterize": (4, 8), "Rotate": (-30, 30), "ShearX": (-0.3, 0.3), "ShearY": (-0.3, 0.3), "Solarize": (0, 256),
-            "TranslateX": (-0.3 * width, 0.3 * width), "TranslateY": (-0.3 * height, 0.3 * height)}
+    ends = {"Posterize": (4, 8), "Rotate": (-30, 30), "ShearX": (-0.3, 0.3), "ShearY": (-0.3, 0.3),
+            "Solarize": (0, 256), "TranslateX": (-0.3 * width, 0.3 * width),
+            "TranslateY": (-0.3 * height, 0.3 * height)}
     return tuple((0.05, 0.95) if name in BLENDS else ends.get(name, (0, 0)) for name in POOLS["B"])
 
 
 @once
 def _fixed() -> tuple:
-    """Pool C's value of each operation with either sign, as nested tuples [17][2]: low + 4/30 (high - low), in pixels whatever the
-    side. Source: the `RandAugment` package with n = 3, m = 4, as CDMAD calls it. Posterize thus keeps int(0.53) = 0 bits: a black
-    image, as the Pillow of the published runs made it (a later one refuses 0 bits). The pool is there to follow those runs."""
+    """Pool C's value of each operation with either sign, as nested tuples [17][2]: low + 4/30 (high - low), in pixels
+    whatever the side. Source: the `RandAugment` package with n = 3, m = 4, as CDMAD calls it. Posterize thus keeps
+    int(0.53) = 0 bits. The Pillow of the published runs made a black image of that, and a later one refuses it."""
     ends = {"Posterize": (0, 4), "Rotate": (0, 30), "ShearX": (0, 0.3), "ShearY": (0, 0.3), "Solarize": (0, 256),
             "SolarizeAdd": (0, 110), "TranslateX": (0, 100), "TranslateY": (0, 100), "CutoutAbs": (0, 40),
             **dict.fromkeys(BLENDS, (0.1, 1.9))}
@@ -180,11 +186,11 @@ def _random_cutout(x: Tensor, w: Tensor, pool: str) -> Tensor:
     return cutout(x, u[:, 0] * width, u[:, 1] * height, side, CUTOUT_COLOUR[pool])
 
 
-def cutout(x: Tensor, cx: Tensor, cy: Tensor, side: Tensor, colour: tuple[int, int, int]) -> Tensor:
+def cutout(x: Tensor, cx: Tensor, cy: Tensor, side: Tensor, colour: tuple[int, ...]) -> Tensor:
     """Paint one rectangle per image: centres cx, cy and side in pixels, floating point [B].
 
-    Like the published code, it moves the rectangle inwards at the left and top border, clips it at the right and bottom one,
-    and paints both end pixels, so that side 16 covers 17 x 17. A side of 0 paints nothing.
+    Like the published code, it moves the rectangle inwards at the left and top border and clips it at the right and
+    bottom one. It paints both end pixels, so that side 16 covers 17 x 17. A side of 0 paints nothing.
     """
     def covered(centre: Tensor, size: int) -> Tensor:                                                      # [B, size]
         pixel = torch.arange(size, device=x.device)
@@ -194,9 +200,9 @@ def cutout(x: Tensor, cx: Tensor, cy: Tensor, side: Tensor, colour: tuple[int, i
     return _paint(x, covered(cy, x.shape[2]), covered(cx, x.shape[3]), colour)
 
 
-def square_cutout(x: Tensor, w: Tensor, side: int, colour: tuple[int, int, int]) -> Tensor:
-    """Paint one square per image around a uniform pixel, which is the first right of and below its middle, clipped at every border.
-    w: int64 [B, 2] words for the pixel's column and row."""
+def square_cutout(x: Tensor, w: Tensor, side: int, colour: tuple[int, ...]) -> Tensor:
+    """Paint one square per image, clipped at every border. w: int64 [B, 2] words for the column and row of a uniform
+    pixel, the first one right of and below the square's middle."""
     def covered(w: Tensor, size: int) -> Tensor:                                                           # [B, size]
         offset = torch.arange(size, device=x.device) - rng.integers(w, size)
         return (offset >= -(side // 2)) & (offset < side // 2)
@@ -204,25 +210,25 @@ def square_cutout(x: Tensor, w: Tensor, side: int, colour: tuple[int, int, int])
     return _paint(x, covered(w[:, 1:2], x.shape[2]), covered(w[:, 0:1], x.shape[3]), colour)
 
 
-def _paint(x: Tensor, rows: Tensor, columns: Tensor, colour: tuple[int, int, int]) -> Tensor:
+def _paint(x: Tensor, rows: Tensor, columns: Tensor, colour: tuple[int, ...]) -> Tensor:
     """One colour where `rows`, bool [B, H], and `columns`, bool [B, W], meet."""
     inside = rows.unsqueeze(2) & columns.unsqueeze(1)                                                      # [B, H, W]
     return torch.where(inside.unsqueeze(1), _constant(colour, torch.uint8, x.device).view(1, 3, 1, 1), x)
 
 
-# ----------------------------------------------------------------------------------------------------------------- sim view
+# ---- sim view --------------------------------------------------------------------------------------------------------
 
-TRIES = 10                                              # crops that torchvision draws before it gives up
-AREA, ASPECT = (0.2, 1.0), 4 / 3                        # share of the image; width over height, from 1 / ASPECT to ASPECT
-JITTER, HUE = 0.4, 0.1                                  # brightness, contrast and saturation 1 -+ 0.4; hue -+ 0.1 of the circle
+TRIES = 10                                      # crops that torchvision draws before it gives up
+AREA, ASPECT = (0.2, 1.0), 4 / 3                # share of the image; width over height, from 1 / ASPECT to ASPECT
+JITTER, HUE = 0.4, 0.1                          # brightness, contrast and saturation 1 -+ 0.4; hue -+ 0.1 of the circle
 P_JITTER, P_GREY, P_BLUR, SIGMA = 0.8, 0.2, 0.5, (0.1, 2.0)
 
 
 def sim(x: Tensor, seed: int, stream: rng.Stream, step: int | Tensor, flip: bool) -> Tensor:
-    """SimCLR's view (Chen et al., ICML 2020), as CCL has it of labelled images: uint8 [B, 3, H, W] to the same; see `weak`.
+    """SimCLR's view (Chen et al., ICML 2020), which CCL has of labelled images: uint8 [B, 3, H, W] to the same.
 
-    Every operation equals what torchvision makes of a Pillow image, in every byte, given its parameters. They are distributed as
-    torchvision's; all ten tries at a crop are drawn where it stops at the first that fits.
+    Given its parameters, every operation equals in every byte what torchvision makes of a Pillow image. The parameters
+    are distributed as torchvision's. All ten tries at a crop are drawn; torchvision stops at the first that fits.
     """
     batch, _, height, width = x.shape
     w = rng.words(seed, stream, step, batch, 2 * TRIES + 12, x.device)
@@ -240,11 +246,14 @@ def sim(x: Tensor, seed: int, stream: rng.Stream, step: int | Tensor, flip: bool
 
 
 def draw_crop(w: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height and width of a crop, int64 [B], from words, int64 [B, 2 TRIES + 2]: an area and an aspect a try, which must
-    fit into the image; the first that does is placed uniformly. If none does, the middle of the image in the nearest aspect."""
+    """Top, left, height and width of a crop, int64 [B], from words, int64 [B, 2 TRIES + 2].
+
+    A try is an area and an aspect. The first that fits into the image is placed uniformly. If none does, the crop is
+    the middle of the image in the nearest aspect.
+    """
     u = rng.uniform(w[:, :2 * TRIES]).double()
     area = ((AREA[0] + (AREA[1] - AREA[0]) * u[:, :TRIES]) * (height * width)).sqrt()
-    half = _exp((2 * u[:, TRIES:] - 1) * (math.log(ASPECT) / 2))                     # root of an aspect, uniform in its logarithm
+    half = _exp((2 * u[:, TRIES:] - 1) * (math.log(ASPECT) / 2))           # root of an aspect, uniform in its logarithm
     w_try, h_try = (area * half).round().long(), (area / half).round().long()        # half to even, as Python's round
     fits = (w_try <= width) & (h_try <= height) & (w_try > 0) & (h_try > 0)
     first = fits.to(torch.uint8).argmax(1, keepdim=True)                             # the first of the largest
@@ -266,8 +275,8 @@ def _exp(a: Tensor) -> Tensor:
 
 
 def resized_crop(x: Tensor, top: Tensor, left: Tensor, h_crop: Tensor, w_crop: Tensor, mirrored: Tensor) -> Tensor:
-    """Crops, int64 [B] inside the image, brought back to its size by Pillow's bilinear `resize`, columns first, then mirrored where
-    asked (bool [B]); uint8 to uint8."""
+    """Crops, int64 [B] inside the image, brought back to its size, then mirrored where `mirrored`, bool [B], says so.
+    Pillow's bilinear `resize`, columns first; uint8 to uint8."""
     height, width = x.shape[2:]
     column = torch.arange(width, device=x.device)
     column = torch.where(mirrored.unsqueeze(1), width - 1 - column, column)
@@ -277,8 +286,11 @@ def resized_crop(x: Tensor, top: Tensor, left: Tensor, h_crop: Tensor, w_crop: T
 
 
 def _magnify(x: Tensor, first: Tensor, size: Tensor, out: Tensor) -> Tensor:
-    """Pixels `first`, ..., first + size - 1 (int64 [B, 1]) of the last axis as x.shape[-1] ones, of which those numbered `out`, int64
-    [1 or B, N]; no more than there are, so that two neighbours make each: their weights in Pillow's 22-bit fixed point, rounded."""
+    """Stretch pixels `first`, ..., first + size - 1 (int64 [B, 1]) of the last axis to x.shape[-1] ones.
+
+    out: the numbers of those that are wanted, int64 [1 or B, N]. No axis shrinks, so two neighbours make each pixel.
+    Their weights are Pillow's, in 22-bit fixed point, rounded.
+    """
     n = x.shape[-1]
     centre = (out + 0.5) * (size.double() / torch.full_like(size, n, dtype=torch.float64))
     near = (centre - 0.5).clamp(min=0).floor()
@@ -294,11 +306,13 @@ def _magnify(x: Tensor, first: Tensor, size: Tensor, out: Tensor) -> Tensor:
 
 
 def colour_jitter(image: Tensor, order: Tensor, factor: Tensor, hue: Tensor, chosen: Tensor) -> Tensor:
-    """torchvision's ColorJitter of Pillow images: whole numbers in float32 [B, 3, H, W] to the same. order: int64 [B, 4], a permutation
-    of 0 brightness, 1 contrast, 2 saturation, 3 hue; factor: float64 [B, 3]; hue: float64 [B], a share of the circle. chosen: bool
-    [B], where the hue is shifted at all: the way to HSV in bytes and back moves an image also by itself.
+    """torchvision's ColorJitter of Pillow images: whole numbers in float32 [B, 3, H, W] to the same.
 
-    The hue is shifted once: before it come as many of the three others as the order says, after it the rest; a factor of 1 is nothing.
+    order: int64 [B, 4], a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue. factor: float64 [B, 3]; 1
+    changes nothing. hue: float64 [B], a share of the circle. chosen: bool [B], where the hue is shifted at all; the way
+    to HSV in bytes and back alone would move an image too.
+
+    The hue is shifted once. Before it come as many of the three others as the order says, after it the rest.
     """
     place = torch.arange(4, device=image.device)
     at = ((order == 3) * place).sum(1, keepdim=True)                                 # of the hue
@@ -314,8 +328,8 @@ def colour_jitter(image: Tensor, order: Tensor, factor: Tensor, hue: Tensor, cho
 
 
 def _enhance(image: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """Brightness (kind 0), contrast (1) or saturation (2), int64 [B], by Pillow's `blend` with black, the mean grey or the grey image;
-    unlike `_mix` also for factors beyond 1, which are cut off at 0 and 255 before they are truncated."""
+    """Brightness (kind 0), contrast (1) or saturation (2), int64 [B]: Pillow's `blend` with black, the mean grey or the
+    grey image. Unlike in `_mix`, factors may exceed 1; values are cut off at 0 and 255 before they are truncated."""
     grey, kind = _grey(image), kind.view(-1, 1, 1, 1)
     count = grey.shape[2] * grey.shape[3]
     mean = ((2 * grey.long().sum((1, 2, 3)) + count) // (2 * count)).to(grey.dtype).view(-1, 1, 1, 1)
@@ -324,9 +338,9 @@ def _enhance(image: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
 
 
 def _shift_hue(image: Tensor, shift: Tensor) -> Tensor:
-    """To HSV in bytes, the hue moved by `shift` of 256 steps, and back: whole numbers in float32 [B, 3, H, W], float64 [B, 1, 1].
+    """To HSV in bytes, the hue moved by `shift` (float64 [B, 1, 1]) of 256 steps, and back; float32 [B, 3, H, W].
 
-    Pillow's `convert`, in single and double precision where that has them, which decides the last level here and there.
+    It is Pillow's `convert`, in single and double precision where that has them; this decides the last level at times.
     """
     red, green, _ = image.unbind(1)
     high, low = image.amax(1), image.amin(1)
@@ -345,22 +359,25 @@ def _shift_hue(image: Tensor, shift: Tensor) -> Tensor:
     f, s, v = (sixth - sector).float(), (s / full).float(), high.double()
     weights = torch.stack([torch.zeros_like(v), s.double(), (s * f).double(), s.double() * (1 - f.double())], 1)
     levels = (v.unsqueeze(1) * (1 - weights) + 0.5).floor().float()                  # value, and Pillow's p, q, t
-    table = _constant(((0, 3, 1), (2, 0, 1), (1, 0, 3), (1, 2, 0), (3, 1, 0), (0, 1, 2), (0, 3, 1)), torch.int64, image.device)
+    sectors = ((0, 3, 1), (2, 0, 1), (1, 0, 3), (1, 2, 0), (3, 1, 0), (0, 1, 2), (0, 3, 1))
+    table = _constant(sectors, torch.int64, image.device)
     return levels.gather(1, table[sector.long()].permute(0, 3, 1, 2))
 
 
 def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
-    """Pillow's GaussianBlur, three box filters along the rows and three along the columns, each rounded to whole levels: whole numbers
-    in float32 [B, 3, H, W] to the same. sigma: float64 [B], at most 2 (0 = none), so that five pixels suffice."""
+    """Pillow's GaussianBlur of whole numbers in float32 [B, 3, H, W]: three box filters along the rows and three along
+    the columns, each rounded to whole levels. sigma: float64 [B], at most 2 (0 = none), so that five pixels suffice."""
     s2 = sigma.float().square() / torch.full_like(sigma, 3, dtype=torch.float32)
     length = (s2.double() * 12 + 1).sqrt().float()
     whole = ((length - 1) / 2).floor()
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * s2) / (6 * (s2 - (whole + 1) * (whole + 1)))
     radius = whole + part
     whole = radius.floor()
-    inner = (torch.full_like(radius, 2**24) / (radius * 2 + 1)).double().floor()      # 24-bit weights of the pixels within the box
-    edge = ((2**24 - (2 * whole.double() + 1) * inner) / 2).floor()                   # and of the two that it cuts
-    weights = [w.view(-1, 1, 1, 1) for w in (inner, torch.where(whole > 0, inner, edge), torch.where(whole > 0, edge, 0))]
+    # 24-bit weights of the pixels within the box, and of the two that it cuts
+    inner = (torch.full_like(radius, 2**24) / (radius * 2 + 1)).double().floor()
+    edge = ((2**24 - (2 * whole.double() + 1) * inner) / 2).floor()
+    next_ones = torch.where(whole > 0, inner, edge), torch.where(whole > 0, edge, 0)
+    weights = [w.view(-1, 1, 1, 1) for w in (inner, *next_ones)]
     for _ in range(2):
         for _ in range(3):
             image = _box(image, weights)
@@ -369,8 +386,10 @@ def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _box(image: Tensor, weights: list[Tensor]) -> Tensor:
-    """One symmetric filter of five pixels along the last axis, its border pixels continued; weights float64 [B, 1, 1, 1], whole numbers
-    from the middle outwards that sum to 2^24: exact."""
+    """One symmetric filter of five pixels along the last axis; border pixels are continued.
+
+    weights: from the middle outwards, float64 [B, 1, 1, 1], whole numbers that sum to 2^24. So it is exact.
+    """
     n = image.shape[3]
     wide = torch.cat([image[..., :1], image[..., :1], image, image[..., -1:], image[..., -1:]], 3)
     near = (wide[..., 1:n + 1] + wide[..., 3:n + 3]).double()
@@ -379,19 +398,23 @@ def _box(image: Tensor, weights: list[Tensor]) -> Tensor:
     return total.add_(2**23).mul_(2.0**-24).floor_().float()
 
 
-# --------------------------------------------------------------------------------------------------------------- operations
+# ---- operations ------------------------------------------------------------------------------------------------------
 
 def apply_ops(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
-    """Apply operation OPS[op[i]] with magnitude value[i] to image i: x uint8 [B, 3, H, W], op int64 [B], value float [B].
+    """Apply operation OPS[op[i]] with value[i] to image i: x uint8 [B, 3, H, W], op int64 [B], value float [B].
 
-    Values: Brightness, Color, Contrast and Sharpness a factor in [0, 1], of which 1 leaves the image alone; Posterize the bits
-    to keep, truncated, 0..8 (0 gives a black image); Rotate degrees within +-90, counter-clockwise; Shear the matrix entry; Solarize
-    the threshold; SolarizeAdd what is added, truncated, before solarizing at 128; Translate pixels, of which positive ones move the
-    content to the left or upwards. CutoutAbs has a place besides its value: `rand_augment` paints it, here it does nothing.
+        Brightness, Color, Contrast, Sharpness   a factor in [0, 1]; 1 leaves the image alone
+        Posterize                                the bits to keep, truncated, 0..8; 0 gives a black image
+        Rotate                                   degrees within +-90, counter-clockwise
+        Shear                                    the matrix entry
+        Solarize                                 the threshold
+        SolarizeAdd                              what is added, truncated, before solarizing at 128
+        Translate                                pixels; positive ones move the content to the left or upwards
+        CutoutAbs                                nothing is done here: `rand_augment` paints it
 
-    The operations fall into three families, each one pass over the whole batch. A pass computes every row, and rows whose
-    operation belongs elsewhere get the parameters at which it is the identity. So the cost is three passes instead of sixteen,
-    and the order of the passes is immaterial.
+    The operations fall into three families, each one pass over the whole batch. A pass computes every row; rows of
+    another family get the parameters at which it is the identity. So the cost is three passes instead of sixteen, in
+    any order.
     """
     value = value.double()
     return _blend(_look_up(_affine(x, op, value), op, value), op, value)
@@ -399,15 +422,16 @@ def apply_ops(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
 
 def _only(op: Tensor, names: tuple[str, ...] | str, value: Tensor, otherwise: float) -> Tensor:
     """`value` in the rows whose operation is among `names`, else `otherwise`, as [B, 1, 1] to spread over an image."""
-    chosen = functools.reduce(torch.logical_or, [op == OPS.index(n) for n in ((names,) if isinstance(names, str) else names)])
+    names = (names,) if isinstance(names, str) else names
+    chosen = functools.reduce(torch.logical_or, [op == OPS.index(name) for name in names])
     return torch.where(chosen, value, otherwise).view(-1, 1, 1)
 
 
 def _affine(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
     """Rotate, Shear, Translate: the output at (c, r) is the source pixel under (a0 c + a1 r + a2, a3 c + a4 r + a5).
 
-    Pillow's `Image.transform(AFFINE)` with nearest neighbour and black outside: 16.16 fixed point (enough in 32 bits up to
-    a side of 8192), pixel centres at 1/2.
+    Pillow's `Image.transform(AFFINE)` with nearest neighbour and black outside: 16.16 fixed point (enough in 32 bits up
+    to a side of 8192), pixel centres at 1/2.
     """
     height, width = x.shape[2:]
     cos, sin = _cos_sin(_only(op, "Rotate", value, 0) * (-math.pi / 180))
@@ -429,7 +453,7 @@ def _affine(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
 
 
 def _cos_sin(angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of float64 radians within +-pi/2 by their power series, since library functions differ between devices.
+    """Cosine and sine of float64 radians within +-pi/2 by their power series, as libraries differ between devices.
 
     The first omitted terms are below 1e-16.
     """
@@ -456,7 +480,7 @@ def _look_up(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
     table = _mix(_only(op, "Contrast", _mean_grey(x), 0).float(), table.float(),
                  _only(op, ("Brightness", "Contrast"), value, 1).float())
     pixels = x.reshape(len(x), 3, -1)
-    levels = pixels.int()                     # compiled for a CPU, PyTorch's least of bytes is wrong, 0 or 1 (its issue 191499)
+    levels = pixels.int()             # compiled for a CPU, PyTorch's least of bytes is wrong, 0 or 1 (its issue 191499)
     low, high = levels.amin(2, keepdim=True), levels.amax(2, keepdim=True)                                 # [B, 3, 1]
     index = pixels.long()
     table = _auto_contrast(table, low, high, op)
@@ -465,18 +489,20 @@ def _look_up(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
 
 
 def _auto_contrast(table: Tensor, low: Tensor, high: Tensor, op: Tensor) -> Tensor:
-    """Stretch [low, high] to [0, 255] by Pillow's double-precision formula, truncated; flat channels stay. [B, 3, 256]."""
+    """Stretch [low, high] to [0, 255], [B, 3, 256], by Pillow's formula in doubles, truncated; flat channels stay."""
     chosen = (op == OPS.index("AutoContrast")).view(-1, 1, 1) & (high > low)
     span = (high - low).clamp(min=1).double()
-    scale = torch.where(chosen, torch.full_like(span, 255) / span, 1)      # a number / tensor would multiply by the reciprocal
+    # a number / tensor would multiply by the reciprocal
+    scale = torch.where(chosen, torch.full_like(span, 255) / span, 1)
     offset = torch.where(chosen, -low * scale, 0)
     return (table * scale + offset).clamp(0, 255).to(torch.uint8)
 
 
 def _equalize(table: Tensor, index: Tensor, high: Tensor, op: Tensor) -> Tensor:
-    """Flatten the histogram by Pillow's integer formula: level i becomes (step // 2 + pixels below i) // step, at most 255.
+    """Flatten the histogram by Pillow's integer formula: level i becomes (step // 2 + pixels below i) // step, at most
+    255.
 
-    step is the number of pixels below the brightest level, // 255; where it is 0 the channel stays. uint8 [B, 3, 256].
+    step is the number of pixels below the brightest level, // 255. Where it is 0 the channel stays. uint8 [B, 3, 256].
     index: the pixels as int64 [B, 3, H * W].
     """
     ones = torch.ones((1, 1, 1), dtype=torch.int32, device=index.device).expand_as(index)
@@ -488,7 +514,7 @@ def _equalize(table: Tensor, index: Tensor, high: Tensor, op: Tensor) -> Tensor:
 
 
 def _blend(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
-    """Color and Sharpness: mix the image with its grey or its smoothed version; a factor of 1 returns the image exactly."""
+    """Color and Sharpness: mix the image with its grey or its smoothed version; a factor of 1 returns it exactly."""
     image = x.float()
     colour = (op == OPS.index("Color")).view(-1, 1, 1, 1)
     degenerate = torch.where(colour, _grey(image), _smooth(image))
@@ -501,7 +527,7 @@ def _mix(a: Tensor, b: Tensor, factor: Tensor) -> Tensor:
 
 
 def _grey(image: Tensor) -> Tensor:
-    """Luma by Pillow's 16-bit weights, float32 [B, 3, H, W] to [B, 1, H, W]. All sums are whole numbers below 2^24: exact."""
+    """Luma by Pillow's 16-bit weights, float32 [B, 3, H, W] to [B, 1, H, W]; exact, as sums are below 2^24."""
     red, green, blue = image.split(1, dim=1)
     return ((red * 19595 + green * 38470 + blue * 7471 + 32768) * 2.0 ** -16).floor()
 
@@ -525,11 +551,11 @@ def _smooth(image: Tensor) -> Tensor:
     return out
 
 
-# -------------------------------------------------------------------------------------------------------------- normalising
+# ---- normalising -----------------------------------------------------------------------------------------------------
 
 def normalise(x: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float],
               dtype: torch.dtype = torch.float32) -> Tensor:
-    """(x / 255 - mean) / std as x * scale + shift: uint8 [B, 3, H, W] to `dtype`, in channels-last memory for convolutions.
+    """(x / 255 - mean) / std as x * scale + shift: uint8 [B, 3, H, W] to `dtype`, in channels-last memory.
 
     Half-precision results are computed in single precision and rounded once.
     """

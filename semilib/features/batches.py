@@ -207,10 +207,13 @@ def statistics(store: Store, rows: Tensor) -> tuple[Tensor, Tensor]:
     mean = torch.stack([store.read("none", 0, part).double().sum(0) for part in parts]).sum(0) / len(rows)
     square = torch.stack([(store.read("none", 0, part).double() - mean).square().sum(0) for part in parts]).sum(0)
     std = (square / len(rows)).sqrt()
-    return tuple(x.view(1, -1, 1, 1) for x in (mean, std.clamp(min=LEAST_STD * float(std.mean()))))
+    std = std.clamp(min=LEAST_STD * float(std.mean()))
+    return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
 
 
 def dealt(source: Source, split: Split, run: Run, device: torch.device,
           report: Callable[[str], None] = lambda line: None) -> Data:
     """The images of a run: its pictures, or their stored features where it has an encoder."""
-    return Data(source, split, run, device) if run.encoder == "none" else FeatureData(source, split, run, device, report)
+    if run.encoder == "none":
+        return Data(source, split, run, device)
+    return FeatureData(source, split, run, device, report)

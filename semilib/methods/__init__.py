@@ -1,4 +1,4 @@
-"""The methods by name. Adding one: its file, one line here, its tests. Every list and table of methods is read from here."""
+"""The methods by name. Every list and table of methods is read from here. A new one: its file, one line, its tests."""
 from __future__ import annotations
 
 import dataclasses
@@ -6,12 +6,17 @@ import functools
 import importlib
 import inspect
 import typing
+from typing import TYPE_CHECKING, Any
 
 from semilib.errors import BadInput, check_name
 
-# The written name, and the class as "module:Class", which is imported when it is first asked for. A notebook may register
-# its class alone: the class's name is then the written one.
-Entry = tuple[str, str] | type
+if TYPE_CHECKING:
+    from semilib.methods.base import Method
+    from semilib.options import Options
+
+# The written name, and the class as "module:Class", which is imported when it is first asked for. A notebook may
+# register its class alone: the class's name is then the written one.
+Entry: typing.TypeAlias = "tuple[str, str] | type[Method]"
 
 METHODS: dict[str, Entry] = {
     "supervised": ("Supervised", "semilib.methods.supervised:Supervised"),
@@ -54,11 +59,12 @@ ADDITIONS: dict[str, Entry] = {
 }
 
 
-def get(name: str, base: str = "", add: str = "") -> type:
-    """The class of a method, on the base that was asked for (or its first), with SeMi's modules `add` ("oheml+plce") on top.
+def get(name: str, base: str = "", add: str = "") -> type[Method]:
+    """The class of a method, on `base` (or its first one), with SeMi's modules `add` ("oheml+plce") on top.
 
-    A module is imported only now. A combination is one class that inherits from its parts, outermost first, so each part reaches
-    the next by `super()`. Raises BadInput with the nearest name for an unknown one, and with the reason for a refused pair.
+    A module is imported only now. A combination is one class that inherits from its parts, outermost first, so each
+    part reaches the next by `super()`. Raises BadInput with the nearest name for an unknown one, and with the reason
+    for a refused pair.
     """
     check_name("method", name, METHODS)
     parts = [_load(METHODS[name])]
@@ -67,8 +73,8 @@ def get(name: str, base: str = "", add: str = "") -> type:
         reason = parts[0].refuses.get(base, "")
         if not reason:
             check_name("base", base, bases or METHODS)
-        raise BadInput("base", base, f"{' or '.join(map(repr, bases)) or 'none'} for {name}" + (f": {reason}" if reason else
-                                                                                              ", which is a whole method of its own"))
+        why = f": {reason}" if reason else ", which is a whole method of its own"
+        raise BadInput("base", base, f"{' or '.join(map(repr, bases)) or 'none'} for {name}{why}")
     if bases:
         parts.append(_load(METHODS[base or bases[0]]))
     wanted = add.split("+") if add else []
@@ -79,7 +85,8 @@ def get(name: str, base: str = "", add: str = "") -> type:
     for part in parts if wanted else ():
         if "add" in part.refuses:
             raise BadInput("add", add, f"'' for {part.__name__}: {part.refuses['add']}")
-    return combine(*(_load(entry) for one, entry in ADDITIONS.items() if one in wanted), *parts)
+    modules = [_load(entry) for one, entry in ADDITIONS.items() if one in wanted]
+    return combine(*modules, *parts)  # type: ignore[arg-type]  # classes are hashable
 
 
 def title_of(name: str) -> str:
@@ -89,7 +96,7 @@ def title_of(name: str) -> str:
     return entry.__name__ if isinstance(entry, type) else entry[0]
 
 
-def _load(entry: Entry) -> type:
+def _load(entry: Entry) -> type[Method]:
     if isinstance(entry, type):
         return entry
     module, attribute = entry[1].split(":")
@@ -97,28 +104,29 @@ def _load(entry: Entry) -> type:
 
 
 @functools.lru_cache
-def combine(*parts: type) -> type:
+def combine(*parts: type[Method]) -> type[Method]:
     """One class of several, outermost first. It has the options of all parts and their values for a smoke run; an outer
     default wins."""
     parts = tuple(p for i, p in enumerate(parts) if not any(issubclass(outer, p) for outer in parts[:i]))
     if len(parts) == 1:
         return parts[0]
     name = "On".join(p.__name__ for p in parts)
-    made = type(name, parts, {"__module__": parts[0].__module__, "__doc__": parts[0].__doc__})
+    made: Any = type(name, parts, {"__module__": parts[0].__module__, "__doc__": parts[0].__doc__})
     made.Config = merged_options(f"{name}.Config", tuple(c.Config for c in made.__mro__ if "Config" in c.__dict__))
-    made.Config.ignored = {name: why for part in parts for name, why in part.ignores.items() if name not in parts[0].uses}
+    made.Config.ignored = {name: why for part in parts for name, why in part.ignores.items()
+                           if name not in parts[0].uses}
     made.smoke = {name: value for part in reversed(parts) for name, value in part.smoke.items()
                   if name not in made.Config.ignored}
     return made
 
 
-def merged_options(name: str, configs: tuple[type, ...]) -> type:
-    """One options class of several, outermost first. Each brings the fields that it declares itself, so that an inner class's
-    default is not hidden by an outer one that merely inherits the field."""
+def merged_options(name: str, configs: tuple[type[Options], ...]) -> type[Options]:
+    """One options class of several, outermost first. Each brings the fields that it declares itself: so an inner
+    class's default is not hidden by an outer one that merely inherits the field."""
     fields: dict[str, tuple] = {}
     for cls in reversed(type(name, configs, {}).__mro__):
         for own in inspect.get_annotations(cls):
-            f = cls.__dataclass_fields__[own]
+            f = cls.__dataclass_fields__[own]  # type: ignore[attr-defined]  # a base of dataclasses
             fields[own] = (own, typing.get_type_hints(cls)[own],
                            dataclasses.field(default=f.default, default_factory=f.default_factory, metadata=f.metadata))
     return dataclasses.make_dataclass(name, fields.values(), bases=configs, frozen=True)

@@ -44,6 +44,9 @@ class ABC(FixMatch):
         lambda_b: float = option(1.0, "weight of the balanced head's two terms", low=0)
         soft_target: bool = option(True, "the balanced head learns q; off: its argmax")
 
+    cfg: Config
+    rates: Tensor       # [C]
+
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.must_act = {**self.must_act, "u_b": "no pseudo-label of the balanced head reached the threshold: lower "

@@ -1,26 +1,33 @@
-"""ACR (Wei, Gan, CVPR 2023, pp. 3469-3478): two heads, of which the standard one's pseudo-labels are adjusted by as much as the unlabelled
-classes, estimated while training, seem to be distributed as the labelled ones are not.
+"""ACR (Wei, Gan, CVPR 2023, pp. 3469-3478): two heads. The standard one's pseudo-labels are adjusted by the labelled
+prior. The adjustment is the stronger, the less the unlabelled classes, estimated while training, seem to follow it.
 
 z = standard head, z^b = balanced head, pi = labelled prior, [.] = at least the threshold, A(tau) = log pi^tau.
     (1) sup.      L_x = mean CE(z_x, y),  L_x^b = mean CE(z^b_x + A(tau_2), y)
-    (2) standard  p = softmax(z_w - A(tau)),  label argmax p,  m = [max p] or [max softmax(z_w)];  L_u = mean m CE(z_s, label)
-    (3) balanced  p^h = softmax(z_w - A(tau_12)),  label argmax p^h,  m^b = [max softmax(z^b_w)] or [max p^h];  L_u^b with z^b_s
-    (4) prior     h = frequency of argmax z^b_w among the images that are sure there and not labelled;  u <- ema u + (1 - ema) h
+    (2) standard  p = softmax(z_w - A(tau)),  label argmax p,  m = [max p] or [max softmax(z_w)]
+                  L_u = mean m CE(z_s, label)
+    (3) balanced  p^h = softmax(z_w - A(tau_12)),  label argmax p^h,  m^b = [max softmax(z^b_w)] or [max p^h]
+                  L_u^b = mean m^b CE(z^b_s, label)
+    (4) prior     h = frequency of argmax z^b_w among the images that are sure there and not labelled
+                  u <- ema u + (1 - ema) h
     (5) distance  J_a = KL(u || a) / 2 + KL(a || u) / 2 to the anchors a = pi, uniform, pi reversed
-    (6) strength  at the end of an epoch, tau = tau_1 softmax(mean J of the epoch)_pi;  before the estimation starts tau = tau_1
+    (6) strength  tau = tau_1 softmax(mean J of the epoch)_pi at the end of an epoch;  tau_1 before the estimation
     L = L_x + L_x^b + L_u + L_u^b; prediction by the balanced head.
 
-Follows: the release and its README's commands: tau_1 = tau_12 = tau_2 = 2, threshold 0.95, two strong views, ema 0.99 (0.9 is the script's
-    default). The adjustment in (2) is the release's, confirmed by its authors; the paper's equations lack it. m^b may be on because the
-    balanced head is sure of another class than the label. J is summed over the steps in which h is not empty and divided by the epoch's
-    length, so the first estimating epoch, which nothing was summed before, runs with tau_1 / 3.
-Keeps: the start of the estimation (6 epochs of 500 steps) and the epoch are shares of 250,000 steps, and the momentum belongs to them too
-    (`momentum_of`): in absolute numbers tau would never move in a short run. The start is rounded up to whole epochs.
-Differs: h is a frequency; the release's indexing keeps one row a class, so there h says which classes were present (official_presence:
-    the last row of each class in the batch, as on a CPU; on a GPU the release's choice is undefined). pi is counted exactly; the release
-    counts one drop-last pass (droplast_prior). The sums of J are in every checkpoint; a resumed release begins them anew. Probabilities
-    in (5) are at least 1e-12, so that a class without labelled images does not make tau undefined.
-Numbers: toy tensors of the tests: L_u .350357, L_u^b .664316, total 3.873753; frequencies [2/3, 0, 1/3] give tau .706712.
+Follows: the release and its README's commands: tau_1 = tau_12 = tau_2 = 2, threshold 0.95, two strong views, ema 0.99
+    (0.9 is the script's default). The adjustment in (2) is the release's, confirmed by its authors; the paper's
+    equations lack it. m^b may be on because the balanced head is sure of another class than the label. J is summed over
+    the steps in which h is not empty and divided by the epoch's length. So the first estimating epoch, before which
+    nothing was summed, runs with tau_1 / 3.
+Keeps: the start of the estimation (6 epochs of 500 steps) and the epoch are shares of 250,000 steps, and the momentum
+    belongs to them too (`momentum_of`). In absolute numbers tau would never move in a short run. The start is rounded
+    up to whole epochs.
+Differs: h is a frequency. The release's indexing keeps one row a class, so there h says which classes were present
+    (official_presence: the last row of each class in the batch, as on a CPU; on a GPU the release's choice is
+    undefined). pi is counted exactly; the release counts one drop-last pass (droplast_prior). The sums of J are in
+    every checkpoint; a resumed release begins them anew. Probabilities in (5) are at least 1e-12: a class without
+    labelled images then leaves tau defined.
+Numbers: toy tensors of the tests: L_u .350357, L_u^b .664316, total 3.873753; frequencies [2/3, 0, 1/3] give tau
+    .706712.
 """
 from __future__ import annotations
 
@@ -47,9 +54,15 @@ class ACR(FixMatch):
         official_presence: bool = option(False, "h from the presence of classes, as released")
         droplast_prior: bool = option(False, "count the prior over one drop-last pass, as released")
 
+    cfg: Config
+    anchors: Tensor     # [3, C]: pi, uniform, pi reversed
+    tau: Tensor         # 0-dim
+    u: Tensor           # [C]
+    distance: Tensor    # [3], sums of J over the epoch
+
     must_act = {**FixMatch.must_act,
                   "u_b": "no pseudo-label of the balanced branch reached the threshold: lower it, or train longer",
-                  "prior": "the balanced head was sure of no image that is not labelled: lower the threshold, or train longer"}
+                  "prior": "the balanced head was sure of no unlabelled image: lower the threshold, or train longer"}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
@@ -72,7 +85,7 @@ class ACR(FixMatch):
         self.register_buffer("anchors", torch.stack([prior, uniform, prior.flip(0)]))
         self.register_buffer("tau", torch.full_like(prior[0], self.cfg.tau_1))
         self.register_buffer("u", uniform.clone())
-        self.register_buffer("distance", torch.zeros(3, dtype=info.dtype))        # sums of J over the epoch
+        self.register_buffer("distance", torch.zeros(3, dtype=info.dtype))
 
     def durations(self):
         return {**super().durations(), "epoch": self.epoch, "start": self.start}
@@ -96,7 +109,8 @@ class ACR(FixMatch):
     def terms(self, v, batch, p, t):
         out = super().terms(v, batch, p, t)
         out["x_b"] = Term(ce(v.l["balanced"] + log_prior(self.anchors[0], self.cfg.tau_2), batch.y))               # (1)
-        out["u_b"] = Term(ce(v.s["balanced"], self.per_view(p.label_b)), self.per_view(p.mask_b), scale=self.cfg.lambda_u)
+        rows_b = ce(v.s["balanced"], self.per_view(p.label_b))
+        out["u_b"] = Term(rows_b, self.per_view(p.mask_b), scale=self.cfg.lambda_u)
         return out
 
     def end_step(self, v, batch, p, t):

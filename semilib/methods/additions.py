@@ -41,6 +41,8 @@ class Addition(Method):
     class Config(Options):
         semi_warmup: Duration = option(span(3000), "steps without SeMi's modules; 0 = none", low=0)
 
+    cfg: Config
+
     smoke = {"threshold": 0.25}             # some rows pass it, and some are left to Align
 
     def __init__(self, cfg, info):
@@ -57,6 +59,8 @@ class OHEML(Addition):
     @dataclasses.dataclass(frozen=True)
     class Config(Addition.Config):
         oheml_scale: float = option(0.75, "share of a row's weight that follows the entropy", low=0, high=1)
+
+    cfg: Config
 
     advice = {"oheml": "no pseudo-label counted after the warm-up: lower the threshold, or train longer"}
 
@@ -91,6 +95,8 @@ class PLCE(Addition):
         plce_beta: float = option(0.99, "factor of a decay of the bank", low=0, high=1)
         plce_decay_every: Duration = option(span(100), "steps between decays of the bank", low=0)
         plce_epoch: Duration = option(span(500), "steps between refreshes of r and u", low=0)
+
+    cfg: Config
 
     advice = {"plce": "the bank stayed empty, or r 0: lower the threshold, or train longer"}
 
@@ -133,6 +139,8 @@ class Align(Addition):
         align_lambda: float = option(0.15, "lambda_e, weight of L_e", low=0)
         align_t: float = option(0.1, "T_e, temperature of L_e (its target's is a fifth of it)", low=1e-3)
         align_centre: float = option(0.9, "how much of the centre qbar is kept each step", low=0, high=1)
+
+    cfg: Config
 
     advice = {"align": "every pseudo-label counted: raise the threshold"}
 

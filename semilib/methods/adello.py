@@ -50,6 +50,11 @@ class ADELLO(FixMatch):
         imbalance_temperature: bool = option(False, "T from u at the end of the warm-up; off: T = 1")
         exclude_labelled: bool = option(False, "u without the labelled images of the pool")
 
+    cfg: Config
+    prior: Tensor         # [C]
+    u: Tensor             # [C]
+    temperature: Tensor   # 0-dim
+
     smoke = {"threshold": 0.25}
 
     def __init__(self, cfg, info):

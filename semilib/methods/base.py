@@ -138,6 +138,8 @@ class Method(nn.Module):
     reads_maps: bool = False        # whether a head needs feature maps of several depths, which stored features lack
     capturable: bool = True         # False: a step reads values back, so no CUDA graph can hold it
 
+    cfg: Options                    # a subclass declares its own: cfg: Config
+
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         check_names(cls)

@@ -55,6 +55,9 @@ class CDMAD(FixMatch):
                 paper, more = {}, {"thresholded": dict(targets="hard", threshold=0.95)}
             return {"paper": paper, "released": dict(blank_pass="train", **paper), **more}
 
+    cfg: Config
+    encoded_blank: Tensor
+
     bases = ("fixmatch", "remixmatch")
     uses = ("threshold",)                   # on ReMixMatch only 0: it refuses others itself
     refuses = {"add": "its pseudo-labels are soft and every row counts: there is no mask for SeMi's modules to act on"}
@@ -96,7 +99,8 @@ class CDMAD(FixMatch):
     def check_on_features(cls, cfg):
         super().check_on_features(cfg)
         if cfg.blank_pass == "train":
-            raise BadInput("blank_pass", "train", "eval with an encoder: a batch norm over features cannot train on one row")
+            raise BadInput("blank_pass", "train",
+                           "eval with an encoder: a batch norm over features cannot train on one row")
 
     def build(self):
         super().build()

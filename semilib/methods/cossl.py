@@ -35,6 +35,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,9 @@ class CoSSL(FixMatch):
         teacher_decay: float = option(5e-4, "L2 of the teacher's weight", low=0)
         fit: Duration = option(span(5000), "steps of 64 features that fit the teacher head after phase 1; a share: at "
                                            "least 2,000", low=0)
+
+    cfg: Config
+    chance: Tensor      # [C]
 
     smoke = {**FixMatch.smoke, "represent": 2, "fit": 40}
 
@@ -143,7 +147,9 @@ class CoSSL(FixMatch):
 
     def ramp(self, t):
         """ReMixMatch's r."""
-        return torch.ones_like(t.progress) if t.phase == "cotrain" else super().ramp(t)
+        if t.phase == "cotrain":
+            return torch.ones_like(t.progress)
+        return super().ramp(t)  # type: ignore[misc]  # ReMixMatch below has it
 
     def terms(self, v, batch, p, t):
         out = super().terms(v, batch, p, t)
@@ -179,7 +185,8 @@ class CoSSL(FixMatch):
     def fit_head(self, head: nn.Linear, average: nn.Linear, kept: Tensor, first: Tensor, second: Tensor, share: Tensor,
                  label: Tensor) -> None:
         """Train `head` on the features share * kept[first] + (1 - share) * kept[second], and move `average` along."""
-        groups = [{"params": [head.weight], "weight_decay": self.cfg.teacher_decay}, {"params": [head.bias]}]
+        groups: list[dict[str, Any]] = [{"params": [head.weight], "weight_decay": self.cfg.teacher_decay},
+                                        {"params": [head.bias]}]
         optimiser = torch.optim.Adam(groups, lr=self.cfg.teacher_lr, fused=True)
         momentum = momentum_of(0.999, self.fit, of=5000)
         for n in itertools.islice(passes(len(label), self.info.seed, kept.device), self.fit):
@@ -226,4 +233,5 @@ def fill_up(prob: Tensor, y: Tensor, classes: int, seed: int) -> tuple[Tensor, T
         share = rng.beta(rng.uniform(w[:, 1]), 0.75)
         shares = torch.cat([torch.ones_like(own, dtype=share.dtype), share])
         out.append((torch.cat([own, drawn]), torch.cat([own, partner]), shares, torch.full_like(y[:1], k).expand(size)))
-    return tuple(torch.cat(parts) for parts in zip(*out, strict=True))
+    first, second, shares, label = (torch.cat(parts) for parts in zip(*out, strict=True))
+    return first, second, shares, label

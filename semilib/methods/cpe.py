@@ -86,6 +86,11 @@ class CPE(FixMatch):
         cut_1: int = option(0, "first class, by labelled count, of norm M; 0 = by the number of classes", low=0)
         cut_2: int = option(0, "first class of norm T; 0 = by the number of classes", low=0)
 
+    cfg: Config
+    offsets: Tensor     # [3, C]: tau_k log pi
+    rank: Tensor        # [C] int64: 0 = the largest class
+    first: Tensor       # [3] int64: 0 and the two cuts
+
     must_act = {f"u{k + 1}": f"no pseudo-label of head {k + 1} reached the threshold: lower it, or train longer"
                 for k in HEADS}
 

@@ -87,6 +87,12 @@ class CPG(FixMatch):
         labelled_strong: bool = option(False, "a strong view of the labelled images goes through the network for its "
                                               "batch norms alone")
 
+    cfg: Config
+    phi: Tensor         # [C] int64
+    times: Tensor       # t, [C] int64
+    radius: Tensor      # r, [C]
+    lean: Tensor        # A_u, [C]
+
     must_act = {"vote": "the main head was never sure of both views: lower the threshold, or train longer",
                 "selected": "no image got enough votes for one class in a window: lower the threshold or floor "
                             "(absolute_floor=0 scales it), or train longer"}
@@ -129,9 +135,9 @@ class CPG(FixMatch):
         uniform = torch.full((info.classes,), 1 / info.classes, dtype=info.dtype)
         self.votes = RowState(info.n_unlabelled, info.classes, dtype=torch.int32)
         self.register_buffer("phi", info.counts.clone())
-        self.register_buffer("times", torch.full_like(info.counts, self.cfg.copies))                           # t
-        self.register_buffer("radius", uniform.clone())                                                        # r
-        self.register_buffer("lean", uniform.log())                                                            # A_u
+        self.register_buffer("times", torch.full_like(info.counts, self.cfg.copies))
+        self.register_buffer("radius", uniform.clone())
+        self.register_buffer("lean", uniform.log())
 
     def durations(self):
         return {**super().durations(), "warmup": LeadIn(self.start), "window": self.window,

@@ -54,6 +54,8 @@ class CReST(FixMatch):
         prior: str = option("counted", "pi: labelled counts, or the power law of gamma_l",
                             choices=("counted", "power_law"))
 
+    cfg: Config
+
     smoke = {**FixMatch.smoke, "generations": 4}
 
     def __init__(self, cfg, info):
@@ -127,6 +129,10 @@ class CReSTPlus(CReST):
     class Config(CReST.Config):
         t_min: float = option(0.5, "exponent of pi in the last generation; 0 = align to uniform", low=0, high=1)
         adaptive: bool = option(True, "the exponent falls from 1 over the generations; off: t_min in all of them")
+
+    cfg: Config
+    ring: Tensor        # [window, C]
+    wanted: Tensor      # [C]
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)

@@ -34,6 +34,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import Tensor
 
 from semilib.data import rng
 from semilib.data.step import StepImages
@@ -61,6 +62,17 @@ class DARP(FixMatch):
         estimation: Duration = option(span(50_000), "steps of the supervised training that the estimate is made with",
                                       low=0)
         held_out: int = option(10, "images of each class kept out of it, at most a third of the class", low=1)
+
+    cfg: Config
+    totals: Tensor        # M, [C]
+    floor: Tensor         # [C], with the next three a `Refinement`
+    first: Tensor         # [C] int64
+    v: Tensor             # [C]
+    nu: Tensor            # [C]
+    refinements: Tensor   # 0-dim int64
+    held: Tensor          # [labelled] bool
+    estimates: Tensor     # [C], their sum
+    trusted: Tensor       # 0-dim int64, how many
 
     smoke = {**FixMatch.smoke, "warmup": 4}
 

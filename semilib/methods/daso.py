@@ -62,6 +62,12 @@ class DASO(FixMatch):
             alike = run.gamma_l == run.gamma_u and run.order == "consistent"
             return {"paper": dict(t_dist=1.5 if alike and run.dataset in ("cifar10", "mnistm5k") else 0.3)}
 
+    cfg: Config
+    queue: Tensor       # [C, L, D]
+    pushed: Tensor      # [C] int64: features that ever entered
+    counted: Tensor     # [C] int64, in the running period
+    recent: Tensor      # m, [C] int64
+
     @classmethod
     def original(cls, run):
         """mu 2, one strong view, a constant rate, decay of all parameters, statistics averaged, median of the last 20.
@@ -86,9 +92,9 @@ class DASO(FixMatch):
         super().build()
         classes, dtype = self.info.classes, self.info.dtype
         self.register_buffer("queue", torch.zeros(classes, self.cfg.queue, self.info.features, dtype=dtype))
-        self.register_buffer("pushed", torch.zeros(classes, dtype=torch.int64))      # features that ever entered
-        self.register_buffer("counted", torch.zeros(classes, dtype=torch.int64))     # in the running period
-        self.register_buffer("recent", torch.zeros(classes, dtype=torch.int64))      # m
+        self.register_buffer("pushed", torch.zeros(classes, dtype=torch.int64))
+        self.register_buffer("counted", torch.zeros(classes, dtype=torch.int64))
+        self.register_buffer("recent", torch.zeros(classes, dtype=torch.int64))
 
     def durations(self):
         return {**super().durations(), "pretraining": LeadIn(self.pretraining), "period": self.period}

@@ -54,6 +54,9 @@ class DebiasPL(FixMatch):
                                 choices=("out", "zero"), in_key="changed")
         align: bool = option(False, "on ReMixMatch: its alignment, after (1)")
 
+    cfg: Config
+    q: Tensor           # [C]
+
     bases = ("fixmatch", "remixmatch")
 
     def __init__(self, cfg, info):

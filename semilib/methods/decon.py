@@ -1,30 +1,34 @@
-"""DeCon (Gan, Wei, Zhang, arXiv 2406.13187, first released as BOAT): ACR's two heads without its anchors. Each learns from
-averages of what the two predict on the unlabelled set by now, so that they converge.
+"""DeCon (Gan, Wei, Zhang, arXiv 2406.13187, first released as BOAT): ACR's two heads without its anchors. Each learns
+from averages of what the two predict on the unlabelled set by now, so that they converge.
 
-z = standard head, z^b = balanced head, pi = labelled prior; q, q_b: moving averages of the two heads' predictions softmax(z_w),
-softmax(z^b_w) over all unlabelled rows, from 1 / C; they, c and s move BEFORE they are used
+z = standard head, z^b = balanced head, pi = labelled prior.
+q, q_b = moving averages of the two heads' predictions softmax(z_w), softmax(z^b_w) over all unlabelled rows, from
+1 / C;  c, s = moving averages (.9, from .1) of the batch means of max p_b and of w.  All four move BEFORE their use.
     (1) sup.      L_x = mean CE(z_x + tau_3 (log pi - log q_b), y),  L_x^b = mean CE(z^b_x + tau_2 log pi, y)
     (2) standard  p = softmax(z_w),  label argmax p,  m = [max p >= threshold];  L_u = mean m CE(z_s, label)
     (3) balanced  p_b = softmax(z_w - tau log q),  label argmax p_b: the STANDARD head's, corrected by its own average
-    (4) weight    w = max_c softmax(z_w / T)_c softmax((z_w - tau_4 log q) / T)_c,  times c / s: moving averages (.9, from .1) of the batch
-                  means of max p_b and of w, so that w is as large on average as a confidence, and may exceed 1
+    (4) weight    w = max_c softmax(z_w / T)_c softmax((z_w - tau_4 log q) / T)_c,  then times c / s, so that it is as
+                  large on average as a confidence, and may exceed 1
     (5) balanced  L_u^b = mean w CE(z^b_s, argmax p_b), without a threshold
     (6) test      z^b - tau_b log q_b
     L = L_x + L_x^b + L_u + L_u^b, all of it from step 0
 
-Follows: the release of BOAT and its README's commands: tau 1 (CIFAR-100: 2), tau_2 = tau_3 = tau_b = 2, tau_4 1 (the script's own default
-    is 2), T 1, threshold 0.95, momentum of q and q_b 0.999. The part of DeCon's own repository that could be read is BOAT's with the
-    name exchanged; whether the paper's second version changed a constant is not verified.
-Keeps: the momentum belongs to 250,000 steps and is scaled (`momentum_of`): otherwise q and q_b would stay uniform in a short run and (1),
-    (3) and (6) would do nothing. Those of c and s remember ten steps of any run.
-Differs: pi is counted exactly and floored; the release counts one drop-last pass (droplast_prior), where a missing class makes an
-    infinite loss. c and s are in every checkpoint; a resumed release begins them anew. A cosine head that the release never uses is
-    left out. As released, q and q_b count the labelled images of the pool too, and (6) takes the average of the live head from the
-    logits of the averaged network.
-Numbers: toy tensors of the tests: L_x 2.063399, L_x^b 1.962702, L_u .350357, L_u^b .620972; w [.986765, .272000, 1.029340, .841967].
+Follows: the release of BOAT and its README's commands: tau 1 (CIFAR-100: 2), tau_2 = tau_3 = tau_b = 2, tau_4 1 (the
+    script's own default is 2), T 1, threshold 0.95, momentum of q and q_b 0.999. The part of DeCon's own repository
+    that could be read is BOAT's with the name exchanged. Whether the paper's second version changed a constant is not
+    verified.
+Keeps: the momentum belongs to 250,000 steps and is scaled (`momentum_of`). Otherwise q and q_b would stay uniform in a
+    short run, and (1), (3) and (6) would do nothing. Those of c and s remember ten steps of any run.
+Differs: pi is counted exactly and floored; the release counts one drop-last pass (droplast_prior), where a missing
+    class makes an infinite loss. c and s are in every checkpoint; a resumed release begins them anew. A cosine head
+    that the release never uses is left out. As released, q and q_b count the labelled images of the pool too, and (6)
+    takes the average of the live head from the logits of the averaged network.
+Numbers: toy tensors of the tests: L_x 2.063399, L_x^b 1.962702, L_u .350357, L_u^b .620972; w [.986765, .272000,
+    1.029340, .841967].
 
-On the embedded pictures at 600 steps it is where Supervised is (51.3 +- 4.2 against 51.4 +- 2.8, three seeds) and still rising: last
-evaluation of the first seed 66.8. The reported mean of the last 20 evaluations covers steps 372 to 600, in which most of that rise lies.
+On the embedded pictures at 600 steps it is where Supervised is (51.3 +- 4.2 against 51.4 +- 2.8, three seeds) and still
+rising: last evaluation of the first seed 66.8. The reported mean of the last 20 evaluations covers steps 372 to 600, in
+which most of that rise lies.
 """
 from __future__ import annotations
 
@@ -58,6 +62,13 @@ class DeCon(FixMatch):
         def presets(cls, run):
             return {"paper": dict(tau=2.0) if run.dataset == "cifar100" else {}}
 
+    cfg: Config
+    prior: Tensor       # [C]
+    q: Tensor           # [C]
+    q_b: Tensor         # [C]
+    confidence: Tensor  # c, 0-dim
+    agreement: Tensor   # s, 0-dim
+
     smoke = {**FixMatch.smoke, "momentum": 0.8}
 
     def __init__(self, cfg, info):
@@ -80,8 +91,8 @@ class DeCon(FixMatch):
         self.register_buffer("prior", prior)
         self.register_buffer("q", torch.full_like(prior, 1 / self.info.classes))
         self.register_buffer("q_b", self.q.clone())
-        self.register_buffer("confidence", torch.full_like(prior[0], 0.1))                                         # c
-        self.register_buffer("agreement", torch.full_like(prior[0], 0.1))                                          # s
+        self.register_buffer("confidence", torch.full_like(prior[0], 0.1))
+        self.register_buffer("agreement", torch.full_like(prior[0], 0.1))
 
     def pseudo(self, v, batch, t):
         p, z = super().pseudo(v, batch, t), v.w["head"]                                                            # (2)
@@ -102,7 +113,8 @@ class DeCon(FixMatch):
         out, cfg = super().terms(v, batch, p, t), self.cfg
         out["x"] = Term(ce(v.l["head"] + log_prior(self.prior, cfg.tau_3) - cfg.tau_3 * log(self.q_b), batch.y))   # (1)
         out["x_b"] = Term(ce(v.l["balanced"] + log_prior(self.prior, cfg.tau_2), batch.y))
-        out["u_b"] = Term(ce(v.s["balanced"], self.per_view(p.label_b)), self.per_view(p.weight_b), scale=cfg.lambda_u)      # (5)
+        rows_b = ce(v.s["balanced"], self.per_view(p.label_b))
+        out["u_b"] = Term(rows_b, self.per_view(p.weight_b), scale=cfg.lambda_u)                                   # (5)
         return out
 
     def acted(self, v, batch, p, t, terms):

@@ -32,6 +32,8 @@ class FixMatch(Method):
         lambda_u: float = option(1.0, "weight of the unsupervised term", low=0)
         strong_views: int = option(2, "strong views of each unlabelled image; the loss is their mean", low=1, high=8)
 
+    cfg: Config
+
     must_act = {"u": "no pseudo-label reached the threshold: lower it, or train longer"}
     smoke = {"threshold": 0.12}
 
@@ -40,7 +42,8 @@ class FixMatch(Method):
         """The PyTorch port: mu 7, one strong view, 2^20 steps, evaluated every 1,024; on CIFAR-100 a wider network and
         twice the decay."""
         wide = dict(network="wrn-28-8", weight_decay=1e-3) if run["dataset"] == "cifar100" else {}
-        return dict(mu=7, steps=2**20, eval_every=1024, labelled_in_unlabelled=True, options=dict(strong_views=1), **wide)
+        return dict(mu=7, steps=2**20, eval_every=1024, labelled_in_unlabelled=True, options=dict(strong_views=1),
+                    **wide)
 
     def step_images(self) -> StepImages:
         strong = {f"s{i + 1}": ("unlabelled", "strong") for i in range(self.cfg.strong_views)}
@@ -52,7 +55,7 @@ class FixMatch(Method):
     def pseudo_prob(self, prob: Tensor, views: Views, batch: Batch, now: Time) -> Tensor:
         return prob
 
-    def pseudo(self, views: Views, batch: Batch, now: Time) -> Pseudo | None:
+    def pseudo(self, views: Views, batch: Batch, now: Time) -> Pseudo:
         prob = self.pseudo_prob(self.pseudo_logits(views, batch, now).softmax(-1), views, batch, now)
         confidence, label = prob.max(-1)
         return Pseudo(prob=prob, label=label, mask=(confidence >= self.cfg.threshold).to(prob.dtype))

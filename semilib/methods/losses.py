@@ -73,7 +73,7 @@ def one_hot(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     return (label.unsqueeze(-1) == torch.arange(classes, device=label.device)).to(dtype)
 
 
-def log_prior(prior: Tensor, tau: float) -> Tensor:
+def log_prior(prior: Tensor, tau: float | Tensor) -> Tensor:
     """log(prior^tau + 1e-12), [C]: the offset of a logit-adjusted loss (Menon et al., ICLR 2021; floor as in ACR and
     SeMi)."""
     return torch.log(prior**tau + 1e-12)

@@ -19,6 +19,11 @@ class MemoryBank(nn.Module):
     stable, so equal ones stand by age.
     """
 
+    features: Tensor    # [K, L, D]
+    confidence: Tensor  # [K, L]
+    label: Tensor       # [K, L] int64
+    fresh: Tensor       # [K, L] bool: pushed since the last decay
+
     def __init__(self, classes: int, slots: int, features: int, balanced: bool = True,
                  dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -27,7 +32,7 @@ class MemoryBank(nn.Module):
         self.register_buffer("features", torch.zeros(cells, room, features, dtype=dtype))
         self.register_buffer("confidence", torch.zeros(cells, room, dtype=dtype))
         self.register_buffer("label", torch.zeros(cells, room, dtype=torch.int64))
-        self.register_buffer("fresh", torch.zeros(cells, room, dtype=torch.bool))        # pushed since the last decay
+        self.register_buffer("fresh", torch.zeros(cells, room, dtype=torch.bool))
 
     def push(self, features: Tensor, confidence: Tensor, label: Tensor, mask: Tensor) -> None:
         """Offer rows to the cells of their labels: features [n, D], confidence [n] in (0, 1], label [n]. mask [n]: 0 is
@@ -41,7 +46,7 @@ class MemoryBank(nn.Module):
             offered = torch.zeros(cells + 1, dtype=torch.bool, device=label.device).index_fill_(0, to, True)[:cells]
             chosen = torch.argsort(offered.int(), descending=True, stable=True)[:len(label)]
             kept = [x.index_select(0, chosen) for x in (self.features, self.label, self.fresh, self.confidence)]
-            new = self._pushed(*kept, chosen, features, confidence, label, to)
+            new = self._pushed(*kept, chosen, features, confidence, label, to)  # type: ignore[call-arg]  # 4 are kept
             for mine, x in zip((self.features, self.label, self.fresh, self.confidence), new, strict=True):
                 mine.index_copy_(0, chosen, x)
             return

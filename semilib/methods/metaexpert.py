@@ -1,43 +1,51 @@
-"""Meta-Expert (Hou, Jia, ICML 2025, arXiv 2505.16341): CPE, and a gate that reads features of all depths and what the three heads say, and
-weights the heads for each image, in training and at test time.
+"""Meta-Expert (Hou, Jia, ICML 2025, arXiv 2505.16341): CPE, and a gate that weights its three heads for each image, in
+training and at test time. The gate reads features of all depths and what the heads say.
 
-CPE's notation: c_k = zbar_k = mean over norms of head k's logits, z_k^j those of norm j = H, M, T; l_k = c_k + tau_k log pi. G_1, G_2,
-G_3 = the classes before cut_1, from there to cut_2, and from there on; v_i = pooled LeakyReLU(norm(map of depth i)).
+CPE's notation: c_k = zbar_k = mean over norms of head k's logits, z_k^j those of norm j = H, M, T;
+l_k = c_k + tau_k log pi.  G_1, G_2, G_3 = the classes before cut_1, from there to cut_2, and from there on;
+v_i = pooled LeakyReLU(norm(map of depth i)).
     (1) depths    f_i = A_i(v_i + f_{i-1}),  g_i = B_i(f_i + g_{i-1}),  A, B = SiLU(linear)
     (2) gate      o = three SiLU(linear) of [g_4, softmax l_1, softmax l_2, softmax l_3]
     (3) weights   w = softmax over k of p_k softmax(o)_k,  p_k = max over G_k of softmax(c_k)
     (4) fused     F = sum_k w_k l_k,  F_k = sum_j w_j z_k^j;  y_k = argmax F_k(weak)
-    (5)           L_f = sum omega_y CE(F(x), y) / sum omega_y + sum_k rho_k mean CE(F_k(s), y_k),  omega_c = 1 / (1 - .99^N_c)
-    (6) gate      L_g = the same weighted mean of CE(o(x), group of y) + mean CE(o(s), argmax o(w)),  omega from the groups' totals
-    (7) regime    q_c = share of class c in the steps with a sure image of it, head 2;  a, b = the classes of the first and second half
-                  rho_3 = [max q_b > 2 min q_a and max q_a < 2 min q_b] (reversed),  rho_2 = [max q < 2 min q] (uniform),  else rho_1
+    (5)           L_f = sum omega_y CE(F(x), y) / sum omega_y + sum_k rho_k mean CE(F_k(s), y_k)
+                  omega_c = 1 / (1 - .99^N_c)
+    (6) gate      L_g = the same weighted mean of CE(o(x), group of y) + mean CE(o(s), argmax o(w)),  omega from the
+                  groups' totals
+    (7) regime    q_c = share of class c in the steps with a sure image of it, head 2;  a, b = the first and the second
+                  half of the classes;  rho_3 = [max q_b > 2 min q_a and max q_a < 2 min q_b] (reversed),
+                  rho_2 = [max q < 2 min q] (uniform),  else rho_1
     L = L_CPE + L_f + L_g from `start` on;  prediction by sum_k w_k c_k.
 
-Follows: the release, values and all. q is counted over one epoch of 1,024 steps, the last before the start (20 epochs of 256), and rho is
-    fixed then; until then each is 1/3. No mask in (5) and (6), although the release computes one and the paper is said to have it
-    (masked: with the threshold, on F_k's and the gate's own predictions).
-Keeps: CPE's denominator. The start is a share of the schedule, the window too, but at least 20 steps (`window_of`): in a short run an
-    epoch is two steps, in which hardly a class is seen.
-Differs: the release builds its optimiser before A, B and the gate exist, so its gate stays a fixed random map, which the backbone learns
-    to drive; here it is trained (official_frozen_gate: as released). Its parameters join at the start: no decay wears them down before.
-    The release's z - min z in (4) moves each row of F by one number, hence no loss and no label; left out. A sure image of a class
-    counts wherever it stands in the batch; the release keeps the mask of one arbitrary row of each class. Images that are labelled too
-    are not counted, as its pool has none. (frequency: images are counted, not steps.) If head 2 is sure of no image in the window, the
-    release keeps 1/3 for good; here the window is made longer by itself until it holds one, as short runs need. All layers start from
-    Xavier's values. Depth i of a ResNet-50, which the paper has not: the four groups, and widths by the same rule, 2 x 2048 the last.
-Numbers: toy tensors of the tests: w .367122, .304356, .328523; test logits 1.038599, .671477, .152178, .328523, .657045;
-    1,669,889 parameters with 10 classes, 198,435 of them A, B and the gate.
+Follows: the release, values and all. q is counted over one epoch of 1,024 steps, the last before the start (20 epochs
+    of 256). Then rho is fixed; until then each is 1/3. (5) and (6) have no mask, although the release computes one and
+    the paper is said to have it (masked: with the threshold, on F_k's and the gate's own predictions).
+Keeps: CPE's denominator. The start is a share of the schedule. So is the window, but it has at least 20 steps
+    (`window_of`): in a short run an epoch is two steps, in which hardly a class is seen.
+Differs: the release builds its optimiser before A, B and the gate exist, so its gate stays a fixed random map, which
+    the backbone learns to drive. Here it is trained (official_frozen_gate: as released). Its parameters join at the
+    start: no decay wears them down before. The release's z - min z in (4) moves each row of F by one number, hence no
+    loss and no label, and is left out. A sure image of a class counts wherever it stands in the batch; the release
+    keeps the mask of one arbitrary row of each class. Images that are labelled too are not counted, as its pool has
+    none. (frequency: images are counted, not steps.) If head 2 is sure of no image in the window, the release keeps 1/3
+    for good. Here the window is made longer until it holds one, as short runs need. All layers start from Xavier's
+    values. The paper has no ResNet-50: its depths here are the four groups, and widths follow the same rule, 2 x 2048
+    the last.
+Numbers: toy tensors of the tests: w .367122, .304356, .328523; test logits 1.038599, .671477, .152178, .328523,
+    .657045; 1,669,889 parameters with 10 classes, 198,435 of them A, B and the gate.
 
-Until the start a run is CPE's to the last bit, but for its prediction. SeMi's modules see the fused heads as three further branches, read
-through `pseudo_prob` too, and the gate's as one of three classes.
+Until the start a run is CPE's to the last bit, but for its prediction. SeMi's modules see the fused heads as three
+further branches, read through `pseudo_prob` too, and the gate's as one of three classes.
 
-On the embedded pictures at 600 steps it is where Supervised is (51.9 +- 5.6 against 51.4 +- 2.8, three seeds) and still rising: last
-evaluation of the first seed 69.2. The reported mean of the last 20 evaluations covers steps 372 to 600, in which most of that rise lies.
+On the embedded pictures at 600 steps it is where Supervised is (51.9 +- 5.6 against 51.4 +- 2.8, three seeds) and still
+rising: last evaluation of the first seed 69.2. The reported mean of the last 20 evaluations covers steps 372 to 600, in
+which most of that rise lies.
 """
 from __future__ import annotations
 
 import dataclasses
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +70,9 @@ class Depths(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-3, momentum=momentum) for width in widths)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        return torch.cat([F.leaky_relu(norm(m), 0.1, inplace=True).mean((2, 3)) for norm, m in zip(self.norms, maps, strict=True)], 1)
+        pooled = [F.leaky_relu(norm(m), 0.1, inplace=True).mean((2, 3))
+                  for norm, m in zip(self.norms, maps, strict=True)]
+        return torch.cat(pooled, 1)
 
 
 class Gate(nn.Module):
@@ -75,10 +85,12 @@ class Gate(nn.Module):
         self.widths, ladder = list(widths), [*widths, 2 * widths[-1]]
         self.a = nn.ModuleList(linear(i, o) for i, o in pairwise(ladder))
         self.b = nn.ModuleList(linear(i, o) for i, o in pairwise([*ladder[1:], ladder[-1]]))
-        self.out = nn.ModuleList(linear(i, o) for i, o in pairwise([ladder[-1] + 3 * classes, ladder[-1] // 2, ladder[-1] // 4, 3]))
+        last = [ladder[-1] + 3 * classes, ladder[-1] // 2, ladder[-1] // 4, 3]
+        self.out = nn.ModuleList(linear(i, o) for i, o in pairwise(last))
 
     def forward(self, depths: Tensor, prob: Tensor) -> Tensor:
-        f = g = 0.0
+        f: Any = 0.0
+        g: Any = 0.0
         for a, b, v in zip(self.a, self.b, depths.split(self.widths, 1), strict=True):
             f = F.silu(a(v + f))                                                                                 # (1)
             g = F.silu(b(f + g))
@@ -91,16 +103,29 @@ class Gate(nn.Module):
 class MetaExpert(CPE):
     @dataclasses.dataclass(frozen=True)
     class Config(CPE.Config):
-        start: Duration = option(span(20 * 1024, of=RELEASE_STEPS), "steps before the fused and the gate's losses begin", low=0)
-        window: int = option(1024, "steps before the start in which rho's classes are counted, in a run of 262,144", low=1)
-        beta: float = option(0.99, "of the effective number in omega; 0 = all classes weigh the same", low=0, high=0.9999)
+        start: Duration = option(span(20 * 1024, of=RELEASE_STEPS),
+                                 "steps before the fused and the gate's losses begin", low=0)
+        window: int = option(1024, "steps before the start in which rho's classes are counted, in a run of 262,144",
+                             low=1)
+        beta: float = option(0.99, "of the effective number in omega; 0 = all classes weigh the same", low=0,
+                             high=0.9999)
         masked: bool = option(False, "fused and gate losses only on rows whose own prediction reaches the threshold")
         frequency: bool = option(False, "count sure images for rho, not the steps that have one")
         official_frozen_gate: bool = option(False, "A, B and the gate keep their initial values, as released")
 
+    cfg: Config
+    group: Tensor         # [C] int64 in 0..2
+    groups: Tensor        # [3, C], one-hot
+    omega: Tensor         # [C]
+    omega_group: Tensor   # [3]
+    first_half: Tensor    # [C] bool
+    seen: Tensor          # [C]
+    rho: Tensor           # [3]
+    decided: Tensor       # 0-dim bool
+
     reads_maps = True
-    must_act = {**CPE.must_act, "regime": "head 2 was never sure of an unlabelled image by the end of a window, so rho stayed 1/3: "
-                                              "lower the threshold, or train longer"}
+    must_act = {**CPE.must_act, "regime": "head 2 was sure of no unlabelled image by the end of a window, so rho "
+                                          "stayed 1/3: lower the threshold, or train longer"}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
@@ -115,7 +140,8 @@ class MetaExpert(CPE):
 
     def heads(self):
         widths = self.info.map_widths
-        return {**super().heads(), "depths": Depths(widths, self.info.run.bn_momentum), "gate": Gate(widths, self.info.classes)}
+        return {**super().heads(), "depths": Depths(widths, self.info.run.bn_momentum),
+                "gate": Gate(widths, self.info.classes)}
 
     def optimisers(self, net, make):
         if not self.cfg.official_frozen_gate:
@@ -169,9 +195,9 @@ class MetaExpert(CPE):
         p = super().pseudo(v, batch, t)
         if t.phase == "fused":
             z = self.fused(v.w)[1]
-            for name, prob in [*((f"fused_u{k + 1}", self.pseudo_prob(z[:, k].softmax(-1), v, batch, t)) for k in HEADS),
-                               ("gate_u", v.w["gate"].softmax(-1))]:
-                p.branches[name] = prob
+            for k in HEADS:
+                p.branches[f"fused_u{k + 1}"] = self.pseudo_prob(z[:, k].softmax(-1), v, batch, t)
+            p.branches["gate_u"] = v.w["gate"].softmax(-1)
         return p
 
     def terms(self, v, batch, p, t):
@@ -192,10 +218,11 @@ class MetaExpert(CPE):
 
     def end_step(self, v, batch, p, t):
         super().end_step(v, batch, p, t)
-        sure = one_hot(p.labels[:, 1], self.info.classes, self.seen.dtype) * (p.masks[:, 1, 0] * ~batch.known_u).unsqueeze(-1)
+        counted = p.masks[:, 1, 0] * ~batch.known_u
+        sure = one_hot(p.labels[:, 1], self.info.classes, self.seen.dtype) * counted.unsqueeze(-1)
         counts = t.since(self.start - self.window) * ~self.decided
         self.seen.add_(counts * (sure.sum(0) if self.cfg.frequency else sure.amax(0)))
-        after = t.step + 1 - self.start                                                        # the window's end, or a later one's
+        after = t.step + 1 - self.start                                             # the window's end, or a later one's
         now = (after >= 0) & (after % self.window == 0) & ~self.decided & (self.seen.sum() > 0)
         self.rho.copy_(torch.where(now, regime(self.seen, self.first_half), self.rho))                           # (7)
         self.decided.logical_or_(now)
@@ -210,13 +237,15 @@ class MetaExpert(CPE):
 
 
 def effective_weights(counts: Tensor, beta: float) -> Tensor:
-    """Inverse effective numbers of images (Cui et al., CVPR 2019), with mean 1; an empty class weighs as one of a single image."""
+    """Inverse effective numbers of images (Cui et al., CVPR 2019), with mean 1.
+    An empty class weighs as one of a single image."""
     inverse = (1 - beta) / (1 - beta ** counts.clamp(min=1))
     return inverse / inverse.mean()
 
 
 def regime(seen: Tensor, half: Tensor) -> Tensor:
-    """rho [3] of (7), without a quotient: a class that was never seen is infinitely rarer than one that was. half [C]: in a."""
+    """rho [3] of (7), without a quotient: a class never seen is infinitely rarer than one that was.
+    half: bool [C], in a."""
     def least(of: Tensor) -> Tensor:
         return torch.where(of, seen, torch.inf).amin()
 

@@ -1,25 +1,29 @@
-"""RDA (Duan, Qi, Wang, Zhou, Shi, ECCV 2022, arXiv 2208.04619): a second head learns which class an image is NOT; the predictions of each
-head are aligned with the reverse of the other's distribution, without any prior.
+"""RDA (Duan, Qi, Wang, Zhou, Shi, ECCV 2022, arXiv 2208.04619): a second head learns which class an image is NOT. The
+predictions of each head are aligned with the reverse of the other's distribution, without any prior.
 
-z = main head, g = complementary head; D, D_r: the last 128 batch means of softmax(z_w), softmax(g_w), this batch's among them
-    (1) d = mean rows of D,  d_r = mean rows of D_r;  e ~ mean rows of 1 - D,  e_r ~ mean rows of 1 - D_r      (the reverse, sums to 1)
+z = main head, g = complementary head;  D, D_r = the last 128 batch means of softmax(z_w), softmax(g_w).
+    (1) d = mean rows of D,  d_r = mean rows of D_r
+        e ~ mean rows of 1 - D,  e_r ~ mean rows of 1 - D_r:  the reverse, sums to 1
     (2) p = norm(softmax(z_w) e_r / d),  label argmax p;   q = norm(softmax(g_w) e / d_r)
     (3) L = mean CE(z_x, y) + mean CE(g_x, ybar) + lambda_u mean CE(z_s, argmax p) + lambda_u mean CE(g_s, q)
         ybar: one of the C - 1 other classes of each labelled image, drawn anew each step
 
-Follows: the release: a hard label for the main head, a soft one for the other, no confidence mask, lambda_u 1, all losses reach the
-    backbone, test by the main head. Its network, V3, belongs to its own recipe.
+Follows: the release: a hard label for the main head, a soft one for the other, no confidence mask, lambda_u 1, all
+    losses reach the backbone, test by the main head. Its network, V3, belongs to its own recipe.
 Keeps: no mask: the alignment is meant to replace it (`threshold` 0; another value masks the main head's term alone).
-Differs: the release normalises q by the sum over the whole BATCH, which makes its rows sum to 1 / (mu B) and its loss that much
-    smaller (batch_sum=True as released); the label is the same either way. D and D_r start at 1 / C, so that the alignment begins as
-    none and both its halves grow together; the release starts at 1, no distribution, which holds back d and not e_r (start="ones";
-    the first 128 steps differ). They are in every checkpoint, where the release's begin anew. The window belongs to 250,000 steps
-    and is scaled (`window_of`). Images are drawn without replacement; pool B of its recipe is applied after the crop.
-Numbers: toy tensors of the tests, full buffers [.1, .8, .1]: labels [0, 0, 2, 0], 1.153195, complementary 1.074479 (released .269928).
+Differs: the release normalises q by the sum over the whole BATCH. That makes its rows sum to 1 / (mu B) and its loss
+    that much smaller (batch_sum=True as released); the label is the same either way. D and D_r start at 1 / C, so that
+    the alignment begins as none and both its halves grow together. The release starts at 1, no distribution, which
+    holds back d and not e_r (start="ones"; the first 128 steps differ). They are in every checkpoint, where the
+    release's begin anew. The window belongs to 250,000 steps and is scaled (`window_of`). Images are drawn without
+    replacement; pool B of its recipe is applied after the crop.
+Numbers: toy tensors of the tests, full buffers [.1, .8, .1]: labels [0, 0, 2, 0], 1.153195, complementary 1.074479
+    (released .269928).
 
-On the embedded pictures at 600 steps it stays below Supervised (28.3 +- 0.5 against 51.4 +- 2.8, three seeds): with ten classes the reverse
-of any distribution is nearly uniform, so pseudo-labels are pushed towards a uniform set that the pool (gamma 20) is not, and no
-threshold holds back the wrong ones: one seed has 28.8, and 49.0 with a threshold of 0.95 (results/learning-causes-600-steps).
+On the embedded pictures at 600 steps it stays below Supervised (28.3 +- 0.5 against 51.4 +- 2.8, three seeds). With ten
+classes the reverse of any distribution is nearly uniform. So pseudo-labels are pushed towards a uniform set, which the
+pool (gamma 20) is not, and no threshold holds back the wrong ones. One seed has 28.8, and 49.0 with a threshold of 0.95
+(results/learning-causes-600-steps).
 """
 from __future__ import annotations
 
@@ -38,11 +42,15 @@ from semilib.options import option, window_of
 class RDA(FixMatch):
     @dataclasses.dataclass(frozen=True)
     class Config(FixMatch.Config):
-        threshold: float = option(0.0, "a label of the main head counts from this confidence on; 0 = all do", low=0, high=1)
+        threshold: float = option(0.0, "confidence from which a label of the main head counts; 0 = all", low=0, high=1)
         window: int = option(128, "batch means in D and D_r, for 250,000 steps", low=1)
         start: str = option("uniform", "what D and D_r hold before the first steps: uniform, 1/C; or ones, as released",
                             choices=("uniform", "ones"))
-        batch_sum: bool = option(False, "q over its sum over the batch, as released: the complementary loss is mu B times smaller")
+        batch_sum: bool = option(False, "q over its sum over the batch, as released: mu B times less of that loss")
+
+    cfg: Config
+    d: Tensor           # D, [window, C]
+    d_r: Tensor         # D_r, [window, C]
 
     refuses = {"add": "every row counts, whatever its confidence: there is no mask for SeMi's modules to act on"}
     must_act = {**FixMatch.must_act, "align": "the alignment never changed a label: train longer"}

@@ -63,6 +63,10 @@ class ReMixMatch(FixMatch):
         align_momentum: float = option(0.999, "momentum of m, for 250,000 steps", low=0, high=1)
         labelled_view: str = option("weak", "the labelled view that is mixed", choices=("weak", "strong"))
 
+    cfg: Config         # type: ignore[assignment]  # its own, without a threshold
+    prior: Tensor       # [C]
+    mean: Tensor        # m, [C]; all zero: no batch yet
+
     must_act = {"u": "lambda_u is 0, or the ramp never rose"}
     refuses = {"add": "its targets are soft and mixed into the images: there is no mask for SeMi's modules to act on"}
     ignores = {"threshold": "every row counts on ReMixMatch", "strong_views": "ReMixMatch mixes two strong views"}
@@ -87,8 +91,8 @@ class ReMixMatch(FixMatch):
     def check_on_features(cls, cfg):
         super().check_on_features(cfg)
         if cfg.lambda_r > 0:
-            raise BadInput("lambda_r", cfg.lambda_r, "0 with an encoder: the rotation term turns pictures, and stored features "
-                                                     "cannot be turned")
+            raise BadInput("lambda_r", cfg.lambda_r,
+                           "0 with an encoder: the rotation term turns pictures, and stored features cannot be turned")
 
     def step_images(self):
         return StepImages({"l": ("labelled", self.cfg.labelled_view), "w": ("unlabelled", "weak"),
@@ -100,7 +104,7 @@ class ReMixMatch(FixMatch):
     def build(self):
         super().build()
         self.register_buffer("prior", self.info.prior())
-        self.register_buffer("mean", torch.zeros(self.info.classes, dtype=self.info.dtype))    # m; 0: no batch yet
+        self.register_buffer("mean", torch.zeros(self.info.classes, dtype=self.info.dtype))
         self.momentum = momentum_of(self.cfg.align_momentum, self.info.steps)
 
     def align(self, prob: Tensor) -> Tensor:

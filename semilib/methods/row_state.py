@@ -1,9 +1,10 @@
 """Tensors with a row for every image of a set, and how checkpoints hold those too large for the .npz of a run.
 
-A method keeps such a state as a `RowState`: inside a step it reads and writes the rows of its batch. Up to `APART` bytes it is an ordinary
-buffer. Above, the run's folder holds it as two .npy files, NAME.0.npy and NAME.1.npy, of which a checkpoint names one with its checksum.
-The other is brought up to date for the next checkpoint, by the rows touched since that file was last written, and takes turns
-with it when the new checkpoint is in place. So a kill at any moment leaves a checkpoint and the very rows that belong to it.
+A method keeps such a state as a `RowState`: inside a step it reads and writes the rows of its batch. Up to `APART`
+bytes it is an ordinary buffer. Above, the run's folder holds it as two .npy files, NAME.0.npy and NAME.1.npy. A
+checkpoint names one of them, with its checksum. For the next checkpoint the other one is brought up to date, by the
+rows touched since it was last written, and takes turns when that checkpoint is in place. So a kill at any moment leaves
+a checkpoint and the very rows that belong to it.
 """
 from __future__ import annotations
 
@@ -22,25 +23,29 @@ CHUNK = 2**16               # rows handled at a time
 
 
 class RowState(nn.Module):
-    """A buffer `rows` [n, ...] of 4- or 8-byte numbers. Write it by `scatter` alone, which also notes which rows were touched."""
+    """A buffer `rows` [n, ...] of 4- or 8-byte numbers. Write it by `scatter` alone, which notes the rows touched."""
+
+    rows: Tensor
+    touched: Tensor                     # bool [2, n]: since file 0, 1 was written
 
     def __init__(self, *size: int, dtype: torch.dtype, fill: float = 0):
         super().__init__()
         self.register_buffer("rows", torch.full(size, fill, dtype=dtype))
-        self.register_buffer("touched", torch.ones(2, size[0], dtype=torch.bool), persistent=False)      # since file 0, 1 was written
-        self.sums = [0, 0]                                                                                # checksum of file 0, 1
+        self.register_buffer("touched", torch.ones(2, size[0], dtype=torch.bool), persistent=False)
+        self.sums = [0, 0]                                                                       # checksum of file 0, 1
 
     def gather(self, index: Tensor) -> Tensor:
         """The rows at index [B] int64, a copy."""
         return self.rows.index_select(0, index)
 
     def scatter(self, index: Tensor, values: Tensor) -> None:
-        """Put values [B, ...] at index [B]; of an image that is twice in the batch the later row counts, on every device."""
+        """Put values [B, ...] at index [B]. Of an image that is twice in the batch the later row counts,
+        on every device."""
         later = ((index.unsqueeze(1) == index) * torch.arange(len(index), device=index.device)).amax(1)
         self.rows.index_copy_(0, index, values.index_select(0, later))
         self.touched.index_fill_(1, index, True)
 
-    # ---- files, on the host ------------------------------------------------------------------------------------------------------
+    # ---- files, on the host ------------------------------------------------------------------------------------------
 
     def write(self, file: Path, slot: int) -> int:
         """Bring a slot's file up to date and onto the disk; returns its checksum."""
@@ -67,12 +72,13 @@ class RowState(nn.Module):
         if file.exists():
             try:
                 disk = np.load(file, mmap_mode="c")
-                what = "" if disk.shape == tuple(self.rows.shape) and checksum(disk) == total else "not the one that belongs to it"
+                whole = disk.shape == tuple(self.rows.shape) and checksum(disk) == total
+                what = "" if whole else "not the one that belongs to it"
             except (OSError, ValueError) as error:
                 what = f"damaged ({error})"
         if what:
-            raise TrainingError(f"{file.parent.name}/{file.name}, a part of checkpoint.npz, is {what}: delete checkpoint.npz to begin "
-                                "the run again, or bring back both files")
+            raise TrainingError(f"{file.parent.name}/{file.name}, a part of checkpoint.npz, is {what}: delete "
+                                "checkpoint.npz to begin the run again, or bring back both files")
         self.touched[slot], self.sums[slot] = False, total
         return torch.from_numpy(disk)
 
@@ -90,7 +96,7 @@ def checksum(rows: np.ndarray, index: np.ndarray | None = None) -> int:
     return total % 2**64
 
 
-# ---- what the engine does with them --------------------------------------------------------------------------------------------------
+# ---- what the engine does with them ----------------------------------------------------------------------------------
 
 
 def _states(method: nn.Module) -> dict[str, RowState]:

@@ -51,6 +51,10 @@ class SAW(FixMatch):
         epoch: Duration = option(span(500), "steps between two counts of the pseudo-labels", low=0)
         beta: float = option(0.0, "beta of the weights; 0 = from the counts", low=0, high=0.999999, in_key="changed")
 
+    cfg: Config
+    w_x: Tensor         # [C]
+    w_u: Tensor         # [C]
+
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.epoch = duration_in_steps(cfg.epoch, info.steps)

@@ -44,6 +44,9 @@ from semilib.options import Duration, Options, duration_in_steps, option, span
 class Blend(nn.Module):
     """PLCE: the blend (1) of linear and semantic pseudo-labels, the bank (6) that it reads, and the use u (7)."""
 
+    used: Tensor        # [C] int64
+    u: Tensor           # [C]
+
     def __init__(self, bank: MemoryBank, alpha: float, t_proto: float, u_norm: str, beta: float, warmup: int,
                  epoch: int, decay_every: int):
         super().__init__()
@@ -82,6 +85,8 @@ class Blend(nn.Module):
 
 class Alignment(nn.Module):
     """Embedding Align (5) with its moving centre qbar."""
+
+    qbar: Tensor        # [D]
 
     def __init__(self, features: int, dtype: torch.dtype, lambda_e: float, t_e: float, keep: float, warmup: int):
         super().__init__()
@@ -166,6 +171,12 @@ class SeMi(Method):
         @classmethod
         def presets(cls, run) -> dict[str, dict]:
             return {"paper": dict(decay_every=span(200 if run.dataset.startswith("cifar100") else 100))}
+
+    cfg: Config
+    tau_2: float
+    tau_12: float
+    adjust_x: Tensor    # [C]
+    adjust_u: Tensor    # [C]
 
     smoke = {"threshold": 0.2, "slots": 8}
 
@@ -264,7 +275,7 @@ class SeMi(Method):
     def timed_parts(self, v, p, t):
         @torch.no_grad()
         def memory_bank() -> None:
-            self.blend.offer(v.s.f, *map(self.per_view, (p.confidence, p.label, p.mask)), t)
+            self.blend.offer(v.s.f, self.per_view(p.confidence), self.per_view(p.label), self.per_view(p.mask), t)
             self.blend.bank.prototypes()
         return {"memory bank": memory_bank}
 

@@ -65,6 +65,8 @@ class SeMi(paper.SeMi):
                     "released": dict(threshold=0.95, alpha=0.0, decay_every=span(50), **defects),
                     "readme": dict(shared["paper"], t_e=0.09, warmup=span(EPOCH * (21 if late else 3)), **defects)}
 
+    cfg: Config
+
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         if cfg.misaligned_features and info.mu != 1:

@@ -35,6 +35,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import Tensor
 
 from semilib.errors import BadInput
 from semilib.methods import seval_search as search
@@ -66,6 +67,13 @@ class SEVAL(FixMatch):
                    "imagenet127": dict(target=0.65, threshold_groups=10, d_pi=0.998, d_t=0.998)}
             return {"paper": own.get(run.dataset, {})}
 
+    cfg: Config
+    held: Tensor        # [labelled] bool
+    pi: Tensor          # [C]
+    bar: Tensor         # t, [C]
+    path_pi: Tensor     # [entries, C]
+    path_bar: Tensor    # [entries, C]
+
     refuses = {"add": "its second phase begins with a fresh network, while SeMi's bank and warm-up would go on from "
                       "the first"}
     must_act = {**FixMatch.must_act, "calibration": "pi or the thresholds never moved: train longer, or hold out more"}
@@ -96,7 +104,7 @@ class SEVAL(FixMatch):
         classes, dtype = self.info.classes, self.info.dtype
         self.register_buffer("held", torch.zeros(self.info.n_labelled, dtype=torch.bool))
         self.register_buffer("pi", torch.ones(classes, dtype=dtype))
-        self.register_buffer("bar", torch.full((classes,), self.cfg.threshold, dtype=dtype))                   # t
+        self.register_buffer("bar", torch.full((classes,), self.cfg.threshold, dtype=dtype))
         self.register_buffer("path_pi", torch.ones(self.entries, classes, dtype=dtype))
         self.register_buffer("path_bar", torch.zeros(self.entries, classes, dtype=dtype))
 

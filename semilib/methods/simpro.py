@@ -32,6 +32,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import Tensor
 
 from semilib.data.step import StepImages
 from semilib.methods.fixmatch import FixMatch
@@ -53,6 +54,12 @@ class SimPro(FixMatch):
             own = {"cifar100": dict(tau=1.0, threshold=0.2), "stl10": dict(rho_mu=16),
                    "imagenet127": dict(tau=1.0, threshold=0.2, rho_mu=2)}
             return {"paper": own.get(run.dataset, {})}
+
+    cfg: Config
+    prior_a: Tensor     # [C], as all four
+    prior_u: Tensor
+    seen_l: Tensor      # d_l
+    seen_u: Tensor      # d_u
 
     must_act = {**FixMatch.must_act, "prior": "no epoch ended with a confident pseudo-label: lower the threshold, or "
                                               "train longer"}
@@ -80,8 +87,8 @@ class SimPro(FixMatch):
         prior = self.info.prior()
         self.register_buffer("prior_a", prior)
         self.register_buffer("prior_u", torch.full_like(prior, 1 / len(prior)))
-        self.register_buffer("seen_l", torch.zeros_like(prior))           # d_l
-        self.register_buffer("seen_u", torch.zeros_like(prior))           # d_u
+        self.register_buffer("seen_l", torch.zeros_like(prior))
+        self.register_buffer("seen_u", torch.zeros_like(prior))
 
     def durations(self):
         return {"epoch": self.epoch}

@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import Tensor
 
 from semilib.methods.base import Pseudo
 from semilib.methods.fixmatch import FixMatch
@@ -37,6 +38,12 @@ class SoftMatch(FixMatch):
         align: str = option("uniform", "target of the alignment", choices=("uniform", "labelled", "none"))
         statistics: str = option("raw", "mu and var of the confidences before (raw) or after the alignment (aligned)",
                                  choices=("raw", "aligned"))
+
+    cfg: Config
+    mu: Tensor          # 0-dim
+    var: Tensor         # 0-dim
+    mean: Tensor        # pbar, [C]; all zero: no batch yet
+    target: Tensor      # [C]
 
     must_act = {"u": "lambda_u is 0", "soft": "no weight ever fell below 0.99: train longer, or lower the momentum"}
     refuses = {"add": "its labels are read before `pseudo_prob` and its weights are no mask: a blend would not reach "
@@ -57,7 +64,7 @@ class SoftMatch(FixMatch):
         even = torch.full((self.info.classes,), 1 / self.info.classes, dtype=self.info.dtype)
         self.register_buffer("mu", even[0].clone())
         self.register_buffer("var", torch.ones_like(even[0]))
-        self.register_buffer("mean", torch.zeros_like(even))                       # pbar; all zero: no batch yet
+        self.register_buffer("mean", torch.zeros_like(even))
         self.register_buffer("target", even)
 
     def pseudo_prob(self, prob, v, batch, t):

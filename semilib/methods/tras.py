@@ -1,19 +1,22 @@
-"""TRAS (Wei, Liu, Shi, Tu, Guo, Machine Learning 2022, arXiv 2205.13358): FixMatch's logits, enhanced in the tail, teach a second,
-balanced head.
+"""TRAS (Wei, Liu, Shi, Tu, Guo, Machine Learning 2022, arXiv 2205.13358): FixMatch's logits, enhanced in the tail,
+teach a second, balanced head.
 
 z = main head, z^b = balanced head, pi = labelled prior.
     (1) la = log pi^tau,  T_k = A softmax(-la)_k + B        larger for the tail
     (2) main      p = softmax(z_w - la),  y = argmax p,  m = [max p >= threshold];  L_x and L_u as FixMatch
     (3) balanced  L_x^b = mean CE(z^b_x + la, y_x)
-    (4) teacher   y^b = argmax z^b_w,  m^b = [max softmax(z^b_w) >= threshold],  q = softmax((z_s - T_{y^b} la) / 2), no gradient
+    (4) teacher   y^b = argmax z^b_w,  m^b = [max softmax(z^b_w) >= threshold]
+                  q = softmax((z_s - T_{y^b} la) / 2), no gradient
                   L_u^b = mean over all strong rows of m^b (-sum_k q_k log softmax(z^b_s)_k)
-    L = L_x + L_u, after the warm-up + L_x^b + L_u^b; prediction by the main head in the warm-up, by the balanced one after it.
+    L = L_x + L_u, after the warm-up + L_x^b + L_u^b;  prediction by the main head in the warm-up, then by the balanced.
 
-Follows: the release: A 2, B 2, tau 1, threshold 0.95, two strong views, each with a teacher from the main head's logits of that view.
-    Not USB's port, in which la has the wrong sign (it favours the head) and the teacher reads the weak logits of the second head.
+Follows: the release: A 2, B 2, tau 1, threshold 0.95, two strong views, each with a teacher from the main head's logits
+    of that view. USB's port is not followed: its la has the wrong sign (it favours the head), and its teacher reads the
+    weak logits of the second head.
 Keeps: nothing.
-Differs: pi is counted exactly; the release counts one pass of a drop-last loader (droplast_prior). The release's warm-up is a constant of
-    its code, "epoch > 10" counted from 0, so 11 epochs of 500 steps; here an option, and a share of the run.
+Differs: pi is counted exactly; the release counts one pass of a drop-last loader (droplast_prior). The release's
+    warm-up is a constant of its code, "epoch > 10" counted from 0, so 11 epochs of 500 steps. Here it is an option, and
+    a share of the run.
 Numbers: toy tensors of the tests: T [2.139535, 2.465116, 3.395349], L_x^b 1.109878, L_u^b .826825 (one view).
 """
 from __future__ import annotations
@@ -39,8 +42,13 @@ class TRAS(FixMatch):
         warmup: Duration = option(span(5500), "steps without the balanced head; 0 = none", low=0)
         droplast_prior: bool = option(False, "count the prior over one drop-last pass, as released")
 
+    cfg: Config
+    la: Tensor            # [C]
+    enhancement: Tensor   # T, [C]
+
     must_act = {**FixMatch.must_act,
-                  "u_b": "the balanced head was never sure enough to be taught: lower the threshold, train longer or shorten the warm-up"}
+                  "u_b": "the balanced head was never sure enough to be taught: lower the threshold, train longer, or "
+                         "shorten the warm-up"}
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
@@ -48,10 +56,11 @@ class TRAS(FixMatch):
 
     @classmethod
     def original(cls, run):
-        """The release's, which is DARP's: Adam at 0.002, decay by the average, a pass a view; only on
-        CIFAR-100 are labelled images in the pool."""
-        return dict(optimiser="adam", lr=0.002, rate="constant", ema_rule="decaying", weight_decay=0.02, policy="separate",
-                    strong_pool="C", crop="zero", labelled_in_unlabelled=run["dataset"] == "cifar100",
+        """The release's, which is DARP's: Adam at 0.002, decay by the average, a pass a view.
+        Labelled images are in the pool on CIFAR-100 alone."""
+        return dict(optimiser="adam", lr=0.002, rate="constant", ema_rule="decaying", weight_decay=0.02,
+                    policy="separate", strong_pool="C", crop="zero",
+                    labelled_in_unlabelled=run["dataset"] == "cifar100",
                     options=dict(droplast_prior=True))
 
     def heads(self):
@@ -70,7 +79,7 @@ class TRAS(FixMatch):
         return [Phase("warmup"), Phase("balanced", self.warmup)] if self.warmup else [Phase("balanced")]
 
     def pseudo_logits(self, v, batch, t) -> Tensor:
-        return super().pseudo_logits(v, batch, t) - self.la                                                               # (2)
+        return super().pseudo_logits(v, batch, t) - self.la                                                        # (2)
 
     def pseudo(self, v, batch, t):
         p = super().pseudo(v, batch, t)

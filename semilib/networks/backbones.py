@@ -1,4 +1,4 @@
-"""Backbones: images to features. A `Net` joins one of them with named heads and is the only place where a batch is sliced.
+"""Backbones: images to features. A `Net` joins one of them with named heads.
 
 B images, H x W pixels, D features, C classes.
 """
@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from semilib.errors import BadInput, check_name
 
 VARIANTS = ("V1", "V2", "V3", "USB")
 class Shortcut(nn.Conv2d):
-    """A 1x1 convolution with stride. On a CPU it first takes the pixels that the stride visits, then convolves them without stride.
+    """A 1x1 convolution with stride. On a CPU it takes the pixels that the stride visits, then convolves them without.
 
     The result is the same. PyTorch 2.14's own CPU kernel ended the process in a convolution's backward pass.
     """
@@ -32,13 +31,14 @@ class Shortcut(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """Pre-activation residual block. `first` blocks change the width or the stride; there the three published variants differ."""
+    """Pre-activation residual block. `first` blocks change the width or the stride;
+    in them the three variants differ."""
 
     def __init__(self, width_in: int, width: int, stride: int, variant: str, group: int, norm):
         super().__init__()
         self.first = width_in != width or stride != 1
-        # What the two paths of a first block read: V1 raw input on both in groups 2 and 3 (its bn1 there is computed for nothing
-        # in the releases, and not at all here), V2 raw input on the shortcut, V3 the activated input on both.
+        # What the two paths of a first block read. V1: raw input on both in groups 2 and 3; its bn1 there is computed
+        # for nothing in the releases, and not at all here. V2: raw input on the shortcut. V3: activated input on both.
         activated_both = group == 0 or variant == "V3"
         self.residual_raw = self.first and variant in ("V1", "USB") and not activated_both
         self.shortcut_raw = self.first and not activated_both
@@ -57,11 +57,13 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-width for small images (Zagoruyko and Komodakis, BMVC 2016), in the variants of the field's repositories.
+    """WRN-depth-width for small images (Zagoruyko and Komodakis, BMVC 2016), in the variants of the field's code.
 
-    Input [B, 3, H, W]; output: a map [B, D, H/4, W/4] after the last norm and LeakyReLU(0.1), D = 64 * width. depth = 6 n + 4.
-    variant: "V1" (FixMatch-pytorch, ACR, SimPro, SeMi), "V2" (DASO, SEVAL, CDMAD), "V3" (RDA), see `Block`; "USB" (USB, CPE, CPG):
-    V1 with a bias in the stem and eps 1e-3 in the last norm. bn_momentum in PyTorch's convention.
+    Input [B, 3, H, W]; output: a map [B, D, H/4, W/4] after the last norm and LeakyReLU(0.1), D = 64 * width, depth = 6
+    n + 4. bn_momentum in PyTorch's convention.
+
+    variant "V1" (FixMatch-pytorch, ACR, SimPro, SeMi), "V2" (DASO, SEVAL, CDMAD), "V3" (RDA): see `Block`. "USB" (USB,
+    CPE, CPG): V1 with a bias in the stem and eps 1e-3 in the last norm.
     """
 
     def __init__(self, depth: int = 28, width: float = 2, variant: str = "V1", bn_momentum: float = 0.001):
@@ -82,11 +84,11 @@ class WideResNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.bn = norm(widths[3], last_eps)
         if variant == "V3":
-            self.bn3 = norm(widths[1])            # declared and never used in RDA's network; kept so that parameter counts agree
+            self.bn3 = norm(widths[1])   # declared and never used in RDA's network; kept so that parameter counts agree
         self.features, self.map_widths, self.keep_maps = widths[3], tuple(widths), False
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The last map; with `keep_maps` also, before it, the stem's output and those of the three groups, unnormalised."""
+        """The last map; with `keep_maps` also, before it, the stem's output and those of the groups, unnormalised."""
         maps, x = [], self.stem(x)
         for i, block in enumerate(self.blocks):
             if i % (len(self.blocks) // 3) == 0:
@@ -175,7 +177,10 @@ def reads_features(network: str) -> bool:
     return network == "linear" or network.startswith("mlp-")
 
 
-def make_backbone(network: str, variant: str = "V1", bn_momentum: float = 0.001, channels: int = 3) -> Any:
+Backbone = WideResNet | ResNet50 | FeatureMLP | Plain
+
+
+def make_backbone(network: str, variant: str = "V1", bn_momentum: float = 0.001, channels: int = 3) -> Backbone:
     """A backbone by name, such as wrn-28-2, wrn-10-0.5, resnet50 or mlp-256, for inputs of so many channels."""
     check_name("variant", variant, VARIANTS)
     parsed = parse_network(network)

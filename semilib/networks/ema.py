@@ -15,15 +15,20 @@ RULES = ("parameters", "warmup", "decaying")
 class Average:
     """avg <- decay * avg + (1 - decay) * live, after each optimiser step; starts as a copy of the live network.
 
-    rule: "parameters" averages parameters and copies buffers (FixMatch, ACR, CPE, SimPro, RDA, SeMi); "warmup" uses
-    min(1 - 1/(k+1), decay) at 0-based step k and averages buffers too (DASO, SEVAL); "decaying" averages every floating entry and
-    then multiplies the live ones, norms included, by 1 - weight_decay * lr (DARP, ABC, CoSSL, CDMAD), except those of `spare`.
+    rule "parameters": parameters are averaged, buffers copied (FixMatch, ACR, CPE, SimPro, RDA, SeMi).
+
+    rule "warmup": the decay is min(1 - 1/(k+1), decay) at 0-based step k; buffers are averaged too (DASO, SEVAL).
+
+    rule "decaying": every floating entry is averaged. Then the live ones, norms included, are multiplied by 1 -
+    weight_decay * lr (DARP, ABC, CoSSL, CDMAD), except those of `spare`.
     """
 
     def __init__(self, net: Net, decay: float, rule: str = "parameters", weight_decay: float = 0.0):
         check_name("ema_rule", rule, RULES)
         self.decay, self.rule, self.weight_decay = decay, rule, weight_decay
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        live_p: list[Tensor]
+        avg_p: list[Tensor]
         live_p, avg_p = list(net.parameters()), list(self.net.parameters())
         live_b, avg_b = list(net.buffers()), list(self.net.buffers())
         if rule == "parameters":

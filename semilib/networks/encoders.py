@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from semilib import files
 from semilib.errors import BadInput, check_name
 
-BATCH = 64                          # pictures a pass; a last one that is short is filled up, so that every pass is alike
-STRIDE = 32                         # of the encoders' last maps
+BATCH = 64                         # pictures a pass; a last one that is short is filled up, so that every pass is alike
+STRIDE = 32                        # of the encoders' last maps
 
 
 class Packaged(NamedTuple):
@@ -82,7 +82,8 @@ class Encoder:
     weights: str
 
     def resize(self, pictures: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] to uint8 [B, 3, side, side], with averaging where it shrinks; whole levels as in Pillow."""
+        """uint8 [B, 3, H, W] to uint8 [B, 3, side, side], with averaging where it shrinks;
+        whole levels as in Pillow."""
         if pictures.shape[2:] == (self.side, self.side):
             return pictures
         exact = pictures if pictures.device.type == "cpu" else pictures.float()
@@ -165,7 +166,7 @@ def packaged_weights(name: str) -> Path:
 def _from_package(name: str, model: str, weights: str, side: int) -> tuple[nn.Module, tuple]:
     """The package's names are of another implementation; order and shapes are timm's, and so are the outputs."""
     import timm
-    net = timm.create_model(PACKAGED[name].network, pretrained=False)
+    net: Any = timm.create_model(PACKAGED[name].network, pretrained=False)
     values = torch.load(packaged_weights(name), weights_only=True)
     net.load_state_dict(dict(zip(net.state_dict(), values.values(), strict=True)))
     net.reset_classifier(0)
@@ -277,7 +278,7 @@ def exported(encoder: Encoder) -> bytes:
 
 
 def _cuda(encoder: Encoder, device: torch.device) -> Callable[[Tensor], Tensor]:
-    net = torch.compile(encoder.net.to(device, memory_format=torch.channels_last))
+    net = torch.compile(encoder.net.to(device).to(memory_format=torch.channels_last))
 
     @torch.no_grad()
     def compute(pictures: Tensor) -> Tensor:

@@ -4,10 +4,14 @@ B images, H x W pixels, D features, C classes.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from semilib.errors import BadInput
+from semilib.networks.backbones import Backbone
 
 POLICIES = ("joint", "weak_first", "separate", "ema_eval", "frozen", "interleave")
 
@@ -18,18 +22,19 @@ def linear(features: int, outputs: int) -> nn.Linear:
 
 
 class View(dict):
-    """What the network says of one view: head name -> that head's output [B, ...]; `.f` features [B, D]; `.map` [B, D, h, w]."""
+    """What the network says of a view: head name -> its output [B, ...]; `.f` features [B, D]; `.map` [B, D, h, w]."""
 
     def __init__(self, outputs: dict[str, Tensor], f: Tensor, map: Tensor | None = None):
         super().__init__(outputs)
         self.f, self.map = f, map
 
     def detach(self) -> View:
-        return View({k: v.detach() for k, v in self.items()}, self.f.detach(), None if self.map is None else self.map.detach())
+        return View({k: v.detach() for k, v in self.items()}, self.f.detach(),
+                    None if self.map is None else self.map.detach())
 
     def split(self, sizes: list[int]) -> list[View]:
         parts = {k: v.split(sizes) for k, v in self.items()}
-        maps = [None] * len(sizes) if self.map is None else self.map.split(sizes)
+        maps: Sequence[Tensor | None] = [None] * len(sizes) if self.map is None else self.map.split(sizes)
         return [View({k: p[i] for k, p in parts.items()}, f, m)
                 for i, (f, m) in enumerate(zip(self.f.split(sizes), maps, strict=True))]
 
@@ -37,12 +42,13 @@ class View(dict):
     def cat(views: list[View]) -> View:
         if len(views) == 1:
             return views[0]
-        maps = None if views[0].map is None else torch.cat([v.map for v in views])
+        maps = None if views[0].map is None else torch.cat([v.map for v in views])  # type: ignore[misc]  # as the first
         return View({k: torch.cat([v[k] for v in views]) for k in views[0]}, torch.cat([v.f for v in views]), maps)
 
 
 class Views(dict):
-    """The views of one step by name (`v.l` labelled, `v.w` weak, `v.s1`, `v.s2` strong, ...) and `v.s`: all strong ones, joined."""
+    """The views of one step by name (`v.l` labelled, `v.w` weak, `v.s1`, `v.s2` strong, ...),
+    and `v.s`: all strong ones."""
 
     def __init__(self, views: dict[str, View], strong: list[str]):
         super().__init__(views)
@@ -65,11 +71,17 @@ class Views(dict):
 
 
 class Net(nn.Module):
-    """A backbone and its named heads. A head reads the pooled features [B, D]; one with `reads = "map"` reads the map before
-    pooling; one with `reads = "maps"` the list of maps at all depths (`backbone.map_widths` are their channels); and one with
-    `reads = None` is not applied here (a method calls it itself, such as a projector of class weights)."""
+    """A backbone and its named heads.
 
-    def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module]):
+    A head reads the pooled features [B, D]. One with `reads = "map"` reads the map before pooling. One with `reads =
+    "maps"` reads the list of maps at all depths, whose channels are `backbone.map_widths`. One with `reads = None` is
+    not applied here: a method calls it itself, such as a projector of class weights.
+    """
+
+    backbone: Backbone
+    heads: nn.ModuleDict
+
+    def __init__(self, backbone: Backbone, heads: dict[str, nn.Module]):
         super().__init__()
         self.backbone, self.heads = backbone, nn.ModuleDict(heads)
         self.reads = {name: getattr(head, "reads", "features") for name, head in heads.items()}
@@ -91,15 +103,18 @@ class Net(nn.Module):
             return self.backbone(x)
 
     def forward(self, x: Tensor) -> View:
-        """One pass: x float [B, 3, H, W] -> View. Pooling and heads run in the heads' own precision, whatever the backbone's."""
-        said = self.compute(x)
+        """One pass: x float [B, 3, H, W] -> View. Pooling and heads run in the heads' own precision,
+        not the backbone's."""
+        said: Any = self.compute(x)                     # a tuple or a tensor, as keep_maps says
         *maps, fmap = said if self.backbone.keep_maps else (said,)
         f = fmap.mean((2, 3), dtype=next(self.heads.parameters()).dtype)
         fmap = fmap.to(f.dtype) if self.keep_map else None
         given = {"features": f, "map": fmap, "maps": [m.to(f.dtype) for m in maps]}
-        return View({name: head(given[self.reads[name]]) for name, head in self.heads.items() if self.reads[name] is not None}, f, fmap)
+        applied = {name: reads for name, reads in self.reads.items() if reads is not None}
+        return View({name: self.heads[name](given[reads]) for name, reads in applied.items()}, f, fmap)
 
-    def views(self, images: dict[str, Tensor], strong: list[str] = (), policy: str = "joint", teacher: Net | None = None) -> Views:
+    def views(self, images: dict[str, Tensor], strong: Sequence[str] = (), policy: str = "joint",
+              teacher: Net | None = None) -> Views:
         """All views of a step, by name, under a forward policy (it decides which images share batch-norm statistics).
 
         images: name -> float [n, 3, H, W]. policy:
@@ -116,7 +131,8 @@ class Net(nn.Module):
         if policy in ("weak_first", "ema_eval"):
             rest = [k for k in names if k != "w"]
             with torch.no_grad():
-                weak = self(images["w"]) if policy == "weak_first" else teacher(images["w"])
+                asked = self if policy == "weak_first" else teacher
+                weak = asked(images["w"])  # type: ignore[misc]  # ema_eval has a teacher
             parts = dict(zip(rest, self._joint([images[k] for k in rest]), strict=True))
             return Views({k: weak if k == "w" else parts[k] for k in names}, list(strong))
         if policy == "separate":

@@ -141,7 +141,8 @@ def _drawn(frame: pd.DataFrame) -> Picture:
 def read(path: str | Path) -> pd.DataFrame:
     """The frame that `save` wrote. Names stay text even where they look like numbers."""
     numbers = [name for name in pd.read_csv(path, nrows=0) if name not in TEXT]
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=dict.fromkeys(numbers, ""))
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False,
+                       na_values=dict.fromkeys(numbers, ""))
 
 
 def save(figure: Figure, frame: pd.DataFrame, path: str | Path) -> tuple[Path, Path]:

@@ -215,7 +215,8 @@ def grid(table: str, profile: str = "small", methods: Iterable[str] | None = Non
     scale = TABLE_PROFILES[profile]
     cells = CELLS_OF[profile].get(table)
     if cells is None:
-        raise BadInput("profile", profile, f"short or paper for {table}, which is about a data set that the others lack")
+        raise BadInput("profile", profile,
+                       f"short or paper for {table}, which is about a data set that the others lack")
     rows = ROWS[table](profile, None if methods is None else list(methods))
     entries = []
     for column, cell in cells.items():
@@ -227,7 +228,8 @@ def grid(table: str, profile: str = "small", methods: Iterable[str] | None = Non
                 fields, options = {**tuned["fields"], **fields}, {**tuned["options"], **options}
             if profile == "smoke" and "threshold" in options:      # a network of 24 steps is not surer of anything
                 options["threshold"] = 0.15 + options["threshold"] / 10
-            runs = tuple(Run.of(method=row.method, options=options, seed=seed, **fields, **drawn_by(profile, seed, fields))
+            runs = tuple(Run.of(method=row.method, options=options, seed=seed, **fields,
+                                **drawn_by(profile, seed, fields))
                          for seed in (seeds_of(profile, cell) if seeds is None else seeds))
             metrics = IMAGENET_METRICS if table == "table3" else {row.section: "balanced_accuracy"}
             entries += [Entry(section, row.name, column, runs, metric, row.against)

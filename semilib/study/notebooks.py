@@ -34,7 +34,7 @@ SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each note
                        "largest": 10_000, "settings": {"growth_profile": "smoke", "most_runs": 2}},
 }
 
-# Fields of a run in the tests' copies, where it takes them: half of profile smoke's length, which tests of every method train whole.
+# Fields of a run in the tests' copies, where it takes them: half the length of profile smoke.
 SHORT = {"steps": 12, "eval_every": 6}
 
 
@@ -188,7 +188,7 @@ def smoke_copies(folder: str | Path, notebooks: str | Path) -> list[Path]:
     for notebook in sorted(Path(notebooks).glob("*.ipynb")):
         content, known = json.loads(notebook.read_text(encoding="utf-8")), parameters(notebook)
         code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
-        given = {**SMOKE.get(notebook.name, {}), "runs": str(folder / "runs" / notebook.stem)}      # two may run at a time
+        given = {**SMOKE.get(notebook.name, {}), "runs": str(folder / "runs" / notebook.stem)}   # two may run at a time
         if given.get("profile") == "smoke" and "fields" in known:
             given["fields"] = SHORT
         check_given(notebook, given)

@@ -29,8 +29,8 @@ class SweepStatus:
         for run in self.runs.values():
             for method in filter(None, (run.method, run.base)):
                 if isinstance(METHODS[method], type):
-                    wanted = ("a method that a file of semilib/methods defines, for workers to find it; sweep.ensure does the "
-                              "runs of one that a notebook defines")
+                    wanted = ("a method that a file of semilib/methods defines, for workers to find it; sweep.ensure "
+                              "does the runs of one that a notebook defines")
                     raise BadInput("method", method, wanted)
         self.progress = progress or automatic(len(self.runs))
         self.outcomes: dict[Path, Outcome] = {}

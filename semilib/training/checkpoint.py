@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from semilib.errors import TrainingError
 
 def save(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write named tensors (no bfloat16: state is kept in float32 or float64)."""
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    arrays: dict[str, Any] = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
     files.write_atomically(path, lambda file: np.savez(file, **arrays))
 
 

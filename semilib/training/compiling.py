@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -51,7 +52,7 @@ def compile_parts(parts: dict[str, Callable]) -> dict[str, Callable]:
     return {name: compiled(part, EXACT.get(name)) for name, part in parts.items()}
 
 
-def compiled(part: Callable, options: dict[str, bool] | None = None) -> Callable:
+def compiled(part: Callable, options: dict[str, Any] | None = None) -> Callable:
     """A part as one graph. options: inductor's, by name."""
     options = options if BACKEND == "inductor" else None
     made = torch.compile(part, backend=BACKEND, fullgraph=True, dynamic=False, options=options)

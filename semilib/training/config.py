@@ -1,8 +1,8 @@
-"""A run is one frozen value: data, network, schedule, method and its options. It is checked where it is made, before any work.
+"""A run is one frozen value: data, network, schedule, method and its options. It is checked where it is made.
 
-`Run.of(dataset, method, ...)` starts from the data set's profile and applies what is given; unknown and mistyped fields are refused
-with the nearest valid name. A run's name is its protocol in a word (`cifar10-lt.n1500.m3000.g100-100.s0/semi`), its key a hash of
-every field that can move a number.
+`Run.of(dataset, method, ...)` starts from the data set's profile and applies what is given; unknown and mistyped fields
+are refused with the nearest valid name. A run's name is its protocol in a word
+(`cifar10-lt.n1500.m3000.g100-100.s0/semi`). Its key is a hash of every field that can move a number.
 """
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semilib.data.splits import ORDERS
 from semilib.errors import BadInput, check_name
@@ -19,9 +19,12 @@ from semilib.networks.encoders import check_encoder, file_hash
 from semilib.networks.net import POLICIES
 from semilib.options import PAPER_STEPS, Duration, Options, check_fields, duration_in_steps, fields_in_key, option, span
 
+if TYPE_CHECKING:
+    from semilib.methods.base import Method
+
 RECIPES = ("shared", "original")
 
-# ---- what a data set and a schedule bring along ------------------------------------------------------------------------------------
+# ---- what a data set and a schedule bring along ----------------------------------------------------------------------
 
 CELLS: dict[str, dict[str, Any]] = {           # the default cell of each data set
     "mnistm5k": dict(n1=40, m1=360, gamma_l=20.0, gamma_u=20.0, profile="quickstart"),
@@ -35,8 +38,9 @@ CELLS: dict[str, dict[str, Any]] = {           # the default cell of each data s
 
 PROFILES: dict[str, dict[str, Any]] = {
     # SeMi's recipe (semi.md 8): every method of a table runs under it.
-    "paper": dict(steps=PAPER_STEPS, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.001, ema=0.999, eval_every=span(500)),
-    # A tenth of the schedule. Average and batch-norm statistics keep their horizon as a share of the run: 0.999^10, 10 x 0.001.
+    "paper": dict(steps=PAPER_STEPS, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.001, ema=0.999,
+                  eval_every=span(500)),
+    # A tenth of the schedule. Average and batch-norm statistics keep their share of the run: 0.999^10, 10 x 0.001.
     "short": dict(steps=25_000, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.01, ema=0.99, eval_every=250),
     # The paper's network and batch for as long as a CPU has patience: shows that everything runs, not how good it gets.
     "glance": dict(steps=120, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.1, ema=0.95, eval_every=24),
@@ -47,19 +51,20 @@ PROFILES: dict[str, dict[str, Any]] = {
     # Pretrained features of every view, computed once: whole schedules in a minute on one core.
     "features": dict(steps=1500, batch=64, lr=0.03, network="mlp-256", bn_momentum=0.1, ema=0.99, eval_every=30,
                      encoder="efficientnet-lite0"),
-    # Seconds: shows that everything runs. It takes the methods' options from `Method.smoke`, with which their parts act so early.
+    # Seconds: shows that everything runs. The methods' options are `Method.smoke`: their parts then act so early.
     "smoke": dict(steps=24, batch=16, lr=0.05, network="wrn-10-0.25", bn_momentum=0.1, ema=0.9, eval_every=6),
 }
 
-# The network of a data set where a profile means the paper's: ResNet-50 for ImageNet-127, with the batch (64 + 64) and the schedule of all
-# else, as SeMi's release and CoSSL have it (CCL and SimPro train 32 + 64: batch=32 mu=2).
+# The network of a data set where a profile means the paper's: ResNet-50 for ImageNet-127, with the batch (64 + 64) and
+# the schedule of all else, as SeMi's release and CoSSL have it (CCL and SimPro train 32 + 64: batch=32 mu=2).
 NETWORKS: dict[str, dict[str, Any]] = {"imagenet127": dict(network="resnet50", bn_momentum=0.1)}
 
-WITHOUT_ENCODER = "quickstart"                 # the profile of a run that asks for no encoder where its data set starts from one
+WITHOUT_ENCODER = "quickstart"        # the profile of a run that asks for no encoder where its data set starts from one
 
 # Fields that do not apply to a data set: the one value that they may have, and why.
 _AS_IT_IS = "its 100,000 unlabelled images are taken as they are, and their classes are not known"
-_NATURAL = "it is imbalanced by nature; how much of each class is labelled is labelled_share, and all its images are unlabelled ones"
+_NATURAL = ("it is imbalanced by nature; how much of each class is labelled is labelled_share, and all its images are "
+            "unlabelled ones")
 FIXED: dict[str, dict[str, tuple[Any, str]]] = {
     "stl10": {"m1": (0, _AS_IT_IS), "gamma_u": (1.0, _AS_IT_IS), "order": ("consistent", _AS_IT_IS),
               "labelled_share": (None, "its labelled images are balanced; n1 and gamma_l make the long tail"),
@@ -74,7 +79,7 @@ SIDES = {"imagenet127": (32, 64)}              # the sizes of a data set that ha
 # Fields that mean nothing without an encoder.
 FEATURE_FIELDS = ("encoder", "encoder_side", "encoder_weights", "stored_weak", "stored_strong", "statistics")
 
-# What a profile other than "paper" keeps of its own under recipe="original": the scale of the run, which no published recipe fits.
+# What a profile other than "paper" keeps under recipe="original": the scale of the run, which no published recipe fits.
 SCALE = ("steps", "batch", "network", "bn_momentum", "ema", "eval_every")
 
 
@@ -85,7 +90,8 @@ def _without_encoder(dataset: str) -> str:
 
 
 def check_parameter(name: str, value: Any, method: str, base: str = "", add: str = "") -> None:
-    """Raises BadInput unless `name` is a field of `Run`; an option of the method is told apart from a name that is no one's."""
+    """Raises BadInput unless `name` is a field of `Run`.
+    The error tells an option of the method from an unknown name."""
     fields = [f.name for f in dataclasses.fields(Run)]
     if name not in fields:
         from semilib.methods import get
@@ -101,26 +107,30 @@ class Run:
 
     dataset: str = option("mnistm5k", "data set", choices=tuple(CELLS))
     method: str = option("semi", "method")
-    base: str = option("", "base of an imbalance method that runs on several, such as remixmatch; '' = the method's first")
+    base: str = option("", "base of an imbalance method that runs on several, such as remixmatch; '' = the method's "
+                           "first")
     add: str = option("", "SeMi's modules on top of the method, joined by +: oheml, plce, align")
-    post_hoc: float = option(0.0, "tau of post-hoc logit adjustment: test logits - tau log prior (Menon et al., ICLR 2021)", low=0)
+    post_hoc: float = option(0.0, "tau of post-hoc logit adjustment: test logits - tau log prior (Menon et al., ICLR "
+                                  "2021)", low=0)
     options: dict = option({}, "the method's own options, by name")
-    recipe: str = option("shared", "shared: SeMi's recipe for every method; original: the method's own", choices=RECIPES)
+    recipe: str = option("shared", "shared: SeMi's recipe for every method; original: the method's own",
+                         choices=RECIPES)
     seed: int = option(0, "seed of weights, order and views (not of the split: split_seed)", low=0)
 
     n1: int | None = option(40, "N1, labelled images of the first class; None = all that are labelled", low=1)
-    labelled_share: float | None = option(None, "share of each class that is labelled, instead of n1 and gamma_l", low=0, high=1,
-                                          in_key="changed")
+    labelled_share: float | None = option(None, "share of each class that is labelled, instead of n1 and gamma_l",
+                                          low=0, high=1, in_key="changed")
     m1: int | None = option(360, "M1, unlabelled images of the largest class; None = all the rest", low=0)
     gamma_l: float = option(20.0, "imbalance of the labelled set, first class over last", low=1)
     gamma_u: float = option(20.0, "imbalance of the unlabelled set, largest class over smallest", low=1)
     order: str = option("consistent", "which classes are large in the unlabelled set", choices=ORDERS)
     labelled_in_unlabelled: bool = option(True, "the unlabelled pool holds the labelled images too (SeMi, ACR, DARP)")
-    split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn", low=0)
-    holdout: float = option(0.0, "share of each class's labelled images that is held out and evaluated on in place of the test set, to "
-                                 "choose options by; 0 = none", low=0, high=0.5, in_key="changed")
-    holdout_images: int = option(0, "training images of each class, outside of the pool, that are evaluated on in place of the test "
-                                    "set, to choose options by", low=0, in_key="changed")
+    split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn",
+                                    low=0)
+    holdout: float = option(0.0, "share of each class's labelled images that is held out and evaluated on in place of "
+                                 "the test set, to choose options by; 0 = none", low=0, high=0.5, in_key="changed")
+    holdout_images: int = option(0, "training images of each class, outside of the pool, that are evaluated on in "
+                                    "place of the test set, to choose options by", low=0, in_key="changed")
     side: int = option(32, "side of the images in pixels (imagefolder, imagenet127)", low=32, high=512)
     flip: bool | None = option(None, "whether a mirrored image keeps its class; None = as the data set says")
     root: str = option("data", "folder that holds, or will hold, the data sets", in_key=False)
@@ -135,24 +145,31 @@ class Run:
                        choices=("cosine", "slow_cosine", "constant", "stepped"))
     optimiser: str = option("sgd", "sgd (Nesterov, momentum 0.9) or adam", choices=("sgd", "adam"))
     weight_decay: float = option(5e-4, "L2 of the decayed parameters", low=0)
-    decay: str = option("weights", "weights: not biases and norms; ndim: not tensors of one dimension; norms: all but norms; all",
+    decay: str = option("weights",
+                        "weights: not biases and norms; ndim: not tensors of one dimension; norms: all but norms; all",
                         choices=("weights", "ndim", "norms", "all"))
     ema: float = option(0.99, "decay of the averaged network that is evaluated", low=0, high=1)
-    ema_rule: str = option("parameters", "parameters: buffers copied; warmup: DASO's, buffers averaged; decaying: DARP's",
+    ema_rule: str = option("parameters",
+                           "parameters: buffers copied; warmup: DASO's, buffers averaged; decaying: DARP's",
                            choices=("parameters", "warmup", "decaying"))
     eval_every: Duration = option(12, "steps between evaluations, or their share of the run", low=0)
     network: str = option("wrn-10-0.5", "wrn-DEPTH-WIDTH or resnet50")
-    variant: str = option("V1", "the WRN as published: V1 FixMatch, V2 DASO, V3 RDA, USB; see models.Block", choices=VARIANTS)
-    encoder: str = option("none", "none, or a pretrained encoder on whose stored features the network is trained: efficientnet-lite0, "
-                                  "-lite1, -lite2, timm:NAME, torchvision:NAME", in_key="changed")
-    encoder_side: int = option(128, "side of the encoder's input, a multiple of 32", low=32, high=1024, in_key="changed")
-    encoder_weights: str = option("", "file of a timm: or torchvision: encoder's weights, in place of a download", in_key="changed")
+    variant: str = option("V1", "the WRN as published: V1 FixMatch, V2 DASO, V3 RDA, USB; see models.Block",
+                          choices=VARIANTS)
+    encoder: str = option("none", "none, or a pretrained encoder on whose stored features the network is trained: "
+                                  "efficientnet-lite0, -lite1, -lite2, timm:NAME, torchvision:NAME", in_key="changed")
+    encoder_side: int = option(128, "side of the encoder's input, a multiple of 32", low=32, high=1024,
+                               in_key="changed")
+    encoder_weights: str = option("", "file of a timm: or torchvision: encoder's weights, in place of a download",
+                                  in_key="changed")
     stored_weak: int = option(2, "weak views that are stored of each image", low=1, high=1024, in_key="changed")
     stored_strong: int = option(8, "strong views that are stored of each image", low=1, high=1024, in_key="changed")
-    statistics: str = option("pool", "whose plain features set the standardisation: those of the run's pool, or of its labelled images",
+    statistics: str = option("pool", "whose plain features set the standardisation: those of the run's pool, or of its "
+                                     "labelled images",
                              choices=("pool", "labelled"), in_key="changed")
     bn_momentum: float = option(0.1, "batch-norm momentum in PyTorch's convention", low=0, high=1)
-    strong_pool: str = option("A", "A: FixMatch's RandAugment; B: USB's; C: DARP's and CDMAD's", choices=("A", "B", "C"))
+    strong_pool: str = option("A", "A: FixMatch's RandAugment; B: USB's; C: DARP's and CDMAD's",
+                              choices=("A", "B", "C"))
     crop: str = option("reflect", "what the weak view's crop finds outside of the image", choices=("reflect", "zero"))
     policy: str = option("joint", "which views share batch-norm statistics; see Net.views", choices=POLICIES)
     report: str = option("mean_last", "the number that the run reports, of all that its record holds", in_key=False,
@@ -160,25 +177,28 @@ class Run:
 
     device: str = option("auto", "auto, cpu, cuda")
     precision: str = option("auto", "auto: bf16 on CUDA, else fp32", choices=("auto", "fp32", "bf16", "fp64"))
-    capture: str = option("auto", "how a step runs; auto: compiled (from PyTorch 2.11 on), in one CUDA graph a phase, on CUDA, and off on "
-                                  "a CPU; graph: that, not compiled; compile: that, no graph; off",
+    capture: str = option("auto", "how a step runs; auto: compiled (from PyTorch 2.11 on), in one CUDA graph a phase, "
+                                  "on CUDA, and off on a CPU; graph: that, not compiled; compile: that, no graph; off",
                           choices=("auto", "graph", "compile", "off"))
     deterministic: bool = option(False, "deterministic CUDA kernels, slower")
-    debug: bool = option(False, "for a method's author: uncompiled steps, in which shapes and every term are checked and a gradient that "
-                                "is not finite names the operation it comes from; slower", in_key=False)
+    debug: bool = option(False, "for a method's author: uncompiled steps, in which shapes and every term are checked "
+                                "and a gradient that is not finite names the operation it comes from; slower",
+                         in_key=False)
     data_on: str = option("auto", "where the images stay", choices=("auto", "device", "host"), in_key=False)
     keep_seconds: float = option(60.0, "seconds between checkpoints", low=0, in_key=False)
-    strict: bool = option(False, "whether a part of the method that never acted makes the run an error; else its record names the "
-                                 "part", in_key=False)
+    strict: bool = option(False, "whether a part of the method that never acted makes the run an error; else its "
+                                 "record names the part", in_key=False)
 
-    # ---- making one ------------------------------------------------------------------------------------------------------------
+    # ---- making one --------------------------------------------------------------------------------------------------
 
     @classmethod
     def of(cls, dataset: str = "mnistm5k", method: str = "semi", **given: Any) -> Run:
-        """A run of the data set's default cell and profile, changed by what is given; profile="" is the data set's own. Under
-        recipe="original" the method's own recipe lies between the profile and what is given; a profile other than "paper" keeps
-        its scale (`SCALE`). Under profile "smoke" the method's `smoke` options lie between them too. Raises BadInput naming
-        field and value."""
+        """A run of the data set's default cell and profile, changed by what is given; profile="" is the data set's own.
+
+        Under recipe="original" the method's own recipe lies between the profile and what is given; a profile other than
+        "paper" keeps its scale (`SCALE`). Under profile "smoke" the method's `smoke` options lie between them too.
+        Raises BadInput naming field and value.
+        """
         check_name("dataset", dataset, CELLS)
         for name in given:
             check_parameter(name, given[name], method, given.get("base", ""), given.get("add", ""))
@@ -188,7 +208,8 @@ class Run:
         check_name("profile", profile, PROFILES)
         check_name("recipe", given.get("recipe", "shared"), RECIPES)
         network = NETWORKS.get(dataset, {}) if PROFILES[profile]["network"] == PROFILES["paper"]["network"] else {}
-        fields = {**CELLS[dataset], **PROFILES[profile], **network, **given, "dataset": dataset, "method": method, "profile": profile}
+        fields = {**CELLS[dataset], **PROFILES[profile], **network, **given, "dataset": dataset, "method": method,
+                  "profile": profile}
         if encoder is not None and "network" not in given and reads_features(fields["network"]) != (encoder != "none"):
             fields["network"] = PROFILES["features" if encoder != "none" else WITHOUT_ENCODER]["network"]
         if dataset == "imagefolder" and "side" not in given and fields.get("encoder", "none") != "none":
@@ -196,28 +217,30 @@ class Run:
         recipe_options: dict[str, Any] = {}
         if given.get("recipe") == "original":
             from semilib.methods import get
-            size = {"m1": fields["m1"] or None}                # to a recipe, no unlabelled images of known class is no size at all
+            size = {"m1": fields["m1"] or None}     # to a recipe, no unlabelled images of known class is no size at all
             own = get(method, given.get("base", "")).original({**fields, **size, "base": given.get("base", "")})
             own = {k: v for k, v in own.items() if profile == "paper" or k not in SCALE}
             fields.update({k: v for k, v in own.items() if k not in given and k != "options"})
             recipe_options = own.get("options", {})
-        if "gamma_l" in given and "gamma_u" not in given and fields["m1"] is not None and "gamma_u" not in FIXED.get(dataset, {}):
+        follows = "gamma_u" not in given and "gamma_u" not in FIXED.get(dataset, {})
+        if "gamma_l" in given and follows and fields["m1"] is not None:
             fields["gamma_u"] = given["gamma_l"]
         return cls(**fields)._with_options(recipe_options, given.get("options", {}))
 
     def with_(self, **changes: Any) -> Run:
-        """This run with some fields changed. The profile's values are not applied again. The options stay as they are; where
-        the method changes, those that are not given are its defaults."""
+        """This run with some fields changed. The profile's values are not applied again. The options stay as they are.
+        Where the method changes, those that are not given are its defaults."""
         for name in changes:
             check_name("parameter", name, [f.name for f in dataclasses.fields(self)])
         if "recipe" in changes and changes["recipe"] != self.recipe:
-            raise BadInput("recipe", changes["recipe"], f"{self.recipe!r} as it is: a recipe is applied where a run is made, by Run.of")
+            raise BadInput("recipe", changes["recipe"],
+                           f"{self.recipe!r} as it is: a recipe is applied where a run is made, by Run.of")
         if not {"method", "base", "add"} & changes.keys():
             return dataclasses.replace(self, **changes)
         return dataclasses.replace(self, **{"options": {}, **changes})._with_options({}, changes.get("options", {}))
 
     def _with_options(self, recipe: dict[str, Any], given: dict[str, Any]) -> Run:
-        """This run with the options of a recipe, over them those of the profile (only "smoke" has some), then the given ones."""
+        """This run with a recipe's options, over them the profile's (only "smoke" has some), then the given ones."""
         smoke = self.method_class().smoke if self.profile == "smoke" else {}
         return dataclasses.replace(self, options={**recipe, **smoke, **given})
 
@@ -242,15 +265,17 @@ class Run:
         parse_network(self.network)
         check_encoder(self.encoder, self.encoder_side)
         if reads_features(self.network) != (self.encoder != "none"):
-            raise BadInput("network", self.network, f"{ON_FEATURES} with encoder={self.encoder}" if self.encoder != "none" else
-                           f"{ON_PICTURES} without an encoder")
+            wanted = f"{ON_FEATURES} with encoder={self.encoder}" if self.encoder != "none" else \
+                f"{ON_PICTURES} without an encoder"
+            raise BadInput("network", self.network, wanted)
         if self.encoder != "none":
             self.method_class().check_on_features(self.method_options())
         for f in dataclasses.fields(self):
             if self.encoder == "none" and f.name in FEATURE_FIELDS and getattr(self, f.name) != f.default:
                 raise BadInput(f.name, getattr(self, f.name), f"{f.default!r} without an encoder")
         if self.holdout and self.holdout_images:
-            raise BadInput("holdout_images", self.holdout_images, f"0 beside holdout={self.holdout:g}: one set is held out")
+            raise BadInput("holdout_images", self.holdout_images,
+                           f"0 beside holdout={self.holdout:g}: one set is held out")
 
     def _check_data(self) -> None:
         """Raise BadInput for a field that does not apply to the data set, or not beside another one."""
@@ -262,29 +287,32 @@ class Run:
             raise BadInput("side", self.side, f"{' or '.join(map(str, sides))}, the sizes of {self.dataset}")
         if self.labelled_share is None:
             if self.dataset == "imagenet127":
-                raise BadInput("labelled_share", None, "above 0 and at most 1, such as 0.1: the share of each class that is labelled")
+                raise BadInput("labelled_share", None,
+                               "above 0 and at most 1, such as 0.1: the share of each class that is labelled")
         elif self.labelled_share == 0:
             raise BadInput("labelled_share", 0.0, "above 0: every class needs a labelled image")
         elif self.n1 is not None or self.gamma_l != 1:
-            raise BadInput("labelled_share", self.labelled_share, f"None where n1={self.n1} and gamma_l={self.gamma_l:g} say how many "
-                                                                  "images of a class are labelled, or n1=None and gamma_l=1 beside it")
+            raise BadInput("labelled_share", self.labelled_share,
+                           f"None where n1={self.n1} and gamma_l={self.gamma_l:g} say how many images of a class are "
+                           "labelled, or n1=None and gamma_l=1 beside it")
 
     def method_options(self) -> Options:
         """The method's options, complete and checked."""
         return self.method_class().Config.of(self.options, self)
 
     def parts(self) -> tuple[str, str]:
-        """`base` and `add` in one spelling: a base that is the method's first is "", SeMi's modules stand in the library's order."""
+        """`base` and `add` in one spelling: a base that is the method's first is "",
+        SeMi's modules stand in the library's order."""
         from semilib.methods import ADDITIONS
         cls, given = self.method_class(), self.add.split("+") if self.add else []
         return "" if self.base in cls.bases[:1] else self.base, "+".join(one for one in ADDITIONS if one in given)
 
-    def method_class(self) -> type:
+    def method_class(self) -> type[Method]:
         """The method on its base with its additions."""
         from semilib.methods import get
         return get(self.method, self.base, self.add)
 
-    # ---- names -----------------------------------------------------------------------------------------------------------------
+    # ---- names -------------------------------------------------------------------------------------------------------
 
     @property
     def eval_steps(self) -> int:
@@ -292,7 +320,8 @@ class Run:
 
     @property
     def cell(self) -> str:
-        """The protocol in a word, such as cifar10-lt.n1500.m3000.g100-100, stl10-lt.n150.m100k.g10.disjoint, imagenet127-32.l0.1."""
+        """The protocol in a word, such as cifar10-lt.n1500.m3000.g100-100,
+        stl10-lt.n150.m100k.g10.disjoint, imagenet127-32.l0.1."""
         data = self.dataset
         if data == "imagefolder":
             data += f"-{Path(self.root).expanduser().resolve().name}"
@@ -315,9 +344,11 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The method as tables name it: base (where one was asked for), method, additions, such as remixmatch+abc or acr+oheml."""
+        """The method as tables name it: base (where one was asked for), method, additions,
+        such as remixmatch+abc or acr+oheml."""
         post_hoc = [f"posthoc{self.post_hoc:g}"] if self.post_hoc else []
-        return "+".join([*([self.base] if self.base else []), self.method, *([self.add] if self.add else []), *post_hoc])
+        return "+".join([*([self.base] if self.base else []), self.method, *([self.add] if self.add else []),
+                         *post_hoc])
 
     @property
     def name(self) -> str:
@@ -325,8 +356,8 @@ class Run:
         return f"{self.cell}.s{self.seed}/{self.label}"
 
     def identity(self) -> dict[str, Any]:
-        """Every field that can move a number, as plain values; for a folder of pictures also what identifies its content, so
-        that neither another folder of the same name nor the place where it lies matters."""
+        """Every field that can move a number, as plain values; for a folder of pictures also what identifies its
+        content, so that neither another folder of the same name nor the place where it lies matters."""
         out = {**fields_in_key(self), "options": fields_in_key(self.method_options())}
         if self.encoder_weights:
             out["encoder_weights"] = file_hash(self.encoder_weights)

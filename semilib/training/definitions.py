@@ -62,7 +62,7 @@ class Module:
         if constant and isinstance(node.value, ast.Dict):
             for key, value in zip(node.value.keys, node.value.values, strict=True):
                 if isinstance(key, ast.Constant):
-                    self.parts[f"{names[0]}[{key.value}]"].append((value, self.names))
+                    self.parts[f"{names[0]}[{key.value!s}]"].append((value, self.names))
 
     def definition(self, name: str) -> Definition:
         """What a part says, read when it is first asked for; nothing if the file has no such part."""
@@ -77,7 +77,8 @@ class Module:
 
 def is_constant(node: ast.AST) -> bool:
     """Whether a statement binds names and changes nothing else, such as an attribute."""
-    changed = [n for n in ast.walk(node) if isinstance(getattr(n, "ctx", None), ast.Store) and not isinstance(n, ast.Name)]
+    stored = [n for n in ast.walk(node) if isinstance(getattr(n, "ctx", None), ast.Store)]
+    changed = [n for n in stored if not isinstance(n, ast.Name)]
     return isinstance(node, ast.Assign | ast.AnnAssign) and all(isinstance(n, ast.Tuple | ast.List) for n in changed)
 
 
@@ -85,7 +86,10 @@ class Compiled:
     """What a class of no file says, such as a notebook's, with what it names of its own module: as compiled here."""
 
     def __init__(self, cls: type):
-        self.home, self.uses, self.mentions, self.things = cls.__module__, [], set(), [cls]
+        self.home = cls.__module__
+        self.uses: list[str] = []
+        self.mentions: set[str] = set()
+        self.things: list[Any] = [cls]
         said = [self.of_class(x) if inspect.isclass(x) else self.of_function(x) for x in self.things]     # which grow
         self.definition = Definition(json.dumps(said), tuple(self.uses), tuple(sorted(self.mentions)))
 

@@ -64,7 +64,7 @@ def executed(config: dict[str, Any]) -> list[Path]:
 
 
 def _walk(config: dict[str, Any]) -> Walk:
-    cls = get(config["method"], config.get("base", ""), config.get("add", ""))
+    cls: type = get(config["method"], config.get("base", ""), config.get("add", ""))
     entries = tuple((field, config[field]) for field in sorted({*TABLES.values()} & config.keys()))
     return _walked(cls, entries, _files(PACKAGE))
 
@@ -122,7 +122,8 @@ class Package:
 
     def _find(self, name: str) -> tuple[Key | None, str]:
         """The definition that a full name leads to, and the rest of the name; None where nothing is to be followed."""
-        module, path = name, []
+        module = name
+        path: list[str] = []
         while module and module not in self.files:
             module, _, last = module.rpartition(".")
             path.insert(0, last)
@@ -134,7 +135,7 @@ class Package:
         if path and path[0] in known.parts:
             return (module, path[0]), ".".join(path[1:])
         if path and path[0] in known.names:             # imported there
-            return self.find(".".join([known.names[path[0]], *path[1:]]))
+            return self.find(".".join([str(known.names[path[0]]), *path[1:]]))
         return (module, WHOLE), ".".join(path)
 
     def _place(self, module: str, name: str) -> Place:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -92,7 +92,7 @@ class Reader:
 
     # ---- words -----------------------------------------------------------------------------------------------------
 
-    def read_AnnAssign(self, node: ast.AnnAssign, scope: Scope) -> Any:
+    def read_AnnAssign(self, node: Any, scope: Scope) -> Any:
         return self.plain(ast.Assign([node.target], node.value), scope)
 
     def read_Assert(self, node: ast.Assert, scope: Scope) -> Any:
@@ -127,7 +127,8 @@ class Reader:
         first, *others = node.generators
         targets = [n.id for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)]
         inner = scope | {name: next(self.numbers) for name in targets}
-        rest = [ast.comprehension(first.target, [], first.ifs, first.is_async), *others]
+        nothing: Any = []
+        rest = [ast.comprehension(first.target, nothing, first.ifs, first.is_async), *others]
         return [self.read(first.iter, scope), self.plain(node, inner, generators=rest)]
 
     read_SetComp = read_DictComp = read_GeneratorExp = read_ListComp
@@ -144,9 +145,11 @@ class Reader:
 
 
 def is_silent(node: Any) -> bool:
-    """Whether a statement does nothing: a docstring, `pass`, an annotation without a value."""
+    """Whether a statement does nothing: a docstring, `pass`, an annotation without a value,
+    what only annotations need."""
     return isinstance(node, SILENT) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) \
-        or isinstance(node, ast.AnnAssign) and node.value is None
+        or isinstance(node, ast.AnnAssign) and node.value is None \
+        or isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not node.orelse
 
 
 def head(node: ast.ClassDef) -> list[Any]:
@@ -161,14 +164,15 @@ def head(node: ast.ClassDef) -> list[Any]:
 # ---- names ---------------------------------------------------------------------------------------------------------
 
 
-def is_full(stands: int | str | None) -> bool:
+def is_full(stands: int | str | None) -> TypeGuard[str]:
     """Whether what a name stands for lies elsewhere."""
     return isinstance(stands, str) and not stands.startswith(".")
 
 
 def local(name: str | None, scope: Scope) -> int | str | None:
     """The number of a local name, or .NAME of an attribute; None for any other."""
-    return None if is_full(scope.get(name)) else scope.get(name)
+    stands = scope.get(name) if name else None
+    return None if is_full(stands) else stands
 
 
 def full_name(node: ast.AST, scope: Scope) -> str | None:
@@ -196,7 +200,8 @@ def inside(scope: ast.AST) -> Iterator[ast.AST]:
 def bound(scope: ast.AST) -> dict[str, str]:
     """The names that a scope binds, in order, each with its full name if it is imported, else with "". Raises
     ValueError for a relative import and for a star, which do not say what they bring."""
-    names, elsewhere = {}, set()
+    names: dict[str, str] = {}
+    elsewhere: set[str] = set()
     for node in inside(scope):
         match node:
             case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.arg(arg=name) | ast.FunctionDef(name=name) \

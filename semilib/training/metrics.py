@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 REPORTED = "mean of the last 20 evaluations"
-# What is published as "accuracy", each under its own name: on a test set that is not balanced they are three different numbers.
-# accuracy: top-1 on the test set as it is. balanced_accuracy: mean of the per-class recalls on it. accuracy_50: top-1 on 50 test
-# images a class, where the data set has such a subset (ImageNet-127).
+# What is published as "accuracy", each under its own name: on a test set that is not balanced they are three different
+# numbers. accuracy: top-1 on the test set as it is. balanced_accuracy: mean of the per-class recalls on it.
+# accuracy_50: top-1 on 50 test images a class, where the data set has such a subset (ImageNet-127).
 NAMED = ("accuracy", "balanced_accuracy", "accuracy_50")
 
 
@@ -28,8 +28,12 @@ def by_size(counts: list[int]) -> list[int]:
 
 
 def scores(confusion: np.ndarray, labelled_counts: list[int]) -> dict[str, Any]:
-    """Accuracy, balanced accuracy (mean per-class recall), geometric mean (zero recalls replaced by 1 / (100 C), as in DARP),
-    recall a class, and the mean recall of head, medium and tail classes by labelled count."""
+    """Scores of a confusion matrix [C, C] of true classes and predictions.
+
+    They are the accuracy, the recall of each class, and means of these recalls. Balanced accuracy is the plain mean. In
+    the geometric mean a recall of 0 is replaced by 1 / (100 C), as in DARP. Head, medium and tail classes, by labelled
+    count, have a mean each.
+    """
     confusion = np.asarray(confusion, dtype=np.int64)
     classes = len(confusion)
     total = confusion.sum(1)
@@ -60,11 +64,12 @@ def top1(confusion: np.ndarray) -> float:
 def pseudo_label_scores(used: np.ndarray, seen: np.ndarray, predicted: np.ndarray, shown: int) -> dict[str, Any]:
     """Quality of the pseudo-labels since the last evaluation.
 
-    used [C, C]: true class x pseudo-label, images that counted. seen [C]: unlabelled images shown, by true class. predicted [C]:
-    images that counted, by pseudo-label, those of unknown class included. shown: unlabelled images shown.
-    share: of the images shown, those that counted. precision[k]: of those that counted as k, the share that is k (None: none did,
-    or the truth is unknown). recall[k]: of the images of class k shown, the share that counted as k. counted[k]: how many did;
-    right[k]: how many of them are k. shown, seen: as given.
+    used: [C, C], true class x pseudo-label, images that counted. seen: [C], unlabelled images shown, by true class.
+    predicted: [C], images that counted, by pseudo-label, those of unknown class too. shown: unlabelled images shown.
+
+    Of the result, share: of the images shown, those that counted. precision[k]: of those that counted as k, the share
+    that is k (None: none did, or the truth is unknown). recall[k]: of the images of class k shown, the share that
+    counted as k. counted[k]: how many counted as k. right[k]: how many of them are k. shown, seen: as they came.
     """
     used, predicted = np.asarray(used, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
     correct, as_k, shown_k = used.diagonal(), used.sum(0), np.asarray(seen, dtype=np.int64)
@@ -82,17 +87,21 @@ def pseudo_label_scores(used: np.ndarray, seen: np.ndarray, predicted: np.ndarra
 
 def summary(evaluations: list[dict[str, Any]], metric: str = "balanced_accuracy", last: int = 20,
             report: str = "mean_last") -> dict[str, Any]:
-    """The run's reported numbers: mean and median of the last 20 evaluations (all, if there are fewer) and the last one.
-    `best_on_test` picks by the test set: it is stored for comparison with papers that report it, and is never a headline of the
-    shared recipe. report: which of them the run's recipe reports. metrics: the same four numbers of each of `NAMED` that the
-    evaluations have, so that no table needs to take one for another."""
+    """The run's reported numbers: mean and median of the last 20 evaluations (all, if there are fewer), and the last
+    one.
+
+    `best_on_test` picks by the test set. It is stored for comparison with papers that report it, and is never a
+    headline of the shared recipe. report: which of them the run's recipe reports. metrics: the same four numbers of
+    each of `NAMED` that the evaluations have, so that no table needs to take one for another.
+    """
     named = {name: _four([e[name] for e in evaluations], last) for name in NAMED if all(name in e for e in evaluations)}
     tail = evaluations[-last:]
     return {"metric": metric, "rule": REPORTED if len(tail) == last else f"mean of all {len(tail)} evaluations",
-            **_four([e[metric] for e in evaluations], last), "evaluations_averaged": len(tail), "evaluations": len(evaluations),
-            "report": report, "metrics": named}
+            **_four([e[metric] for e in evaluations], last), "evaluations_averaged": len(tail),
+            "evaluations": len(evaluations), "report": report, "metrics": named}
 
 
 def _four(values: list[float], last: int) -> dict[str, float]:
     tail = values[-last:]
-    return {"mean_last": statistics.fmean(tail), "median_last": statistics.median(tail), "last": values[-1], "best_on_test": max(values)}
+    return {"mean_last": statistics.fmean(tail), "median_last": statistics.median(tail), "last": values[-1],
+            "best_on_test": max(values)}

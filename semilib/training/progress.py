@@ -1,4 +1,4 @@
-"""Live progress of runs: a line in a terminal, one updating cell output in a notebook, and a small file that a launcher can follow.
+"""Live progress of runs: a line in a terminal, one updating output in a notebook, a file that a launcher follows.
 
 No widgets: a notebook keeps a single plain output, so a saved or rendered one shows the last state as text.
 """
@@ -89,7 +89,7 @@ class Progress:
     def _say(self, line: str) -> None:
         self.now = line
         if self.file:
-            with contextlib.suppress(OSError):                   # a follower may hold the file open; the next line comes soon
+            with contextlib.suppress(OSError):             # a follower may hold the file open; the next line comes soon
                 write_text(Path(self.file), json.dumps({"finished": self.finished, "now": self.now}))
         self.show()
 

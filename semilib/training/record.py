@@ -4,9 +4,9 @@
                                         log.jsonl    a line an evaluation
                                         checkpoint.npz, lock
 
-KEY is the hash of the configuration, CODE the fingerprint of the code that the run executes. So a changed configuration or a
-changed step gets a folder of its own, nothing finished is overwritten, and a run made by other code shows as stale.
-`results/` holds committed copies of records (`publish`); it is evidence, never a cache.
+KEY is the hash of the configuration, CODE the fingerprint of the code that the run executes. So a changed configuration
+or a changed step gets a folder of its own, nothing finished is overwritten, and a run made by other code shows as
+stale. `results/` holds committed copies of records (`publish`); it is evidence, never a cache.
 """
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -43,17 +44,17 @@ def provenance(run: Run) -> dict[str, Any]:
         except (OSError, subprocess.TimeoutExpired):
             return None
         return out.stdout.strip() if out.returncode == 0 else None
-    tracked = git("ls-files", "--error-unmatch", "__init__.py") is not None      # not a copy inside somebody else's repository
+    tracked = git("ls-files", "--error-unmatch", "__init__.py") is not None         # not a copy in another repository
     versions = {"python": platform.python_version()}
     for name in VERSIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     changed = git("status", "--porcelain", "--", *map(str, fingerprint.executed(run.identity())))
-    return {"commit": git("rev-parse", "HEAD") if tracked else None, "dirty": bool(changed) if tracked else None, "versions": versions,
-            "system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
+    return {"commit": git("rev-parse", "HEAD") if tracked else None, "dirty": bool(changed) if tracked else None,
+            "versions": versions, "system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
 
 
-# ---- the folder ------------------------------------------------------------------------------------------------------------------------
+# ---- the folder ------------------------------------------------------------------------------------------------------
 
 
 def folder(run: Run, runs: str | Path = "runs") -> Path:
@@ -70,10 +71,11 @@ def folders(run: Run, runs: str | Path = "runs") -> list[Path]:
 
 @contextlib.contextmanager
 def lock(path: Path):
-    """Hold the run's lock; it is the system's own and dies with the process. Raises RunBusy if another process holds it."""
+    """Hold the run's lock, the system's own, which dies with the process.
+    Raises RunBusy if another process holds it."""
     path.mkdir(parents=True, exist_ok=True)
     with open(path / "lock", "a+b") as file:
-        until = time.monotonic() + 1.0                    # who only looks whether it is held (`is_busy`) holds it for a moment
+        until = time.monotonic() + 1.0             # who only looks whether it is held (`is_busy`) holds it for a moment
         while not _try_lock(file):
             if time.monotonic() < until:
                 time.sleep(0.02)
@@ -84,7 +86,7 @@ def lock(path: Path):
 
 def _try_lock(file) -> bool:
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
@@ -113,11 +115,12 @@ def state(run: Run, runs: str | Path = "runs") -> str:
 
 
 def state_of(path: Path) -> str:
-    """The state of the run that a folder holds: running | interrupted | failed | done | stale (done, but by other code)."""
-    found = read(path)
+    """The state of the run in a folder: running | interrupted | failed | done | stale (done, but by other code)."""
+    found = json.loads((path / "run.json").read_text(encoding="utf-8"))
     if found["status"] == "running":
         return "running" if is_busy(path) else "interrupted"
-    return "stale" if found["status"] == "done" and found["code"] != fingerprint.code_of(found["config"]) else found["status"]
+    stale = found["status"] == "done" and found["code"] != fingerprint.code_of(found["config"])
+    return "stale" if stale else found["status"]
 
 
 def read(path: str | Path) -> dict[str, Any] | None:
@@ -148,9 +151,11 @@ def append_log(path: Path, evaluation: dict[str, Any]) -> None:
 
 
 def new(run: Run, before: dict[str, Any] | None = None, **facts: Any) -> dict[str, Any]:
-    """run.json at the start of a session: what is known before its first step. `before` is the one that an earlier, unfinished session
-    left; `sessions` lists them all with device, precision, threads and PyTorch, because a run that changes them on the way is still
-    the same run but not the same bits."""
+    """run.json at the start of a session: what is known before its first step.
+
+    before: the run.json that an earlier, unfinished session left. `sessions` lists them all with device, precision,
+    threads and PyTorch: a run that changes them on the way is still the same run, but not the same bits.
+    """
     out = {"name": run.name, "key": run.key, "code": fingerprint.code_of(run.identity()), "status": "running",
             "config": run.identity(), **facts, **provenance(run),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
@@ -172,16 +177,20 @@ def check_same(found: dict[str, Any], run: Run, path: Path) -> None:
     """Raise BadInput if a folder's run is not `run`: a folder holds one configuration, run by one code, for ever."""
     before = found["config"]
     if found["code"] != fingerprint.code_of(run.identity()):
-        raise BadInput("folder", path.name, f"another folder: the run kept there was made by other code ({found['code']})")
+        raise BadInput("folder", path.name,
+                       f"another folder: the run kept there was made by other code ({found['code']})")
     for name, value in run.identity().items():
         if before.get(name) != value:
-            why = "a run cannot be made longer or shorter: rate, warm-up and every other duration depend on its length, so a " \
-                  "longer one differs from its first step on; start a new one" if name == "steps" else "start a new one elsewhere"
+            why = "start a new one elsewhere"
+            if name == "steps":
+                why = ("a run cannot be made longer or shorter: rate, warm-up and every other duration depend on its "
+                       "length, so a longer one differs from its first step on; start a new one")
             raise BadInput(name, value, f"{before.get(name)!r}, as in the run kept in {path.name} ({why})")
 
 
 def publish(path: str | Path, results: str | Path) -> Path:
-    """Copy a finished run's record (run.json and log.jsonl, no weights) into a folder of `results/`. Refuses unfinished ones."""
+    """Copy a finished run's record (run.json and log.jsonl, no weights) into a folder of `results/`.
+    Raises BadInput for an unfinished one."""
     found = read(path)
     if found is None or found["status"] != "done":
         raise BadInput("path", str(path), "the folder of a finished run")

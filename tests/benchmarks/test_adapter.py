@@ -107,7 +107,7 @@ def test_the_images_of_a_step_are_counted(method, forward, backward):
     counted, alone = kit.trainer(method), kit.trainer(method)
     assert adapter.images_of_a_step(counted) == {"images_forward": forward, "images_backward": backward}
     assert counted.step == 1
-    assert kit.losses_of(counted, range(1, 4)) == kit.losses_of(alone, range(4))[1:]        # nothing of the counting stays
+    assert kit.losses_of(counted, range(1, 4)) == kit.losses_of(alone, range(4))[1:]     # nothing of the counting stays
     kit.same_state(counted.state_dict(), alone.state_dict())
 
 

@@ -22,11 +22,12 @@ LEVELS = range(1, 10)
 MEAN = (0.4914, 0.4822, 0.4465)                # of CIFAR-10: (125, 123, 114) in whole levels
 # Pool C's values as methods-a 2.4 has them, in its own order.
 FIXED = {"AutoContrast": 0, "Equalize": 0, "Invert": 0, "Rotate": 4, "Posterize": 4 * 4 / 30, "Solarize": 256 * 4 / 30,
-         "SolarizeAdd": 110 * 4 / 30, "Color": 0.34, "Contrast": 0.34, "Brightness": 0.34, "Sharpness": 0.34, "ShearX": 0.04,
-         "ShearY": 0.04, "CutoutAbs": 40 * 4 / 30, "TranslateX": 100 * 4 / 30, "TranslateY": 100 * 4 / 30}
+         "SolarizeAdd": 110 * 4 / 30, "Color": 0.34, "Contrast": 0.34, "Brightness": 0.34, "Sharpness": 0.34,
+         "ShearX": 0.04, "ShearY": 0.04, "CutoutAbs": 40 * 4 / 30, "TranslateX": 100 * 4 / 30,
+         "TranslateY": 100 * 4 / 30}
 
 
-# ------------------------------------------------------------------------------------------------- images and slow references
+# ---- images and slow references --------------------------------------------------------------------------------------
 
 def photographs() -> list[np.ndarray]:
     """Crops of two photographs, at full resolution (smooth) and reduced (rich in edges), uint8 [32, 32, 3]."""
@@ -48,7 +49,7 @@ def images() -> torch.Tensor:
     ramp = np.add.outer(np.arange(SIDE), np.arange(SIDE))[..., None] * np.array([1, 2, 4])
     two = generator.integers(0, 2, (SIDE, SIDE, 3))
     sparse = np.full((SIDE, SIDE, 3), 200)
-    sparse[:6, :6] = 20                                        # 36 pixels below the maximum: Equalize must leave it alone
+    sparse[:6, :6] = 20                                      # 36 pixels below the maximum: Equalize must leave it alone
     crowded = np.full((SIDE, SIDE, 3), 5)
     crowded[:18, :25] = np.arange(450).reshape(18, 25, 1) % 5  # 450 pixels below it, step 1: the table passes 255
     constant = [np.full((SIDE, SIDE, 3), v) for v in (0, 77, 255)]
@@ -83,7 +84,8 @@ def pillow_op(name: str, image: Image.Image, value: float) -> Image.Image:
             "SolarizeAdd": lambda: ImageOps.solarize(added(), 128), "CutoutAbs": lambda: image,
             "Rotate": lambda: image.rotate(value), "Solarize": lambda: ImageOps.solarize(image, value),
             "ShearX": lambda: affine(1, value, 0, 0, 1, 0), "ShearY": lambda: affine(1, 0, 0, value, 1, 0),
-            "TranslateX": lambda: affine(1, 0, value, 0, 1, 0), "TranslateY": lambda: affine(1, 0, 0, 0, 1, value)}[name]()
+            "TranslateX": lambda: affine(1, 0, value, 0, 1, 0),
+            "TranslateY": lambda: affine(1, 0, 0, 0, 1, value)}[name]()
 
 
 def level_value(name: str, level: int, minus: bool, size: int = SIDE) -> float:
@@ -141,8 +143,8 @@ def slow_strong(image: torch.Tensor, w: list[int], flip: bool, pool: str, crop: 
     """One strong view with Pillow, from the same words as the batch gets."""
     if pool == "C":
         return slow_strong_c(image, w, flip, crop)
-    ranges = {"Posterize": (4, 8), "Rotate": (-30, 30), "ShearX": (-0.3, 0.3), "ShearY": (-0.3, 0.3), "Solarize": (0, 256),
-              "TranslateX": (-0.3 * SIDE, 0.3 * SIDE), "TranslateY": (-0.3 * SIDE, 0.3 * SIDE)}
+    ranges = {"Posterize": (4, 8), "Rotate": (-30, 30), "ShearX": (-0.3, 0.3), "ShearY": (-0.3, 0.3),
+              "Solarize": (0, 256), "TranslateX": (-0.3 * SIDE, 0.3 * SIDE), "TranslateY": (-0.3 * SIDE, 0.3 * SIDE)}
     ranges |= dict.fromkeys(BLENDED, (0.05, 0.95))
     picture = to_pillow(slow_weak(image, w[:3], flip, crop))
     for slot in range(2 if pool == "A" else 3):
@@ -159,12 +161,14 @@ def slow_strong(image: torch.Tensor, w: list[int], flip: bool, pool: str, crop: 
 
 
 def slow_strong_c(image: torch.Tensor, w: list[int], flip: bool, crop: str) -> torch.Tensor:
-    """Pool C's strong view with Pillow and numpy: operations, then the weak view, then a square that is the mean colour."""
+    """Pool C's strong view with Pillow and numpy:
+    operations, then the weak view, then a square that is the mean colour."""
     picture = to_pillow(image)
     for a, b, c, d in (w[3 + 4 * slot:7 + 4 * slot] for slot in range(3)):
         name = POOLS["C"][a * 16 >> 32]
         if name == "CutoutAbs":
-            picture = pillow_cutout(picture, (b >> 8) / 2 ** 24 * SIDE, (d >> 8) / 2 ** 24 * SIDE, FIXED[name], (125, 123, 114))
+            picture = pillow_cutout(picture, (b >> 8) / 2 ** 24 * SIDE, (d >> 8) / 2 ** 24 * SIDE, FIXED[name],
+                                    (125, 123, 114))
         picture = pillow_op(name, picture, FIXED[name] * (-1 if name in SIGNED and c >= 2 ** 31 else 1))
     out = slow_weak(from_pillow(picture), w[:3], flip, crop).clone()
     column, row = w[-3] * SIDE >> 32, w[-2] * SIDE >> 32
@@ -174,7 +178,7 @@ def slow_strong_c(image: torch.Tensor, w: list[int], flip: bool, crop: str) -> t
     return out
 
 
-# ------------------------------------------------------------------------------------------------------------------ operations
+# ---- operations ------------------------------------------------------------------------------------------------------
 
 def test_the_pools_hold_the_published_operations():
     assert set(POOLS["C"]) == set(FIXED) and len(POOLS["C"]) == len(FIXED) == 16
@@ -190,11 +194,12 @@ def test_every_value_of_pool_c_equals_pillow(images, name):
 def test_no_bits_are_a_black_image_and_an_inverted_one_is_white(images):
     black = apply_one(images, "Posterize", 4 * 4 / 30)
     assert not black.any() and (apply_one(black, "Invert", 0) == 255).all()
-    with pytest.raises(ValueError):                                     # so nobody can make pool C's views with today's Pillow
+    with pytest.raises(ValueError):                              # so nobody can make pool C's views with today's Pillow
         ImageOps.posterize(to_pillow(images[0]), 0)
 
 
-@pytest.mark.parametrize("name,values", [("Solarize", [0.0, 0.5, 1.0, 255.0, 255.5]), ("SolarizeAdd", [0.0, 0.9, 1.0, 40.2, 110.0])])
+@pytest.mark.parametrize("name,values",
+                         [("Solarize", [0.0, 0.5, 1.0, 255.0, 255.5]), ("SolarizeAdd", [0.0, 0.9, 1.0, 40.2, 110.0])])
 def test_thresholds_and_additions_at_their_edges_equal_pillow(images, name, values):
     check_against_pillow(images, name, values)
 
@@ -205,8 +210,9 @@ def test_every_level_of_pool_a_equals_pillow(images, name):
     check_against_pillow(images, name, sorted(values))
 
 
-CONTINUOUS = {**dict.fromkeys(sorted(BLENDED), (0.0, 1.0)), "Posterize": (4, 8), "Rotate": (-30, 30), "ShearX": (-0.3, 0.3),
-              "ShearY": (-0.3, 0.3), "Solarize": (0, 256), "TranslateX": (-9.6, 9.6), "TranslateY": (-9.6, 9.6)}
+CONTINUOUS = {**dict.fromkeys(sorted(BLENDED), (0.0, 1.0)), "Posterize": (4, 8), "Rotate": (-30, 30),
+              "ShearX": (-0.3, 0.3), "ShearY": (-0.3, 0.3), "Solarize": (0, 256), "TranslateX": (-9.6, 9.6),
+              "TranslateY": (-9.6, 9.6)}
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
@@ -222,7 +228,7 @@ def test_wide_rotations_equal_pillow(images):
 
 @pytest.mark.parametrize("name", OPS)
 def test_other_sides_equal_pillow(images, name):
-    tall = torch.cat([images[:-1], images[1:]], dim=2)[:, :, :50, :27].contiguous()                 # 50 x 27, odd and unequal
+    tall = torch.cat([images[:-1], images[1:]], dim=2)[:, :, :50, :27].contiguous()           # 50 x 27, odd and unequal
     check_against_pillow(tall[::2], name, [level_value(name, 7, True), FIXED.get(name, 0)])
 
 
@@ -231,7 +237,7 @@ def test_cosine_and_sine():
     cos, sin = augment._cos_sin(angle)
     torch.testing.assert_close(cos, angle.cos(), rtol=0, atol=4e-16)
     torch.testing.assert_close(sin, angle.sin(), rtol=0, atol=4e-16)
-    assert augment._cos_sin(torch.zeros(1, dtype=torch.float64)) == (1, 0)                           # no rotation is exact
+    assert augment._cos_sin(torch.zeros(1, dtype=torch.float64)) == (1, 0)                        # no rotation is exact
 
 
 def test_operations_mix_in_one_batch(images):
@@ -248,9 +254,10 @@ def test_single_precision_values_are_accepted(images):
     assert torch.equal(augment.apply_ops(images, op, torch.full(op.shape, 12.0)), apply_one(images, "Rotate", 12.0))
 
 
-# --------------------------------------------------------------------------------------------------------------------- cut-out
+# ---- cut-out ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("side,colour", [(16.0, (127, 127, 127)), (11.3, (125, 123, 114)), (0.7, (1, 2, 3)), (0.0, (1, 2, 3))])
+@pytest.mark.parametrize("side,colour",
+                         [(16.0, (127, 127, 127)), (11.3, (125, 123, 114)), (0.7, (1, 2, 3)), (0.0, (1, 2, 3))])
 def test_cutout_equals_the_drawn_rectangle(images, side, colour):
     """Corners, borders and interior, at whole and broken coordinates."""
     spots = [0.0, 3.4, 7.99, 8.0, 12.5, 16.0, 20.0, 23.9, 24.0, 24.01, 28.0, 31.99]
@@ -284,7 +291,7 @@ def test_the_square_cutout_is_clipped_at_every_border(shape):
         assert torch.equal(out, torch.stack([want * 9, want * 8, want * 7])), (column, row)
 
 
-# ----------------------------------------------------------------------------------------------------------------- whole views
+# ---- whole views -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("crop", augment.CROPS)
 @pytest.mark.parametrize("flip", [False, True])
@@ -345,8 +352,9 @@ def test_the_mean_colour_is_nothing_to_the_network():
 def positions(seed: int, flip: bool, count: int = 30000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Per view (mirrored, row offset, column offset), read off weak views of an image whose pixels tell their place."""
     place = torch.arange(16, dtype=torch.uint8)
-    image = torch.stack([place.view(16, 1).expand(16, 16), place.expand(16, 16), torch.zeros(16, 16, dtype=torch.uint8)])
-    views = augment.weak(image.expand(count, -1, -1, -1), seed, "weak", 0, flip).long()            # padding 2, offsets -2..2
+    image = torch.stack([place.view(16, 1).expand(16, 16), place.expand(16, 16),
+                         torch.zeros(16, 16, dtype=torch.uint8)])
+    views = augment.weak(image.expand(count, -1, -1, -1), seed, "weak", 0, flip).long()       # padding 2, offsets -2..2
     mirrored = views[:, 1, 8, 8] < views[:, 1, 8, 7]
     column = torch.where(mirrored, 15 - views[:, 1, 8, 8], views[:, 1, 8, 8])
     return mirrored, views[:, 0, 8, 8] - 8, column - 8
@@ -366,7 +374,7 @@ def test_weak_statistics():
     assert_uniform(mirrored.long(), range(2))
     assert_uniform(row, range(-2, 3))
     assert_uniform(column, range(-2, 3))
-    assert_uniform((row + 2) * 5 + column + 2, range(25))                                            # the two are independent
+    assert_uniform((row + 2) * 5 + column + 2, range(25))                                      # the two are independent
     assert not positions(0, False)[0].any()
 
 
@@ -401,7 +409,7 @@ def test_slots_draw_independently():
 def test_values_of_pool_a(name):
     """Words made to select each sign and level give the published value."""
     def word(k: int, n: int) -> int:
-        return -(-k * 2 ** 32 // n)                                                                  # least word that maps to k
+        return -(-k * 2 ** 32 // n)                                                          # least word that maps to k
 
     for height, width in ((32, 32), (64, 48)):
         size = height if name == "TranslateY" else width
@@ -440,13 +448,16 @@ def test_draws_of_pool_c(shape):
 
 
 def test_pool_c_paints_small_squares_where_it_draws_them():
-    """CutoutAbs of 5.33 px covers 6 x 6 pixels, fewer only at the right and the bottom border; other operations paint nothing."""
+    """CutoutAbs of 5.33 px covers 6 x 6 pixels, fewer only at the right and the bottom border;
+    other operations paint nothing."""
     white = torch.full((2000, 3, SIDE, SIDE), 255, dtype=torch.uint8)
     w = rng.words(0, "s", 0, 2000, 4)
     out, op = augment.rand_augment(white, w, "C"), augment.draw_ops(w, "C", SIDE, SIDE)[0]
-    kept = torch.isin(op, torch.tensor([OPS.index(n) for n in ("AutoContrast", "Equalize", "Color", "Contrast", "Sharpness")]))
+    unpainted = [OPS.index(name) for name in ("AutoContrast", "Equalize", "Color", "Contrast", "Sharpness")]
+    kept = torch.isin(op, torch.tensor(unpainted))
     assert kept.any() and (out[kept] == 255).all()
-    painted = (out[op == OPS.index("CutoutAbs")] == torch.tensor([125, 123, 114], dtype=torch.uint8).view(3, 1, 1)).all(1)
+    colour = torch.tensor([125, 123, 114], dtype=torch.uint8).view(3, 1, 1)
+    painted = (out[op == OPS.index("CutoutAbs")] == colour).all(1)
     columns, rows = painted.any(1).sum(1), painted.any(2).sum(1)
     assert columns.max() == rows.max() == 6 and torch.equal(painted.sum((1, 2)), columns * rows)
     assert columns.min() >= 1 and abs((columns == 6).double().mean() - (SIDE - 5 + 2.67) / SIDE) < 0.1
@@ -461,12 +472,12 @@ def test_cutout_of_strong_views():
     painted = augment._random_cutout(black, w, "A")[:, 0] == 127
     columns, rows = painted.any(1).sum(1), painted.any(2).sum(1)
     assert columns.max() == rows.max() == 17 and columns.min() == rows.min() == 9
-    assert abs((columns == 17).double().mean() - 0.75) < 0.04                        # centres below 24 of 32: full width
+    assert abs((columns == 17).double().mean() - 0.75) < 0.04                       # centres below 24 of 32: full width
     sides = (augment._random_cutout(black, w, "B")[:, 2] == 114).any(1).sum(1)
     assert sides.max() == 16 and abs(sides.double().mean() - 8.17) < 0.4             # 8.5 less what the border clips
 
 
-# ------------------------------------------------------------------------------------------- properties that training relies on
+# ---- properties that training relies on ------------------------------------------------------------------------------
 
 VIEWS = {"weak": lambda x, seed=0, stream="v", step=4: augment.weak(x, seed, stream, step, True),
          "A": lambda x, seed=0, stream="v", step=4: augment.strong(x, seed, stream, step, True, "A"),
@@ -509,9 +520,11 @@ def test_global_random_state_is_untouched(images, view):
 
 
 class NoHostTraffic(TorchDispatchMode):
-    """Raises where an operation's result would have a data-dependent shape, be read on the host, or come from the host."""
-    FORBIDDEN = ("_local_scalar_dense", "nonzero", "nonzero_static", "masked_select", "bincount", "lift_fresh", "_unique",
-                 "_unique2", "unique_dim", "unique_consecutive", "histc", "rand", "randn", "randint", "randperm", "bernoulli")
+    """Raises where an operation's result would have a data-dependent shape, be read on the host,
+    or come from the host."""
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "nonzero_static", "masked_select", "bincount", "lift_fresh",
+                 "_unique", "_unique2", "unique_dim", "unique_consecutive", "histc", "rand", "randn", "randint",
+                 "randperm", "bernoulli")
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
@@ -523,8 +536,10 @@ class NoHostTraffic(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("bad", [lambda x: x.sum().item(), lambda x: x[x > 3], lambda x: x.unique(), lambda x: torch.nonzero(x),
-                                 lambda x: torch.bincount(x.flatten()), lambda x: torch.tensor([1.0])])
+@pytest.mark.parametrize("bad",
+                         [lambda x: x.sum().item(), lambda x: x[x > 3], lambda x: x.unique(),
+                          lambda x: torch.nonzero(x), lambda x: torch.bincount(x.flatten()),
+                          lambda x: torch.tensor([1.0])])
 def test_the_guard_catches(images, bad):
     with pytest.raises(AssertionError), NoHostTraffic():
         bad(images)
@@ -532,7 +547,8 @@ def test_the_guard_catches(images, bad):
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_views_can_be_captured(images, view):
-    """With the constants cached and the step on the device, nothing depends on data and nothing crosses from or to the host."""
+    """With the constants cached and the step on the device,
+    nothing depends on data and nothing crosses from or to the host."""
     step = torch.tensor(4)
     want = VIEWS[view](images)
     with NoHostTraffic():
@@ -569,9 +585,10 @@ def test_gpu_gives_the_same_bits_and_captures(images, view):
     assert torch.equal(out.cpu(), make(x, step=9))
 
 
-# ----------------------------------------------------------------------------------------------------------------- normalising
+# ---- normalising -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("mean,std", [((0.49, 0.48, 0.45), (0.2471, 0.2435, 0.2616)), ((0.5, 0.0, 1.0), (0.1, 1.0, 0.25))])
+@pytest.mark.parametrize("mean,std",
+                         [((0.49, 0.48, 0.45), (0.2471, 0.2435, 0.2616)), ((0.5, 0.0, 1.0), (0.1, 1.0, 0.25))])
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 2e-6), (torch.float64, 1e-13), (torch.float16, 2 ** -11),
                                              (torch.bfloat16, 2 ** -8)])
 def test_normalise(images, mean, std, dtype, tolerance):
@@ -581,13 +598,14 @@ def test_normalise(images, mean, std, dtype, tolerance):
     torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
 
 
-# -------------------------------------------------------------------------------------------------------------------- sim view
+# ---- sim view --------------------------------------------------------------------------------------------------------
 
 JITTER = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation, functional.adjust_hue)
 
 
 def slow_crop(w: list[int], height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width as torchvision's `get_params` finds them, from twenty words for its ten tries and two for the place."""
+    """Top, left, height and width as torchvision's `get_params` finds them,
+    from twenty words for its ten tries and two for the place."""
     u = [(v >> 8) / 2 ** 24 for v in w[:20]]
     for i in range(10):
         area, aspect = height * width * (0.2 + 0.8 * u[i]), math.exp(math.log(4 / 3) * (2 * u[10 + i] - 1))
@@ -639,7 +657,8 @@ def test_resized_crops_equal_torchvision_at_every_size(shape):
     """Every height and width of a crop, the whole image and a single pixel among them."""
     height, width = shape
     random = np.random.default_rng(3)
-    sizes = [(1 + i % height, 1 + (7 * i) % width) for i in range(max(shape) * 3)] + [(height, width), (1, 1), (1, width)]
+    sizes = [(1 + i % height, 1 + (7 * i) % width) for i in range(max(shape) * 3)]
+    sizes += [(height, width), (1, 1), (1, width)]
     x = torch.from_numpy(random.integers(0, 256, (len(sizes), 3, *shape), dtype=np.uint8))
     places = [(random.integers(height - h + 1), random.integers(width - w + 1), h, w) for h, w in sizes]
     mirrored = torch.arange(len(sizes)) % 2 == 0
@@ -655,22 +674,26 @@ def test_resized_crops_equal_torchvision_at_every_size(shape):
 def test_factors_beyond_one_equal_torchvision(images, kind, name):
     """The jitter's range and its ends; 1 leaves the image alone, 0 and 2 are further than it goes."""
     for factor in (0.0, 0.6, 0.7312, 0.999, 1.0, 1.001, 1.25, 1.4, 2.0):
-        got = augment._enhance(images.float(), torch.full((len(images),), kind), torch.full((len(images),), factor, dtype=torch.float64))
+        got = augment._enhance(images.float(), torch.full((len(images),), kind),
+                               torch.full((len(images),), factor, dtype=torch.float64))
         want = torch.stack([from_pillow(JITTER[kind](to_pillow(image), factor)) for image in images])
         assert torch.equal(got.to(torch.uint8), want), (name, factor)
-    same = augment._enhance(images.float(), torch.full((len(images),), kind), torch.ones(len(images), dtype=torch.float64))
+    same = augment._enhance(images.float(), torch.full((len(images),), kind),
+                            torch.ones(len(images), dtype=torch.float64))
     assert torch.equal(same, images.float())
 
 
 def test_the_hue_of_every_fourth_colour_equals_torchvision():
-    """All colours with levels 0, 4, ..., 252 and 255, in five shifts to either side; also none, which still rounds in HSV."""
+    """All colours with levels 0, 4, ..., 252 and 255, in five shifts to either side;
+    also none, which still rounds in HSV."""
     level = np.append(np.arange(0, 256, 4), 255).astype(np.uint8)
     colours = np.stack(np.meshgrid(level, level, level, indexing="ij"), -1).reshape(65, -1, 3)
     x = torch.from_numpy(colours).permute(2, 0, 1).unsqueeze(0).float()
     moved = 0
     for hue in (-0.1, -0.0437, -0.002, 0.0, 0.0593, 0.1):
         got = augment._shift_hue(x, torch.tensor([hue * 255], dtype=torch.float64).trunc().view(1, 1, 1))
-        assert torch.equal(got[0].to(torch.uint8), from_pillow(functional.adjust_hue(Image.fromarray(colours), hue))), hue
+        wanted = from_pillow(functional.adjust_hue(Image.fromarray(colours), hue))
+        assert torch.equal(got[0].to(torch.uint8), wanted), hue
         moved += (got != x).any(1).sum().item() if hue == 0 else 0
     assert 0 < moved < colours.shape[0] * colours.shape[1]
 
@@ -682,7 +705,8 @@ def test_colour_jitter_in_every_order_equals_torchvision(images, order):
     factor, hue = random.uniform(0.6, 1.4, (len(batch), 3)), random.uniform(-0.1, 0.1, len(batch))
     chosen = torch.arange(len(batch)) % 4 != 0
     factor[~chosen.numpy()] = 1
-    got = augment.colour_jitter(batch.float(), torch.tensor([order] * len(batch)), torch.from_numpy(factor), torch.from_numpy(hue), chosen)
+    got = augment.colour_jitter(batch.float(), torch.tensor([order] * len(batch)), torch.from_numpy(factor),
+                                torch.from_numpy(hue), chosen)
     for i, image in enumerate(batch):
         picture = to_pillow(image)
         for k in order if chosen[i] else ():
@@ -691,15 +715,19 @@ def test_colour_jitter_in_every_order_equals_torchvision(images, order):
 
 
 def test_the_blur_equals_pillow_at_every_radius(images):
-    """From nearly none to 2, on both sides of the sigma at which the box grows by a pixel (sqrt 2); 0 leaves the image alone."""
+    """From nearly none to 2, on both sides of the sigma at which the box grows by a pixel (sqrt 2);
+    0 leaves the image alone."""
     for sigma in [1e-3, 0.1, 1.414, math.sqrt(2), 1.4143, 2.0, *np.random.default_rng(4).uniform(0.1, 2, 20)]:
         got = augment.gaussian_blur(images.float(), torch.full((len(images),), sigma, dtype=torch.float64))
-        want = torch.stack([from_pillow(to_pillow(image).filter(ImageFilter.GaussianBlur(float(sigma)))) for image in images])
+        want = torch.stack([from_pillow(to_pillow(image).filter(ImageFilter.GaussianBlur(float(sigma))))
+                            for image in images])
         assert torch.equal(got.to(torch.uint8), want), sigma
-    assert torch.equal(augment.gaussian_blur(images.float(), torch.zeros(len(images), dtype=torch.float64)), images.float())
+    assert torch.equal(augment.gaussian_blur(images.float(), torch.zeros(len(images), dtype=torch.float64)),
+                       images.float())
     small = images[:, :, :2, :3]                              # smaller than the filter
     got = augment.gaussian_blur(small.float(), torch.full((len(small),), 2.0, dtype=torch.float64)).to(torch.uint8)
-    assert torch.equal(got, torch.stack([from_pillow(to_pillow(i).filter(ImageFilter.GaussianBlur(2.0))) for i in small]))
+    assert torch.equal(got,
+                       torch.stack([from_pillow(to_pillow(i).filter(ImageFilter.GaussianBlur(2.0))) for i in small]))
 
 
 def test_the_exponential():
@@ -708,7 +736,8 @@ def test_the_exponential():
 
 
 def same_distribution(a: torch.Tensor, b: torch.Tensor) -> None:
-    """Two samples of numbers: their distribution functions are nowhere further apart than chance allows once in 30,000."""
+    """Two samples of numbers: their distribution functions are nowhere further apart than chance allows once in
+    30,000."""
     points = torch.cat([a, b]).unique()
     below = [torch.searchsorted(s.sort().values, points, right=True) / len(s) for s in (a.contiguous(), b.contiguous())]
     assert (below[0] - below[1]).abs().max() < 2.35 * math.sqrt(1 / len(a) + 1 / len(b))
@@ -716,17 +745,19 @@ def same_distribution(a: torch.Tensor, b: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("shape", [(32, 32), (20, 40)])
 def test_crops_are_distributed_as_torchvisions(shape):
-    """Heights, widths, areas, aspects and places; on 20 x 40 crops that do not fit, and the middle one after ten, are frequent."""
+    """Heights, widths, areas, aspects and places;
+    on 20 x 40 crops that do not fit, and the middle one after ten, are frequent."""
     top, left, h, w = augment.draw_crop(rng.words(0, "s", 0, 60000, 22), *shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         x = torch.empty(3, *shape)
         theirs = torch.tensor([RandomResizedCrop.get_params(x, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)])
     ours = torch.stack([top, left, h, w], 1)
-    assert (ours >= 0).all() and (top + h <= shape[0]).all() and (left + w <= shape[1]).all() and (h > 0).all() and (w > 0).all()
-    for name, f in {"top": lambda c: c[:, 0], "left": lambda c: c[:, 1], "height": lambda c: c[:, 2], "width": lambda c: c[:, 3],
-                    "area": lambda c: c[:, 2] * c[:, 3], "aspect": lambda c: c[:, 3] / c[:, 2],
-                    "right": lambda c: shape[1] - c[:, 1] - c[:, 3]}.items():
+    assert (ours >= 0).all() and (top + h <= shape[0]).all() and (left + w <= shape[1]).all() and (h > 0).all()
+    assert (w > 0).all()
+    for name, f in {"top": lambda c: c[:, 0], "left": lambda c: c[:, 1], "height": lambda c: c[:, 2],
+                    "width": lambda c: c[:, 3], "area": lambda c: c[:, 2] * c[:, 3],
+                    "aspect": lambda c: c[:, 3] / c[:, 2], "right": lambda c: shape[1] - c[:, 1] - c[:, 3]}.items():
         same_distribution(f(ours).double(), f(theirs).double())
         assert f(ours).unique().numel() > 5, name
     with pytest.raises(AssertionError):                       # the check sees a distribution that is a little off
@@ -772,7 +803,8 @@ def test_jitter_and_blur_are_distributed_as_torchvisions(monkeypatch):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
-        drawn = [jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)[1:] for _ in range(4000)]
+        drawn = [jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)[1:]
+                 for _ in range(4000)]
     theirs = torch.tensor(drawn, dtype=torch.float64)
     for i in range(3):
         same_distribution(seen["factor"][seen["chosen"], i], theirs[:, i])

@@ -1,4 +1,5 @@
-"""Streams of batches: passes without repeats, small sets, balanced sampling, host-side images, and what a method may see."""
+"""Streams of batches: passes without repeats, small sets, balanced sampling, host-side images,
+and what a method may see."""
 import dataclasses
 
 import numpy as np
@@ -65,7 +66,8 @@ def test_an_empty_stream_and_an_unknown_sampler_are_refused():
 
 
 def test_images_in_host_memory_give_the_same_batches(source, tmp_path):
-    mapped = np.lib.format.open_memmap(tmp_path / "images.npy", mode="w+", dtype=np.uint8, shape=tuple(source.images.shape))
+    mapped = np.lib.format.open_memmap(tmp_path / "images.npy", mode="w+", dtype=np.uint8,
+                                       shape=tuple(source.images.shape))
     mapped[:] = source.images.numpy()
     on_disk = dataclasses.replace(source, images=torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="r+")))
     resident = engine.Trainer(smoke_run("fixmatch"), source)
@@ -126,7 +128,8 @@ def test_views_follow_the_runs_pool_and_crop_and_the_sets_mean_colour(source):
 def test_example_views_are_those_that_a_run_sees(embedded):
     run = smoke_run("fixmatch", strong_pool="C", crop="zero", seed=4)
     grid, rows, names, title = examples.example_views(run, step=2)
-    assert grid.shape == (4, 10, 32, 32, 3) and grid.dtype == np.uint8 and len(rows) == 4 and names == embedded.class_names
+    assert grid.shape == (4, 10, 32, 32, 3) and grid.dtype == np.uint8 and len(rows) == 4
+    assert names == embedded.class_names
     assert embedded.name in title
     first = torch.stack([embedded.images[embedded.labels == k][0] for k in range(10)])
     want = [first, augment.weak(first, 4, "view/w", 2, embedded.flip, "zero"),

@@ -1,4 +1,5 @@
-"""Values worked out once and what a traced step sees of them; rows of several random streams drawn together; views made together."""
+"""Values worked out once and what a traced step sees of them; rows of several random streams drawn together;
+views made together."""
 import kit
 import pytest
 import torch
@@ -7,7 +8,7 @@ from semilib.data import constants, rng
 from semilib.data.constants import once, tensor_once
 from semilib.data.step import StepImages
 
-# ---- values that are worked out once ----------------------------------------------------------------------------------------
+# ---- values that are worked out once ---------------------------------------------------------------------------------
 
 
 def counted(kind=once, result=lambda *values: values):
@@ -38,7 +39,7 @@ def test_a_tensor_is_made_once_and_stays_where_it_is():
     assert make(1, 2) is first and torch.equal(make(3), numbers(3)) and make(1, 2) is first
     assert calls == [(1, 2), (3,)]
     other, _ = counted(tensor_once, lambda *values: numbers(*values) + 1)
-    assert torch.equal(other(1, 2), numbers(2, 3)) and make(1, 2) is first                       # of the same name, another function
+    assert torch.equal(other(1, 2), numbers(2, 3)) and make(1, 2) is first          # of the same name, another function
 
 
 def test_a_tensor_belongs_to_its_device():
@@ -102,7 +103,7 @@ def test_random_words_are_traced_whole_and_follow_the_step(backend):
     assert len(backend.graphs) == 1
 
 
-# ---- several streams in one draw --------------------------------------------------------------------------------------------
+# ---- several streams in one draw -------------------------------------------------------------------------------------
 
 STREAMS = (("view/l", 4), ("view/w", 1), ("view/s1", 7), ("view/s2", 7))
 
@@ -122,11 +123,12 @@ def test_one_stream_among_several_is_itself():
     assert torch.equal(twice[:2], twice[2:4])
 
 
-# ---- views made together ----------------------------------------------------------------------------------------------------
+# ---- views made together ---------------------------------------------------------------------------------------------
 
-VIEWS = {"l": ("labelled", "weak"), "raw": ("labelled", "none"), "s0": ("labelled", "strong"), "w": ("unlabelled", "weak"),
-         "c1": ("labelled", "sim"), "s1": ("unlabelled", "strong"), "same": ("unlabelled", "none"), "s2": ("unlabelled", "strong"),
-         "c2": ("unlabelled", "sim"), "w2": ("unlabelled", "weak")}
+VIEWS = {"l": ("labelled", "weak"), "raw": ("labelled", "none"), "s0": ("labelled", "strong"),
+         "w": ("unlabelled", "weak"), "c1": ("labelled", "sim"), "s1": ("unlabelled", "strong"),
+         "same": ("unlabelled", "none"),
+         "s2": ("unlabelled", "strong"), "c2": ("unlabelled", "sim"), "w2": ("unlabelled", "weak")}
 
 
 @pytest.mark.parametrize("changes", [{}, {"strong_pool": "B", "crop": "zero"}, {"strong_pool": "C", "data_on": "host"}])

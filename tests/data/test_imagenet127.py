@@ -1,5 +1,5 @@
-"""ImageNet-127 from small files of the exact formats: batches as Python 2 and 3 wrote them, malicious and bad ones, an ImageNet
-folder, resuming, runs."""
+"""ImageNet-127 from small files of the exact formats: batches as Python 2 and 3 wrote them, malicious and bad ones, an
+ImageNet folder, resuming, runs."""
 import hashlib
 import io
 import json
@@ -26,13 +26,14 @@ from semilib.training.train import train
 SMALL = imagenet127.Whole(train=2500, test=2000, batches=3, smallest=2, largest=3, test_each=2)
 
 
-# ---- the classes ---------------------------------------------------------------------------------------------------------------------
+# ---- the classes -----------------------------------------------------------------------------------------------------
 
 
 def test_the_table_is_that_of_the_release_and_of_127_classes():
     wnids, merged, names = imagenet127.wnids(), imagenet127.merged(), imagenet127.class_names()
-    assert len(set(wnids)) == 1000 and wnids[:3] == ["n02119789", "n02100735", "n02110185"]   # not the order of the ids: the release's own
-    assert hashlib.sha256(" ".join(wnids).encode()).hexdigest() == "4ea5082abdf28e98acbc2f290b0b980f400bca68d70ff346d5426f6a96b669e2"
+    assert len(set(wnids)) == 1000 and wnids[:3] == ["n02119789", "n02100735", "n02110185"]
+    digest = hashlib.sha256(" ".join(wnids).encode()).hexdigest()
+    assert digest == "4ea5082abdf28e98acbc2f290b0b980f400bca68d70ff346d5426f6a96b669e2"
     assert set(merged.tolist()) == set(range(127)) and len(names) == len(set(names)) == 127
     assert np.bincount(merged).max() == 218 and names[np.bincount(merged).argmax()] == "mammal"
 
@@ -41,7 +42,7 @@ def test_the_table_travels_with_the_package():
     assert '"semilib.data" = ["imagenet127.csv"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-# ---- pickles -------------------------------------------------------------------------------------------------------------------------
+# ---- pickles ---------------------------------------------------------------------------------------------------------
 
 
 class Python2(pickle._Pickler):
@@ -52,13 +53,16 @@ class Python2(pickle._Pickler):
     def save_string(self, value):
         value = value.encode("latin1") if isinstance(value, str) else value
         long = len(value) > 255
-        self.write((pickle.BINSTRING + struct.pack("<i", len(value)) if long else pickle.SHORT_BINSTRING + bytes([len(value)])) + value)
+        size = len(value)
+        head = pickle.BINSTRING + struct.pack("<i", size) if long else pickle.SHORT_BINSTRING + bytes([size])
+        self.write(head + value)
         self.memoize(value)
 
     dispatch[str] = dispatch[bytes] = save_string
 
     def save_global(self, value, name=None):
-        self.write(pickle.GLOBAL + f"{value.__module__.replace('numpy._core', 'numpy.core')}\n{value.__qualname__}\n".encode())
+        module = value.__module__.replace("numpy._core", "numpy.core")
+        self.write(pickle.GLOBAL + f"{module}\n{value.__qualname__}\n".encode())
         self.memoize(value)
 
     dispatch[type] = save_global
@@ -73,13 +77,13 @@ def python2(value) -> bytes:
 
 def batch(n=6, side=32, seed=0):
     random = np.random.default_rng(seed)
-    return {"data": random.integers(0, 256, (n, 3 * side * side), dtype=np.uint8), "labels": random.integers(1, 1001, n).tolist(),
-            "mean": random.random(3 * side * side)}
+    return {"data": random.integers(0, 256, (n, 3 * side * side), dtype=np.uint8),
+            "labels": random.integers(1, 1001, n).tolist(), "mean": random.random(3 * side * side)}
 
 
 def write(path, value, how="python3"):
-    writers = {"python3": lambda: pickle.dumps(value), "protocol 2": lambda: pickle.dumps(value, 2), "python2": lambda: python2(value),
-               "protocol 5": lambda: pickle.dumps(value, 5)}
+    writers = {"python3": lambda: pickle.dumps(value), "protocol 2": lambda: pickle.dumps(value, 2),
+               "python2": lambda: python2(value), "protocol 5": lambda: pickle.dumps(value, 5)}
     path.write_bytes(writers[how]())
     return path
 
@@ -108,14 +112,15 @@ class Command:
 
 @pytest.mark.parametrize("what", [
     lambda mark: Command(os.system, f"touch {mark}"), lambda mark: Command(eval, f"open({str(mark)!r}, 'w')"),
-    lambda mark: Command(os.mkdir, str(mark)), lambda mark: Command(np.load, str(mark)), lambda mark: Command(np.save, str(mark), 1),
-    lambda mark: Command(torch.load, str(mark)),
+    lambda mark: Command(os.mkdir, str(mark)), lambda mark: Command(np.load, str(mark)),
+    lambda mark: Command(np.save, str(mark), 1), lambda mark: Command(torch.load, str(mark)),
 ])
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_pickle_that_asks_for_anything_but_arrays_is_refused_and_does_not_run(tmp_path, what, protocol):
     mark, path = tmp_path / "ran", tmp_path / "b"
     path.write_bytes(pickle.dumps({**batch(), "mean": what(mark)}, protocol))
-    with pytest.raises(BadInput, match="arrays and nothing else; it asks for .*, which is neither a container nor an array") as error:
+    wanted = "arrays and nothing else; it asks for .*, which is neither a container nor an array"
+    with pytest.raises(BadInput, match=wanted) as error:
         imagenet127.read_batch(path, 32)
     assert error.value.field == "from" and not mark.exists()
 
@@ -130,10 +135,13 @@ def test_the_one_function_of_codecs_makes_bytes_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("change, words", [
     (lambda b: {**b, "labels": [0, *b["labels"][1:]]}, r"labels in 1, \.\.\., 1000; it has 0"),
     (lambda b: {**b, "labels": [1001, *b["labels"][1:]]}, "it has 1001"),
-    (lambda b: {**b, "labels": b["labels"][1:]}, r"as many as images \(6\)"), (lambda b: {**b, "labels": [1.0] * 6}, "float64 of shape"),
+    (lambda b: {**b, "labels": b["labels"][1:]}, r"as many as images \(6\)"),
+    (lambda b: {**b, "labels": [1.0] * 6}, "float64 of shape"),
     (lambda b: {**b, "labels": ["1"] * 6}, "one whole number a label"), (lambda b: {"data": b["data"]}, "and labels"),
-    (lambda b: {**b, "data": b["data"].astype(np.float32)}, "data, uint8"), (lambda b: {**b, "data": b["data"].tolist()}, "data, uint8"),
-    (lambda b: {**b, "data": b["data"][0]}, "data, uint8"), (lambda b: batch(side=64), "32 x 32 for side=32; these have 64 x 64"),
+    (lambda b: {**b, "data": b["data"].astype(np.float32)}, "data, uint8"),
+    (lambda b: {**b, "data": b["data"].tolist()}, "data, uint8"),
+    (lambda b: {**b, "data": b["data"][0]}, "data, uint8"),
+    (lambda b: batch(side=64), "32 x 32 for side=32; these have 64 x 64"),
     (lambda b: {**b, "data": b["data"][:, :100]}, "these have 100 numbers"), (lambda b: [b], "not list"),
 ])
 def test_bad_batches_are_refused(tmp_path, change, words):
@@ -151,12 +159,13 @@ def test_a_batch_cut_short_is_refused(tmp_path, part, how):
         imagenet127.read_batch(path, 32)
 
 
-# ---- the official batches ------------------------------------------------------------------------------------------------------------
+# ---- the official batches --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def official(tmp_path, monkeypatch):
-    """(folder, images [4500, 3, 32, 32], labels 0..999): a release of three training batches, 2 or 3 images a class, and 2 to test."""
+    """(folder, images [4500, 3, 32, 32], labels 0..999):
+    a release of three training batches, 2 or 3 images a class, and 2 to test."""
     monkeypatch.setattr(imagenet127, "WHOLE", SMALL)
     random = np.random.default_rng(0)
     labels = np.concatenate([random.permutation(np.concatenate([np.arange(1000), np.arange(1000), np.arange(500)])),
@@ -167,7 +176,8 @@ def official(tmp_path, monkeypatch):
     ends = {"train_data_batch_1": (0, 833), "train_data_batch_2": (833, 1666), "train_data_batch_3": (1666, 2500),
             "val_data": (2500, 4500)}
     for name, (a, b) in ends.items():
-        write(folder / name, {"data": images[a:b].reshape(b - a, -1), "labels": (labels[a:b] + 1).tolist(), "mean": np.zeros(3072)},
+        write(folder / name, {"data": images[a:b].reshape(b - a, -1), "labels": (labels[a:b] + 1).tolist(),
+                              "mean": np.zeros(3072)},
               "protocol 2")
     return folder, images, labels
 
@@ -183,13 +193,16 @@ def test_batches_become_arrays_and_a_source(official, tmp_path):
     said = prepare(folder, tmp_path / "data")
     assert len(said) == 4 and said[1].startswith("[2/4] train_data_batch_2: 833 images, 37% done")
     source = sources.load("imagenet127", str(tmp_path / "data"))
-    assert np.array_equal(source.images.numpy(), images[:2500]) and np.array_equal(source.test_images.numpy(), images[2500:])
+    assert np.array_equal(source.images.numpy(), images[:2500])
+    assert np.array_equal(source.test_images.numpy(), images[2500:])
     to_127 = imagenet127.merged()[labels]
     assert source.labels.tolist() == to_127[:2500].tolist() and source.test_labels.tolist() == to_127[2500:].tolist()
     assert source.flip and len(source.class_names) == 127 and source.labels.dtype == torch.int64
-    assert torch.bincount(source.test_labels[source.test_subset]).tolist() == [min(50, n) for n in np.bincount(to_127[2500:])]
+    in_subset = torch.bincount(source.test_labels[source.test_subset])
+    assert in_subset.tolist() == [min(50, n) for n in np.bincount(to_127[2500:])]
     kept = tmp_path / "data" / "imagenet127-32"
-    assert {p.name for p in kept.iterdir()} == {"train_images.npy", "labels.npy", "test_images.npy", "test_labels.npy", "done.json"}
+    assert {p.name for p in kept.iterdir()} == {"train_images.npy", "labels.npy", "test_images.npy", "test_labels.npy",
+                                                "done.json"}
     assert json.loads((kept / "done.json").read_text())["counts"]["test"] == np.bincount(to_127[2500:]).tolist()
     assert source.origin.startswith("official down-sampled batches, 32 px, sha256 ")
     assert prepare(folder / "gone", tmp_path / "data") == ["imagenet127-32 is complete"]
@@ -208,9 +221,11 @@ def test_a_killed_preparation_goes_on_behind_the_parts_that_are_written(official
     monkeypatch.setattr(imagenet127, "read_batch", dying)
     with pytest.raises(KeyboardInterrupt):
         prepare(folder, root)
-    with pytest.raises(BadInput, match="semilib prepare imagenet127 FROM --side 32 --root .*it was begun, and the same command goes on"):
+    wanted = "semilib prepare imagenet127 FROM --side 32 --root .*it was begun, and the same command goes on"
+    with pytest.raises(BadInput, match=wanted):
         sources.load("imagenet127", root)
-    assert prepare(folder, root)[0] == "2 of 4 parts are there already" and calls[3:] == ["train_data_batch_3", "val_data"]
+    assert prepare(folder, root)[0] == "2 of 4 parts are there already"
+    assert calls[3:] == ["train_data_batch_3", "val_data"]
     assert np.array_equal(sources.load("imagenet127", root).images.numpy(), images[:2500])
 
 
@@ -234,7 +249,8 @@ def test_a_file_that_has_changed_since_is_read_again_with_all_behind_it(official
     ("too many", "all 2,500 train images of ImageNet and no more; with train_data_batch_3 it has 2,501"),
     ("too few", "all 2,500 train images of ImageNet; it has 2,499"),
     ("another class", "2 to 3 train images a class, as ImageNet has; it has"),
-    ("uneven test", "2 test images a class, as ImageNet has; it has"), ("another order", "the class order of the release"),
+    ("uneven test", "2 test images a class, as ImageNet has; it has"),
+    ("another order", "the class order of the release"),
 ])
 def test_a_set_that_is_not_whole_is_refused_and_not_taken_for_prepared(official, tmp_path, harm, words):
     folder, third = official[0], official[0] / "train_data_batch_3"
@@ -245,7 +261,8 @@ def test_a_set_that_is_not_whole_is_refused_and_not_taken_for_prepared(official,
     elif harm == "duplicated":
         third.write_bytes((folder / "train_data_batch_1").read_bytes())
     elif harm == "too many":
-        write(third, {"data": np.concatenate([content["data"], content["data"][:1]]), "labels": [*content["labels"], 1]})
+        write(third, {"data": np.concatenate([content["data"], content["data"][:1]]),
+                      "labels": [*content["labels"], 1]})
     elif harm == "too few":
         write(third, {"data": content["data"][1:], "labels": content["labels"][1:]})
     elif harm == "another class":
@@ -253,7 +270,8 @@ def test_a_set_that_is_not_whole_is_refused_and_not_taken_for_prepared(official,
     elif harm == "uneven test":
         write(folder / "val_data", {**test, "labels": [7] + test["labels"][1:]})
     else:
-        (folder / "map_clsloc.txt").write_text("".join(f"{w} {i} x\n" for i, w in enumerate(sorted(imagenet127.wnids()), 1)))
+        lines = [f"{wnid} {i} x\n" for i, wnid in enumerate(sorted(imagenet127.wnids()), 1)]
+        (folder / "map_clsloc.txt").write_text("".join(lines))
     with pytest.raises(BadInput, match=words) as error:
         prepare(folder, tmp_path / "data")
     assert error.value.field == "from"
@@ -264,7 +282,8 @@ def test_a_set_that_is_not_whole_is_refused_and_not_taken_for_prepared(official,
 
 def test_what_is_refused_before_any_work(official, tmp_path, monkeypatch):
     folder, root = official[0], tmp_path / "data"
-    for given, side, words in ((folder, 16, "side=16: 32 or 64"), (tmp_path / "nowhere", 32, "a folder with train_data_batch_1")):
+    for given, side, words in ((folder, 16, "side=16: 32 or 64"),
+                               (tmp_path / "nowhere", 32, "a folder with train_data_batch_1")):
         with pytest.raises(BadInput, match=words):
             prepare(given, root, side)
     with pytest.raises(BadInput, match="images of 64 x 64 for side=64; these have 32 x 32"):
@@ -279,21 +298,24 @@ def test_prepared_arrays_that_were_damaged_are_refused(official, tmp_path):
     prepare(official[0], tmp_path)
     path = tmp_path / "imagenet127-32" / "train_images.npy"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BadInput, match="intact arrays in imagenet127-32/; delete imagenet127-32/ and type `semilib prepare"):
+    with pytest.raises(BadInput,
+                       match="intact arrays in imagenet127-32/; delete imagenet127-32/ and type `semilib prepare"):
         sources.load("imagenet127", tmp_path)
 
 
-# ---- an ImageNet folder --------------------------------------------------------------------------------------------------------------
+# ---- an ImageNet folder ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An ImageNet of 1,500 + 1,000 pictures of 40 x 50 in folders; the pixels of each tell its class and number."""
-    monkeypatch.setattr(imagenet127, "WHOLE", imagenet127.Whole(train=1500, test=1000, smallest=1, largest=2, test_each=1))
+    monkeypatch.setattr(imagenet127, "WHOLE",
+                        imagenet127.Whole(train=1500, test=1000, smallest=1, largest=2, test_each=1))
     monkeypatch.setattr(imagenet127, "CHUNK", 700)
     number = 0
     for k, wnid in enumerate(imagenet127.wnids()):
-        files = {"train": [f"{wnid}_{i}.JPEG" for i in range(1 + k % 2)], "val": [f"ILSVRC2012_val_{(k * 7) % 1000:08d}.JPEG"]}
+        files = {"train": [f"{wnid}_{i}.JPEG" for i in range(1 + k % 2)],
+                 "val": [f"ILSVRC2012_val_{(k * 7) % 1000:08d}.JPEG"]}
         for split, names in files.items():
             (tmp_path / "imagenet" / split / wnid).mkdir(parents=True)
             for i, name in enumerate(names):
@@ -306,7 +328,8 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_folder_is_laid_out_in_a_drawn_order_and_its_test_images_by_file_name(folder, tmp_path):
     said = prepare(folder, tmp_path)
-    assert [line.split(":")[0] for line in said] == ["[1/5] train 0 to 699", "[2/5] train 700 to 1,399", "[3/5] train 1,400 to 1,499",
+    assert [line.split(":")[0] for line in said] == ["[1/5] train 0 to 699", "[2/5] train 700 to 1,399",
+                                                     "[3/5] train 1,400 to 1,499",
                                                      "[4/5] test 0 to 699", "[5/5] test 700 to 999"]
     source = sources.load("imagenet127", tmp_path)
     k, test_k = (256 * x[:, 1, 0, 0].long() + x[:, 0, 0, 0].long() for x in (source.images, source.test_images))
@@ -344,18 +367,19 @@ def test_bad_folders_are_refused(folder, tmp_path):
         prepare(folder, tmp_path)
 
 
-# ---- runs ----------------------------------------------------------------------------------------------------------------------------
+# ---- runs ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_records_the_three_metrics_each_under_its_name(official, tmp_path, capsys):
     cli.main(["prepare", "imagenet127", str(official[0]), "--root", str(tmp_path / "data")])
     assert "imagenet127: 2,500 training and 2,000 test images in 127 classes" in capsys.readouterr().out
-    run = Run.of("imagenet127", "fixmatch", profile="smoke", root=str(tmp_path / "data"), labelled_share=0.4, options={"threshold": 0.012},
-                 eval_every=12)
+    run = Run.of("imagenet127", "fixmatch", profile="smoke", root=str(tmp_path / "data"), labelled_share=0.4,
+                 options={"threshold": 0.012}, eval_every=12)
     found = record.read(train(run, tmp_path / "runs"))
     assert found["status"] == "done" and found["name"] == "imagenet127-32.l0.4.s0/fixmatch"
     measured = found["result"]["metrics"]
-    assert set(measured) == {"accuracy", "balanced_accuracy", "accuracy_50"} and all(0 <= m["mean_last"] <= 1 for m in measured.values())
+    assert set(measured) == {"accuracy", "balanced_accuracy", "accuracy_50"}
+    assert all(0 <= m["mean_last"] <= 1 for m in measured.values())
     assert found["split"]["unlabelled_counts"] == np.bincount(imagenet127.merged()[official[2][:2500]]).tolist()
     assert found["split"]["labelled_counts"] == [int(np.around(0.4 * n)) for n in found["split"]["unlabelled_counts"]]
     assert found["split"]["data"].startswith("official")
@@ -366,7 +390,8 @@ def test_a_run_records_the_three_metrics_each_under_its_name(official, tmp_path,
 def test_large_images_train_on_a_cpu():
     """Training with the shortcuts that are computed another way on CPUs (see `backbones.Shortcut`)."""
     images, labels = torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8), torch.arange(40) % 4
-    source = sources.Source("x", images, labels, images[:8], labels[:8], list("abcd"), (0.5,) * 3, (0.2,) * 3, flip=True)
+    source = sources.Source("x", images, labels, images[:8], labels[:8], list("abcd"), (0.5,) * 3, (0.2,) * 3,
+                            flip=True)
     run = Run.of("imagenet127", "fixmatch", profile="smoke", side=64, labelled_share=0.5, batch=8, device="cpu")
     trainer = Trainer(run, source)
     weights = [p for p in trainer.net.backbone.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
@@ -376,7 +401,8 @@ def test_large_images_train_on_a_cpu():
     assert trainer.step == 6
 
 
-PAPER = [("stl10", {}), ("svhn", {}), ("imagenet127", {}), ("imagenet127", {"side": 64}), ("stl10", {"n1": 450, "gamma_l": 20.0})]
+PAPER = [("stl10", {}), ("svhn", {}), ("imagenet127", {}), ("imagenet127", {"side": 64}),
+         ("stl10", {"n1": 450, "gamma_l": 20.0})]
 
 
 @pytest.mark.parametrize("dataset, given", PAPER)
@@ -398,7 +424,8 @@ def test_the_cells_are_those_of_the_field():
     assert svhn.cell == "svhn-lt.n1500.m3000.g100-100" and Run.of("svhn", gamma_l=50.0, order="reversed").gamma_u == 50
     assert (net.labelled_share, net.n1, net.m1, net.network, net.bn_momentum) == (0.1, None, None, "resnet50", 0.1)
     assert (net.batch, net.mu, net.steps, net.labelled_in_unlabelled) == (64, 1, 250_000, True)
-    assert net.cell == "imagenet127-32.l0.1" and Run.of("imagenet127", side=64, split_seed=3).cell == "imagenet127-64.l0.1.split3"
+    assert net.cell == "imagenet127-32.l0.1"
+    assert Run.of("imagenet127", side=64, split_seed=3).cell == "imagenet127-64.l0.1.split3"
     assert Run.of("imagenet127", network="wrn-28-2").network == "wrn-28-2"
     assert Run.of("imagenet127", profile="smoke").network == "wrn-10-0.25"
     assert len({net.key, net.with_(labelled_share=0.2).key, net.with_(side=64).key}) == 3
@@ -408,13 +435,18 @@ def test_the_cells_are_those_of_the_field():
     ("stl10", {"m1": 3000}, "m1=3000: 0 for stl10: its 100,000 unlabelled images are taken as they are"),
     ("stl10", {"m1": None}, "m1=None: 0"), ("stl10", {"gamma_u": 10.0}, "gamma_u=10.0: 1.0 for stl10"),
     ("stl10", {"order": "reversed"}, "order='reversed': 'consistent' for stl10"),
-    ("stl10", {"side": 96}, "side=96: 32 for stl10"), ("stl10", {"labelled_share": 0.1}, "labelled_share=0.1: None for stl10"),
+    ("stl10", {"side": 96}, "side=96: 32 for stl10"),
+    ("stl10", {"labelled_share": 0.1}, "labelled_share=0.1: None for stl10"),
     ("svhn", {"side": 64}, "side=64: 32 for svhn"), ("svhn", {"extra": True}, "parameter='extra': unknown"),
     ("imagenet127", {"n1": 100}, "n1=100: None for imagenet127: it is imbalanced by nature"),
-    ("imagenet127", {"gamma_l": 10.0}, "gamma_l=10.0: 1.0 for"), ("imagenet127", {"gamma_u": 10.0}, "gamma_u=10.0: 1.0 for"),
-    ("imagenet127", {"m1": 5}, "m1=5: None for"), ("imagenet127", {"order": "uniform"}, "order='uniform': 'consistent' for"),
-    ("imagenet127", {"side": 48}, "side=48: 32 or 64"), ("imagenet127", {"labelled_share": None}, "labelled_share=None: above 0"),
-    ("imagenet127", {"labelled_share": 0.0}, "labelled_share=0.0: above 0"), ("imagenet127", {"labelled_share": 1.2}, "at most 1"),
+    ("imagenet127", {"gamma_l": 10.0}, "gamma_l=10.0: 1.0 for"),
+    ("imagenet127", {"gamma_u": 10.0}, "gamma_u=10.0: 1.0 for"),
+    ("imagenet127", {"m1": 5}, "m1=5: None for"),
+    ("imagenet127", {"order": "uniform"}, "order='uniform': 'consistent' for"),
+    ("imagenet127", {"side": 48}, "side=48: 32 or 64"),
+    ("imagenet127", {"labelled_share": None}, "labelled_share=None: above 0"),
+    ("imagenet127", {"labelled_share": 0.0}, "labelled_share=0.0: above 0"),
+    ("imagenet127", {"labelled_share": 1.2}, "at most 1"),
     ("mnistm5k", {"labelled_share": 0.1}, "labelled_share=0.1: None where n1=40 and gamma_l=20"),
 ])
 def test_fields_that_do_not_apply_are_refused_with_the_reason(dataset, given, words):
@@ -425,7 +457,8 @@ def test_fields_that_do_not_apply_are_refused_with_the_reason(dataset, given, wo
 
 def test_runs_without_a_share_keep_the_keys_that_they_had():
     kept = [record.read(path.parent) for path in (ROOT / "results").rglob("*fixmatch*/run.json")]
-    kept = [one for one in kept if "policy" in one["config"]]                     # made when a run had every field but this one
+    kept = [one for one in kept if "policy" in one["config"]]             # made when a run had every field but this one
     assert kept and all(Run(**one["config"]).key == one["key"] for one in kept)
-    assert Run.of("imagefolder", "fixmatch", labelled_share=0.5, root="photos").cell == "imagefolder-photos.l0.5.mrest.g1-1"
+    run = Run.of("imagefolder", "fixmatch", labelled_share=0.5, root="photos")
+    assert run.cell == "imagefolder-photos.l0.5.mrest.g1-1"
     assert set(FIXED) <= set(CELLS)

@@ -25,7 +25,8 @@ def test_known_answers(counter, key, expected):
 def test_a_draw_depends_on_its_coordinates_alone():
     all_rows = rng.words(7, "strong1", 123, rows=6, n=9)
     assert torch.equal(rng.words(7, "strong1", torch.tensor(123), rows=3, n=5), all_rows[:3, :5])
-    for other in (rng.words(8, "strong1", 123, 6, 9), rng.words(7, "strong2", 123, 6, 9), rng.words(7, "strong1", 124, 6, 9)):
+    for other in (rng.words(8, "strong1", 123, 6, 9), rng.words(7, "strong2", 123, 6, 9),
+                  rng.words(7, "strong1", 124, 6, 9)):
         assert (other != all_rows).float().mean() > 0.9
     assert all_rows.unique().numel() == all_rows.numel()
 
@@ -55,8 +56,8 @@ def test_beta_equals_its_closed_forms(a, quantile):
 
 
 def beta_cdf(x: np.ndarray, a: float) -> np.ndarray:
-    """Distribution function of Beta(a, a) at x <= 1/2: with t = s^(1/a) the integrand t^(a-1) (1-t)^(a-1) dt becomes smooth,
-    (1 - s^(1/a))^(a-1) ds / a; Simpson's rule over 2,000 steps."""
+    """Distribution function of Beta(a, a) at x <= 1/2: with t = s^(1/a) the integrand t^(a-1) (1-t)^(a-1) dt becomes
+    smooth, (1 - s^(1/a))^(a-1) ds / a; Simpson's rule over 2,000 steps."""
     s, weight = np.linspace(0, x**a, 2001), np.full(2001, 2.0)
     weight[1::2], weight[[0, -1]] = 4, 1
     integral = (weight[:, None] * (1 - s ** (1 / a)) ** (a - 1)).sum(0) * x**a / 2000 / 3
@@ -76,7 +77,8 @@ def test_beta_has_its_distribution_function(a):
 
 @pytest.mark.parametrize("a", [0.5, 0.75, 1.0, 4.0])
 def test_beta_has_its_moments(a):
-    """Mean 1/2, variance 1 / (4 (2 a + 1)), fourth central moment 3 / (16 (2 a + 1) (2 a + 3)): of the grid, and of draws."""
+    """Mean 1/2, variance 1 / (4 (2 a + 1)), fourth central moment 3 / (16 (2 a + 1) (2 a + 3)):
+    of the grid, and of draws."""
     for u, tolerance in ((GRID, 1e-4), (rng.uniform(rng.words(0, "mix", 0, 40000, 1)).double(), 0.006)):
         x = rng.beta(u, a) - 0.5
         for power, want in ((1, 0.0), (2, 1 / (4 * (2 * a + 1))), (4, 3 / (16 * (2 * a + 1) * (2 * a + 3)))):

@@ -1,4 +1,5 @@
-"""The sources: digits made here, CIFAR, STL-10 and SVHN in small files of the exact format, picture folders right and wrong."""
+"""The sources: digits made here, CIFAR, STL-10 and SVHN in small files of the exact format,
+picture folders right and wrong."""
 import hashlib
 import os
 import pickle
@@ -33,7 +34,7 @@ def test_channel_statistics_are_those_of_the_pixels():
     assert mean[1] == 0.2 and std[1] == round(1 / 255, 4)  # no variation, yet safe to divide by
 
 
-# --- mnistm5k ---------------------------------------------------------------------------------------------------------------
+# ---- mnistm5k --------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
@@ -56,7 +57,8 @@ def test_mnistm5k_is_what_its_description_says(digits):
     assert source.images.shape == (4000, 3, 32, 32) and source.test_images.shape == (1000, 3, 32, 32)
     assert source.images.dtype == source.test_images.dtype == torch.uint8
     assert source.labels.dtype == source.test_labels.dtype == torch.int64
-    assert torch.bincount(source.labels).tolist() == [400] * 10 and torch.bincount(source.test_labels).tolist() == [100] * 10
+    assert torch.bincount(source.labels).tolist() == [400] * 10
+    assert torch.bincount(source.test_labels).tolist() == [100] * 10
     assert source.class_names == list("0123456789") and source.flip is False
     assert (source.mean, source.std) == sources.channel_statistics(source.images)
     assert source.images.is_contiguous() and source.test_images.is_contiguous()
@@ -126,7 +128,7 @@ def test_flips_can_be_overridden(digits):
     assert sources.load("mnistm5k", digits[0], flip=True).flip is True
 
 
-# --- CIFAR ------------------------------------------------------------------------------------------------------------------
+# ---- CIFAR -----------------------------------------------------------------------------------------------------------
 
 def write_batch(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +138,8 @@ def write_batch(path, content):
 
 @pytest.fixture(params=["cifar10", "cifar100"])
 def tiny_cifar(request, tmp_path, monkeypatch):
-    """(name, root, files, pixels, labels): random images in the files of a CIFAR set, whose sums torchvision then expects."""
+    """(name, root, files, pixels, labels): random images in the files of a CIFAR set,
+    whose sums torchvision then expects."""
     from torchvision import datasets
     kind, random = getattr(datasets, request.param.upper()), np.random.default_rng(0)
     folder, key = tmp_path / kind.base_folder, "labels" if request.param == "cifar10" else "fine_labels"
@@ -172,7 +175,8 @@ def test_a_damaged_or_missing_cifar_file_is_named(tiny_cifar):
     for file in files:
         good = file.read_bytes()
         file.write_bytes(good[:-1] + b"!")
-        with pytest.raises(BadInput, match=f"missing there: nothing; damaged: {file.name}, and the download failed") as error:
+        wanted = f"missing there: nothing; damaged: {file.name}, and the download failed"
+        with pytest.raises(BadInput, match=wanted) as error:
             sources.load(name, root)
         assert error.value.field == "root" and str(root) in str(error.value)
         file.unlink()
@@ -193,7 +197,8 @@ def real_cifar10():
 def test_real_cifar10(real_cifar10):
     source = real_cifar10
     assert source.images.shape == (50000, 3, 32, 32) and source.test_images.shape == (10000, 3, 32, 32)
-    assert torch.bincount(source.labels).tolist() == [5000] * 10 and torch.bincount(source.test_labels).tolist() == [1000] * 10
+    assert torch.bincount(source.labels).tolist() == [5000] * 10
+    assert torch.bincount(source.test_labels).tolist() == [1000] * 10
     assert source.class_names[0] == "airplane" and source.labels[:5].tolist() == [6, 9, 9, 4, 1]
     mean, std = sources.channel_statistics(source.images)
     assert mean == pytest.approx(source.mean, abs=2e-4) and std == pytest.approx(source.std, abs=2e-4)
@@ -215,7 +220,7 @@ def test_the_common_split_of_real_cifar10(real_cifar10, inside):
     assert split.labelled_counts == [1500, 899, 539, 323, 193, 116, 69, 41, 25, 15]
 
 
-# --- STL-10 and SVHN: torchvision's own readers and sums, told the sums of small files -------------------------------------------
+# ---- STL-10 and SVHN: torchvision's own readers and sums, told the sums of small files -------------------------------
 
 def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
@@ -223,18 +228,21 @@ def md5(path):
 
 @pytest.fixture
 def tiny_stl10(tmp_path, monkeypatch):
-    """(root, images, labels): 30 + 40 + 20 random images in STL-10's files; images are [n, 3, 96, 96] as one sees them."""
+    """(root, images, labels): 30 + 40 + 20 random images in STL-10's files;
+    images are [n, 3, 96, 96] as one sees them."""
     from torchvision import datasets
     random, kind = np.random.default_rng(0), datasets.STL10
     folder = tmp_path / kind.base_folder
     folder.mkdir()
-    images = {name: random.integers(0, 256, (n, 3, 96, 96), dtype=np.uint8) for name, n in (("train", 30), ("unlabeled", 40), ("test", 20))}
+    images = {name: random.integers(0, 256, (n, 3, 96, 96), dtype=np.uint8)
+              for name, n in (("train", 30), ("unlabeled", 40), ("test", 20))}
     labels = {"train": np.arange(30) % 10, "test": np.arange(20) % 10}
     for name, pixels in images.items():
         pixels.transpose(0, 1, 3, 2).tofile(folder / f"{name}_X.bin")            # column after column
     for name, classes in labels.items():
         (classes + 1).astype(np.uint8).tofile(folder / f"{name}_y.bin")          # 1..10
-    monkeypatch.setattr(kind, "train_list", [[name, md5(folder / name)] for name in ("train_X.bin", "train_y.bin", "unlabeled_X.bin")])
+    monkeypatch.setattr(kind, "train_list",
+                        [[name, md5(folder / name)] for name in ("train_X.bin", "train_y.bin", "unlabeled_X.bin")])
     monkeypatch.setattr(kind, "test_list", [[name, md5(folder / name)] for name in ("test_X.bin", "test_y.bin")])
     monkeypatch.setattr(kind, "url", (tmp_path / "nowhere" / kind.filename).as_uri())
     return tmp_path, images, labels
@@ -250,8 +258,10 @@ def test_stl10_is_resized_once_and_mapped_afterwards(tiny_stl10):
     root, images, labels = tiny_stl10
     source = sources.load("stl10", str(root))
     assert source.images.shape == (70, 3, 32, 32) and source.test_images.shape == (20, 3, 32, 32) and source.flip
-    assert source.labels.tolist() == [*labels["train"], *[-1] * 40] and source.test_labels.tolist() == labels["test"].tolist()
-    assert source.labels.dtype == torch.int64 and source.images.dtype == torch.uint8 and source.class_names == sources.STL10_CLASSES
+    assert source.labels.tolist() == [*labels["train"], *[-1] * 40]
+    assert source.test_labels.tolist() == labels["test"].tolist()
+    assert source.labels.dtype == torch.int64 and source.images.dtype == torch.uint8
+    assert source.class_names == sources.STL10_CLASSES
     every = np.concatenate([images["train"], images["unlabeled"]])
     assert np.array_equal(source.images.numpy(), np.stack([bilinear(i) for i in every]))
     assert np.array_equal(source.test_images.numpy(), np.stack([bilinear(i) for i in images["test"]]))
@@ -297,10 +307,12 @@ def test_a_full_disk_is_seen_before_stl10_is_resized(tiny_stl10, monkeypatch):
 
 
 def test_a_run_on_stl10_has_its_protocol(tiny_stl10, tmp_path):
-    run = Run.of("stl10", "fixmatch", profile="smoke", root=str(tiny_stl10[0]), n1=3, gamma_l=3.0, options={"threshold": 0.11})
+    run = Run.of("stl10", "fixmatch", profile="smoke", root=str(tiny_stl10[0]), n1=3, gamma_l=3.0,
+                 options={"threshold": 0.11})
     assert run.cell == "stl10-lt.n3.m100k.g3.disjoint" and run.gamma_u == 1
     found = record_of(train(run, tmp_path / "runs"))
-    assert found["split"]["labelled_counts"] == long_tailed_counts(3, 10, 3) and found["split"]["unlabelled_counts"] == [0] * 10
+    assert found["split"]["labelled_counts"] == long_tailed_counts(3, 10, 3)
+    assert found["split"]["unlabelled_counts"] == [0] * 10
     assert found["config"]["m1"] == 0 and found["split"]["test_images"] == 20
 
 
@@ -331,7 +343,8 @@ def tiny_svhn(tmp_path, monkeypatch):
 def test_svhn_is_read_in_its_order_and_digit_0_is_class_0(tiny_svhn):
     root, images, digits = tiny_svhn
     source = sources.load("svhn", str(root))
-    assert np.array_equal(source.images.numpy(), images["train"]) and np.array_equal(source.test_images.numpy(), images["test"])
+    assert np.array_equal(source.images.numpy(), images["train"])
+    assert np.array_equal(source.test_images.numpy(), images["test"])
     assert source.labels.tolist() == digits["train"].tolist() and source.test_labels.tolist() == digits["test"].tolist()
     assert source.images.is_contiguous() and not source.flip and source.class_names == list("0123456789")
 
@@ -355,7 +368,8 @@ def test_labels_of_svhn_that_are_no_digit_are_refused(tiny_svhn, monkeypatch):
 
 
 def test_a_run_on_svhn_reports_accuracy_and_balanced_accuracy_apart(tiny_svhn, tmp_path):
-    run = Run.of("svhn", "fixmatch", profile="smoke", root=str(tiny_svhn[0]), n1=2, m1=4, gamma_l=2.0, options={"threshold": 0.11})
+    run = Run.of("svhn", "fixmatch", profile="smoke", root=str(tiny_svhn[0]), n1=2, m1=4, gamma_l=2.0,
+                 options={"threshold": 0.11})
     assert run.cell == "svhn-lt.n2.m4.g2-2"
     found = record_of(train(run, tmp_path / "runs"))
     assert found["result"]["metric"] == "balanced_accuracy" and "accuracy_50" not in found["result"]["metrics"]
@@ -372,7 +386,7 @@ def test_the_first_of_each_class_are_those_of_a_walk_through_the_data():
     assert sources.first_of_each(labels, 20).tolist() == wanted
 
 
-# --- picture folders --------------------------------------------------------------------------------------------------------
+# ---- picture folders -------------------------------------------------------------------------------------------------
 
 RED, GREEN, BLUE = (220, 20, 30), (10, 200, 40), (30, 20, 210)
 
@@ -406,7 +420,8 @@ def test_a_plain_folder(folder):
     assert colours(source.images) == [list(RED)] * 5 + [list(GREEN)] * 5
     assert colours(source.test_images) == [list(RED), list(GREEN)]
     assert (source.mean, source.std) == sources.channel_statistics(source.images)
-    assert not sources.image_folder(folder, flip=False).flip and not sources.load("imagefolder", folder, flip=False).flip
+    assert not sources.image_folder(folder, flip=False).flip
+    assert not sources.load("imagefolder", folder, flip=False).flip
 
 
 def is_red(path, tolerance):
@@ -426,7 +441,8 @@ def test_formats_and_modes_in_colour(tmp_path, name, mode, options, tolerance):
 
 
 @pytest.mark.parametrize("pixels, grey", [
-    (np.full((40, 40), 77, np.uint8), 77), (np.full((40, 40), 77 * 256 + 5, np.uint16), 77), (np.full((40, 40), True), 255),
+    (np.full((40, 40), 77, np.uint8), 77), (np.full((40, 40), 77 * 256 + 5, np.uint16), 77),
+    (np.full((40, 40), True), 255),
 ])
 def test_grey_pictures(tmp_path, pixels, grey):
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -453,7 +469,8 @@ def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path):
     tall.save(tmp_path / "tall.png")
     for name, expected in (("wide.png", wide.resize((30, 10), Image.Resampling.BICUBIC).crop((10, 0, 20, 10))),
                            ("tall.png", tall.resize((10, 30), Image.Resampling.BICUBIC).crop((0, 10, 10, 20)))):
-        difference = sources.read_picture(tmp_path / name, 10).permute(1, 2, 0).int() - torch.tensor(np.array(expected)).int()
+        picture = sources.read_picture(tmp_path / name, 10).permute(1, 2, 0)
+        difference = picture.int() - torch.tensor(np.array(expected)).int()
         assert difference.abs().max() <= 1
 
 

@@ -28,14 +28,17 @@ GOLDEN = [  # (N1, gamma), the ten counts, their sum
     ((1000, 20), [1000, 716, 513, 368, 264, 189, 135, 97, 69, 50], 3401),
 ]
 SUMS_OF_100_CLASSES = {
-    (150, 10): 5835, (300, 10): 11720, (150, 20): 4741, (300, 20): 9527, (150, 15): 5153, (300, 15): 10352, (50, 10): 1911,
-    (400, 10): 15651, (50, 20): 1545, (400, 20): 12719, (150, 50): 3751, (300, 50): 7546, (150, 100): 3218, (300, 100): 6486,
-    (50, 50): 1219, (400, 50): 10080,
+    (150, 10): 5835, (300, 10): 11720, (150, 20): 4741, (300, 20): 9527, (150, 15): 5153, (300, 15): 10352,
+    (50, 10): 1911, (400, 10): 15651, (50, 20): 1545, (400, 20): 12719, (150, 50): 3751, (300, 50): 7546,
+    (150, 100): 3218, (300, 100): 6486, (50, 50): 1219, (400, 50): 10080,
 }
 ENDS_OF_100_CLASSES = {  # first and last counts
-    (150, 10): ([150, 146, 143, 139, 136], [16, 16, 15, 15, 15]), (300, 10): ([300, 293, 286, 279, 273], [32, 32, 31, 30, 30]),
-    (150, 15): ([150, 145, 142, 138, 134], [11, 10, 10, 10, 10]), (300, 15): ([300, 291, 284, 276, 268], [22, 21, 21, 20, 20]),
-    (150, 20): ([150], [8, 8, 7, 7, 7]), (300, 20): ([300], [16, 16, 15, 15, 15]), (50, 20): ([50, 48, 47, 45, 44], [2]),
+    (150, 10): ([150, 146, 143, 139, 136], [16, 16, 15, 15, 15]),
+    (300, 10): ([300, 293, 286, 279, 273], [32, 32, 31, 30, 30]),
+    (150, 15): ([150, 145, 142, 138, 134], [11, 10, 10, 10, 10]),
+    (300, 15): ([300, 291, 284, 276, 268], [22, 21, 21, 20, 20]),
+    (150, 20): ([150], [8, 8, 7, 7, 7]), (300, 20): ([300], [16, 16, 15, 15, 15]),
+    (50, 20): ([50, 48, 47, 45, 44], [2]),
     (150, 50): ([150, 144, 138, 133, 128], [3] * 5), (150, 100): ([150], [1] * 5), (300, 100): ([300], [3] * 5),
 }
 PINNED = "e25888317cf376c3e1a03f81eb94fb31509cd4a66ce819c0e5b74d01e55791bd"
@@ -62,7 +65,8 @@ def test_the_ways_in_which_published_codes_write_the_power_agree():
             for gamma in (1, 5, 10, 15, 20, 30, 50, 100, 120, 150, 200):
                 direct = [int(n * (1 / gamma) ** (k / (classes - 1))) for k in range(classes - 1)]
                 ratio = (1 / gamma) ** (1 / (classes - 1))
-                assert long_tailed_counts(n, classes, gamma)[:-1] == direct == [int(n * ratio ** k) for k in range(classes - 1)]
+                by_ratio = [int(n * ratio ** k) for k in range(classes - 1)]
+                assert long_tailed_counts(n, classes, gamma)[:-1] == direct == by_ratio
 
 
 def test_the_last_count_is_a_division():
@@ -111,7 +115,8 @@ def labels():
 
 
 def slow_split(labels, counts, extra, inside):
-    """The rule in words: walk through the data set once, filling each class's labelled share, then its unlabelled one."""
+    """The rule in words: walk through the data set once, filling each class's labelled share,
+    then its unlabelled one."""
     labelled, unlabelled, seen = [], [], [0] * len(counts)
     for i, k in enumerate(labels):
         if seen[k] < counts[k]:
@@ -150,7 +155,8 @@ def test_a_split_seed_draws_other_images_in_the_same_numbers(labels):
 
 
 def test_both_kinds_of_pool_have_the_same_labelled_images(labels):
-    union, disjoint = (make_split(labels, 10, 20, 30, 10, 10, "consistent", inside, split_seed=3) for inside in (True, False))
+    union, disjoint = (make_split(labels, 10, 20, 30, 10, 10, "consistent", inside, split_seed=3)
+                       for inside in (True, False))
     assert np.array_equal(union.labelled, disjoint.labelled)
     assert np.array_equal(np.union1d(disjoint.labelled, disjoint.unlabelled), union.unlabelled)
 
@@ -175,7 +181,8 @@ def test_natural_counts_and_all_that_remains():
 def test_images_without_a_label_are_appended_whole():
     labels = np.array([0, -1, 1, 0, -1, 1, 0, 1, -1])
     split = make_split(labels, 2, 1, 1, 1, 1, "consistent", labelled_in_unlabelled=False, split_seed=5)
-    assert {1, 4, 8} <= set(split.unlabelled.tolist()) and len(split.unlabelled) == 5 and split.unlabelled_counts == [1, 1]
+    assert {1, 4, 8} <= set(split.unlabelled.tolist()) and len(split.unlabelled) == 5
+    assert split.unlabelled_counts == [1, 1]
     split = make_split(labels, 2, 2, 0, 2, None, "consistent", labelled_in_unlabelled=False)
     assert split.unlabelled.tolist() == [1, 4, 8] and split.unlabelled_counts == [0, 0]
 
@@ -190,12 +197,14 @@ def test_a_share_of_each_class_is_labelled_and_all_images_are_unlabelled(inside)
     rest = np.setdiff1d(np.arange(168), split.labelled)
     assert split.unlabelled.tolist() == (list(range(168)) if inside else rest.tolist())
     assert split.unlabelled_counts == ([25, 5, 130, 8] if inside else [17, 3, 91, 6])
-    assert make_split(labels, 4, None, None, 1, 1, "consistent", inside, 0, 0.3).labelled.tolist() != split.labelled.tolist()
+    other = make_split(labels, 4, None, None, 1, 1, "consistent", inside, 0, 0.3)
+    assert other.labelled.tolist() != split.labelled.tolist()
 
 
 @pytest.mark.parametrize("share, given, field, words", [
     (0.1, {}, "labelled_share", "class 1 gets 0 labelled images with labelled_share=0.1 and 5 images"),      # 0.5 -> 0
-    (0.3, {"n1": 3}, "n1", "None where labelled_share=0.3"), (0.3, {"gamma_l": 10}, "gamma_l", "1 where labelled_share=0.3"),
+    (0.3, {"n1": 3}, "n1", "None where labelled_share=0.3"),
+    (0.3, {"gamma_l": 10}, "gamma_l", "1 where labelled_share=0.3"),
     (0.0, {}, "labelled_share", "above 0"), (1.5, {}, "labelled_share", "at most 1"),
 ])
 def test_shares_that_cannot_be_labelled(share, given, field, words):
@@ -207,7 +216,8 @@ def test_shares_that_cannot_be_labelled(share, given, field, words):
 
 @pytest.mark.parametrize("change, field, words", [
     ({"n1": 61}, "n1", "class 0 is asked for 61 labelled \\+ 10 unlabelled = 71 images and has 60"),
-    ({"n1": 30, "m1": 31, "order": "reversed", "gamma_l": 1}, "m1", "class 9 is asked for 30 .* 31 .* = 61 images and has 60"),
+    ({"n1": 30, "m1": 31, "order": "reversed", "gamma_l": 1}, "m1",
+     "class 9 is asked for 30 .* 31 .* = 61 images and has 60"),
     ({"n1": 5, "gamma_l": 10}, "n1", "class 7 gets 0 labelled images with gamma_l=10"),
     ({"n1": 61, "m1": None, "gamma_u": None}, "n1", "class 0 is asked for 61"),
     ({"n1": 0}, "n1", ">= 1"), ({"m1": -1}, "m1", ">= 1"), ({"gamma_l": 0.1}, "gamma_l", ">= 1"),
@@ -240,10 +250,11 @@ def test_the_fingerprint_is_the_hash_of_both_lists():
     assert split.fingerprint == plain.hexdigest() == PINNED
     assert make_split(labels, 4, 3, 4, 3, 2, "reversed", split_seed=0).fingerprint == PINNED_DRAWN
     a, b = np.array([1, 2]), np.array([3])
-    assert len({fingerprint(a, b), fingerprint(b, a), fingerprint(np.array([1]), np.array([2, 3])), fingerprint(a, a)}) == 4
+    pairs = [(a, b), (b, a), (np.array([1]), np.array([2, 3])), (a, a)]
+    assert len({fingerprint(*pair) for pair in pairs}) == 4
 
 
-# ---- a fold to choose options by ------------------------------------------------------------------------------------------------------
+# ---- a fold to choose options by -------------------------------------------------------------------------------------
 
 
 def test_held_out_images_are_labelled_ones_that_training_never_sees():
@@ -251,7 +262,8 @@ def test_held_out_images_are_labelled_ones_that_training_never_sees():
     split = make_split(labels, 4, 10, 15, 10.0, 10.0, "consistent")                     # labelled 10, 4, 2, 1
     rest, held = hold_out(split, labels, 0.2)
     assert np.bincount(labels[held], minlength=4).tolist() == [2, 1, 1, 0], "one of two, none of one"
-    assert np.isin(held, split.labelled).all() and not np.isin(held, rest.labelled).any() and not np.isin(held, rest.unlabelled).any()
+    assert np.isin(held, split.labelled).all() and not np.isin(held, rest.labelled).any()
+    assert not np.isin(held, rest.unlabelled).any()
     assert rest.labelled_counts == [8, 3, 1, 1] == np.bincount(labels[rest.labelled]).tolist()
     assert rest.unlabelled_counts == [a - b for a, b in zip(split.unlabelled_counts, [2, 1, 1, 0], strict=True)]
     assert rest.fingerprint == fingerprint(rest.labelled, rest.unlabelled) != split.fingerprint

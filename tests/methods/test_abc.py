@@ -129,7 +129,8 @@ def test_on_remixmatch_the_second_head_sees_the_unmixed_views():
         assert any(torch.equal(x, plain) for x in passes), f"{name} was not seen as it is"
     v, p, out = terms[0]
     assert v.strong == ["s1", "s2"] and len(out["u_b"].rows) == 16 and len(out["x_b"].rows) == 8
-    close(out["u_b"].rows, -(p.target_b.repeat(2, 1) * torch.cat([v.s1["balanced"], v.s2["balanced"]]).log_softmax(-1)).sum(-1), 1e-5)
+    close(out["u_b"].rows,
+          -(p.target_b.repeat(2, 1) * torch.cat([v.s1["balanced"], v.s2["balanced"]]).log_softmax(-1)).sum(-1), 1e-5)
 
 
 @pytest.mark.parametrize("base", get("abc").bases)
@@ -151,6 +152,7 @@ def test_semi_s_modules_act_on_the_base_s_head():
 
 def test_its_own_recipe():
     run = Run.of("cifar10", "abc", recipe="original")
-    assert (run.optimiser, run.lr, run.rate, run.ema_rule, run.weight_decay) == ("adam", .002, "constant", "decaying", .02)
+    assert (run.optimiser, run.lr, run.rate, run.ema_rule,
+            run.weight_decay) == ("adam", .002, "constant", "decaying", .02)
     assert (run.steps, run.policy, run.labelled_in_unlabelled) == (250_000, "separate", False)
     assert Run.of("cifar10", "abc", base="remixmatch", recipe="original").options["labelled_view"] == "strong"

@@ -1,4 +1,5 @@
-"""ADELLO: offsets, losses and temperature on the reference's values, the estimate u against a plain twin, its identities, resume."""
+"""ADELLO: offsets, losses and temperature on the reference's values, the estimate u against a plain twin,
+its identities, resume."""
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -34,12 +35,13 @@ def step(m, progress: float = 0, v=TOY, y=A.y, known=NONE):
     return p, losses
 
 
-# ---- a step ------------------------------------------------------------------------------------------------------------------
+# ---- a step ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("progress, target, offset_x, offset_u, losses", [
     (0, [.5, .3, .2], [.336472, -.405465, -.693147], [0, 0, 0], [1.060846, .311788, .406897]),
-    (.5, [.461966, .310940, .227094], [.415590, -.441283, -.820195], [.079118, -.035818, -.127048], [1.116622, .324867, .405635]),
+    (.5, [.461966, .310940, .227094], [.415590, -.441283, -.820195], [.079118, -.035818, -.127048],
+     [1.116622, .324867, .405635]),
     (1, [.349327, .331931, .318742], None, None, [1.303260, .383018, .416089])])
 def test_the_steps_of_the_reference(progress, target, offset_x, offset_u, losses):
     p, have = step(adello(), progress)
@@ -56,7 +58,8 @@ def test_the_steps_of_the_reference(progress, target, offset_x, offset_u, losses
 def test_alpha_falls_late():
     for progress, alpha in ((0, 1), (.1, .991), (.25, .94375), (.5, .775), (.75, .49375), (1, .1)):
         u = f64([.5, .3, .2]) ** alpha
-        close(adello().offsets(kit.time(round(progress * TOTAL), TOTAL))[1], (f64([.5, .3, .2]) * u.sum() / u).log(), 1e-8)
+        close(adello().offsets(kit.time(round(progress * TOTAL), TOTAL))[1], (f64([.5, .3, .2]) * u.sum() / u).log(),
+              1e-8)
 
 
 def test_the_soft_term_begins_after_its_share_of_the_run():
@@ -105,7 +108,7 @@ def test_the_temperature_is_taken_once_at_the_end_of_the_warm_up():
     assert m.temperature == 1, "not without the option"
 
 
-# ---- identities --------------------------------------------------------------------------------------------------------------
+# ---- identities ------------------------------------------------------------------------------------------------------
 
 
 def fixmatch(**options):
@@ -148,7 +151,7 @@ def test_hard_and_soft_terms_share_the_rows():
     close([weighted["u"], weighted["d"]], [2 * plain["u"], 3 * plain["d"]], 1e-9)
 
 
-# ---- state -------------------------------------------------------------------------------------------------------------------
+# ---- state -----------------------------------------------------------------------------------------------------------
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -157,7 +160,8 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def test_forty_steps_equal_a_plain_twin():
-    m = kit.method("adello", {"momentum": .9, "threshold": .7, "warmup": 10, "alpha_power": 1.5, "alpha_min": .2}, steps=40)
+    m = kit.method("adello", {"momentum": .9, "threshold": .7, "warmup": 10, "alpha_power": 1.5, "alpha_min": .2},
+                   steps=40)
     assert m.momentum == .9, "ten steps are never scaled"
     u, pi = np.full(3, 1 / 3), np.array([.7, .2, .1])
     for at in range(40):
@@ -189,18 +193,19 @@ def test_the_momentum_keeps_its_share_of_the_run(steps, momentum):
 
 
 def test_it_resumes_before_and_after_the_warm_up(tmp_path):
-    make = lambda: kit.trainer("adello", {"threshold": .3, "warmup": 4, "imbalance_temperature": True})            # noqa: E731
+    make = lambda: kit.trainer("adello", {"threshold": .3, "warmup": 4, "imbalance_temperature": True})     # noqa: E731
     m = kit.check_resume(make, 10, [2, 4, 5, 7], tmp_path).method
     assert m.u.std() > 0 and m.temperature > 1 and set(m.state_dict()) == {"prior", "u", "temperature"}
 
 
-# ---- components, combinations and recipes --------------------------------------------------------------------------------------
+# ---- components, combinations and recipes ----------------------------------------------------------------------------
 
 
 def test_each_part_says_when_it_acts():
     def acted(m, progress):
         p, _ = step(m, progress)
-        return {k: bool(x) for k, x in m.acted(TOY, None, p, kit.time(round(progress * m.info.steps), m.info.steps), {}).items()}
+        return {k: bool(x) for k, x in m.acted(TOY, None, p, kit.time(round(progress * m.info.steps), m.info.steps),
+                                               {}).items()}
     assert acted(adello(), .5) == {"u": True, "shift": True, "d": True}
     assert acted(adello(), 0) == {"u": True, "shift": False, "d": True}
     assert acted(adello(warmup=TOTAL - 1, threshold=1.0), .5) == {"u": False, "shift": True, "d": False}
@@ -217,7 +222,8 @@ def test_semi_s_modules_act_on_it_and_soft_targets_keep_their_sum():
     p, out = seen["out"]
     assert (p.prob.sum(-1) - 1).abs().max() > 1e-3, "SeMi does not normalise its blend"
     close(p.target_d.sum(-1).double(), torch.ones(8), 1e-5)
-    assert not torch.equal(out["d"].weight, 1 - p.mask.repeat(2)) and torch.equal(out["d"].weight > 0, p.mask.repeat(2) == 0)
+    assert not torch.equal(out["d"].weight, 1 - p.mask.repeat(2))
+    assert torch.equal(out["d"].weight > 0, p.mask.repeat(2) == 0)
 
 
 def test_it_is_a_method_of_its_own_and_its_warm_up_ends_within_the_run():

@@ -27,13 +27,14 @@ def thresholds(*confidences, tau: float = .95, old: float = .95, head: int = 0, 
 
 
 def test_the_share_of_the_head_is_that_of_every_class():
-    close(thresholds(HEAD, [.98, .91, .70, .65], [.88, .40]), [.95, .95, .88])          # rho .375: the first of each, at most tau
+    # rho .375: the first of each, at most tau
+    close(thresholds(HEAD, [.98, .91, .70, .65], [.88, .40]), [.95, .95, .88])
     close(thresholds(HEAD, [.94, .91, .70, .65, .5, .45, .4, .35], [.88, .40]), [.95, .70, .88])
 
 
 def test_where_no_image_of_the_head_is_sure():
-    close(thresholds([.9, .8], [.98, .91, .70, .65], rho_one=True), [.95, .65])         # as released
-    close(thresholds([.9, .8], [.94, .91, .70, .65]), [.95, .94])                       # a share of 0: the best one alone
+    close(thresholds([.9, .8], [.98, .91, .70, .65], rho_one=True), [.95, .65])       # as released
+    close(thresholds([.9, .8], [.94, .91, .70, .65]), [.95, .94])                     # a share of 0: the best one alone
     close(thresholds([], [.94, .91]), [.95, .94])
 
 
@@ -73,7 +74,8 @@ def test_many_pools_equal_a_slow_twin():
     for seed in range(60):
         g = torch.Generator().manual_seed(seed)
         n, classes = int(torch.randint(1, 80, (1,), generator=g)), 5
-        confidence = (.2 + .8 * torch.rand(n, generator=g, dtype=torch.float64) ** .5).mul(20).round().div(20)          # with ties
+        # with ties
+        confidence = (.2 + .8 * torch.rand(n, generator=g, dtype=torch.float64) ** .5).mul(20).round().div(20)
         label = (classes * torch.rand(n, generator=g) ** 2).long()
         s, tau, head = torch.rand(classes, generator=g).double(), [.5, .9, .95, 1.0][seed % 4], seed % 3
         have = class_thresholds(confidence, label, s, tau, head, seed % 2 == 0)
@@ -100,7 +102,8 @@ def test_before_the_first_scan_it_is_fixmatch():
     m, base = kit.method("adsh", {"threshold": .6}), kit.method("fixmatch", {"threshold": .6})
     for number in range(5):
         v, batch = kit.drawn(number)
-        have, want = (kit.values(x.terms(v, batch, x.pseudo(v, batch, kit.time(number)), kit.time(number))) for x in (m, base))
+        have, want = (kit.values(x.terms(v, batch, x.pseudo(v, batch, kit.time(number)), kit.time(number)))
+                      for x in (m, base))
         assert have.keys() == want.keys()
         for name in want:
             close(have[name], want[name], 1e-15)
@@ -127,14 +130,14 @@ def test_a_scan_equals_the_slow_twin_on_the_live_network():
     kit.losses_of(t, range(3))
     old = t.method.s.clone()
     kit.losses_of(t, range(3, 4))
-    said, _, _ = t.scan("unlabelled", "weak", t.net)                                    # the same step, so the same views
+    said, _, _ = t.scan("unlabelled", "weak", t.net)                                  # the same step, so the same views
     confidence, label = said["head"].softmax(-1).max(-1)
     close(t.method.s, Slow.of(confidence, label, old, torch.tensor(.8).item(), t.method.head, False), 1e-7)
     assert not torch.equal(t.method.s, old)
 
 
 def test_an_epoch_is_the_paper_s_share_but_no_shorter_than_a_pass():
-    m = kit.method("adsh", steps=2**18)                                                 # pool 100, batch 4: a pass of 25 steps
+    m = kit.method("adsh", steps=2**18)                                          # pool 100, batch 4: a pass of 25 steps
     assert m.host_every() == 512 and m.durations() == {"epoch": 512, "first_scan": 1024}
     assert kit.method("adsh", steps=2**12).host_every() == 25
     assert kit.method("adsh", steps=40).host_every() == 10

@@ -1,4 +1,5 @@
-"""BaCon against the values of methods-c 7.8, a plain twin of its memories and its contrastive term, and ABC below it."""
+"""BaCon against the values of methods-c 7.8, a plain twin of its memories and its contrastive term,
+and ABC below it."""
 from __future__ import annotations
 
 import math
@@ -28,7 +29,8 @@ def at(step: int):
 def reference_step(t, sure=(1, 1, 1, 1, 1, 0), **options):
     """The four classes of the reference, its unit vectors and its memory's counts."""
     m = kit.method("bacon", {"strong_views": 1, "width": 2, **options}, counts=(4, 3, 2, 1), steps=300_000)
-    zeros, a = torch.zeros(4, 4, dtype=torch.float64), f64([[5, .1, 0, -1], [0, .2, 6, 1], [1, 0, .5, 4], [.3, 4, .2, .1]])
+    zeros, a = torch.zeros(4, 4, dtype=torch.float64), f64([[5, .1, 0, -1], [0, .2, 6, 1], [1, 0, .5, 4],
+                                                            [.3, 4, .2, .1]])
     f = torch.zeros(4, 4, dtype=torch.float64)
     v = kit.views(l=View({"head": zeros[:2], "balanced": zeros[:2], "projection": circle(20, 110)}, f[:2]),
                   w=View({"head": zeros, "balanced": a, "projection": circle(0, 200, 260, 95)}, f),
@@ -54,7 +56,8 @@ def test_the_reference_s_contrastive_term():
 def test_the_term_starts_in_the_middle_of_the_run():
     assert reference_step(at(149_999))[2]["con"].scale == 0 and reference_step(at(150_000))[2]["con"].scale == 1
     early = {"start": 1 / 3}
-    assert reference_step(at(99_999), **early)[2]["con"].scale == 0 and reference_step(at(100_000), **early)[2]["con"].scale == 1
+    assert reference_step(at(99_999), **early)[2]["con"].scale == 0
+    assert reference_step(at(100_000), **early)[2]["con"].scale == 1
     m = kit.method("bacon", steps=24)
     assert m.durations() == {"start": 12}
 
@@ -81,11 +84,13 @@ def test_what_enters_the_memory_of_classes(remember, want):
     """methods-c 7.6 a: released, the threshold meets logits and nearly every image passes."""
     m = kit.method("bacon", {"strong_views": 1, "remember": remember}, steps=300_000)
     f = torch.zeros(4, 16, dtype=torch.float64)
-    v = kit.views(**{name: View({"head": z, "balanced": z}, f[:len(z)]) for name, z in (("l", A.X), ("w", A.W), ("s1", A.S1))})
+    v = kit.views(**{name: View({"head": z, "balanced": z}, f[:len(z)])
+                     for name, z in (("l", A.X), ("w", A.W), ("s1", A.S1))})
     batch = SimpleNamespace(y=A.y, index_l=torch.tensor([9, 3]), index_u=torch.tensor([5, 0, 99, 7]))
     p = m.pseudo(v, batch, at(0))
     assert m.latest.rows[:10].tolist() == [-1, -1, -1, 2, -1, -1, -1, -1, -1, 0], "labelled images come first"
-    assert m.latest.rows[10 + batch.index_u].tolist() == want and (m.latest.rows >= 0).sum() == 2 + sum(k >= 0 for k in want)
+    assert m.latest.rows[10 + batch.index_u].tolist() == want
+    assert (m.latest.rows >= 0).sum() == 2 + sum(k >= 0 for k in want)
     close(p.held, [sum(k == c for k in [*want, 0, 2]) for c in range(3)], 0)
 
 
@@ -110,7 +115,7 @@ def test_memories_centres_and_loss_equal_a_plain_twin(base, written_only):
         rows = batch.index_l.tolist() + (batch.index_u + labelled).tolist()
         sure = (a.softmax(1).max(1).values >= 0.8).tolist()
         best = [set(r.argsort(descending=True)[:3].tolist()) for r in v.w["balanced"]]
-        out = [[y[i] != c if i < 8 else c not in best[i - 8] for c in range(4)] for i in range(16)]          # [row, class]
+        out = [[y[i] != c if i < 8 else c not in best[i - 8] for c in range(4)] for i in range(16)]       # [row, class]
         for i, (row, label) in enumerate(zip(rows, y, strict=True)):
             if i < 8 or a[i].max() >= 0.4:
                 latest[row] = label
@@ -130,7 +135,8 @@ def test_memories_centres_and_loss_equal_a_plain_twin(base, written_only):
         contrasted += len(losses) * (step >= 2)
         kept.update({row: f[i] for i, row in enumerate(rows) if sure[i]})
         for c in range(4):
-            members = [kept.get(row, [1.0] * 3) for row, label in latest.items() if label == c and (row in kept or not written_only)]
+            members = [kept.get(row, [1.0] * 3) for row, label in latest.items() if label == c
+                       and (row in kept or not written_only)]
             if members:
                 centres[c] = [sum(column) / len(members) for column in zip(*members, strict=True)]
         close(m.centres, centres, 1e-9)
@@ -165,14 +171,16 @@ def test_the_contrastive_term_reaches_labelled_and_weak_images_and_no_other_head
     t.data.prepare(2)
     now = kit.time(2, 12)
     batch, raw = t.data.batch(now)
-    v = t.method.forward(t.net, {name: t.data.normalise(x, t.dtype) for name, x in raw.items()}, batch, now, t.average.net)
+    v = t.method.forward(t.net, {name: t.data.normalise(x, t.dtype) for name, x in raw.items()}, batch, now,
+                         t.average.net)
     out = t.method.terms(v, batch, t.method.pseudo(v.detach(), batch, now), now)
     places = [v.l["projection"], v.w["projection"], v.s["projection"], v.l["balanced"], v.w["balanced"], v.w["head"]]
     gradients = torch.autograd.grad(kit.values(out)["con"], places, retain_graph=True, allow_unused=True)
     assert gradients[0].any(1).all() and gradients[1].any(1).all() and gradients[2:] == (None,) * 4
     others = sum(loss for name, loss in kit.values(out).items() if name != "con")
     gradients = torch.autograd.grad(others, places, retain_graph=True, allow_unused=True)
-    assert [g is None for g in gradients] == [True, True, True, False, True, True], "only this term trains on weak views"
+    untouched = [g is None for g in gradients]
+    assert untouched == [True, True, True, False, True, True], "only this term trains on weak views"
     assert torch.autograd.grad(kit.values(out)["con"], t.net.backbone.stem.weight)[0].any()
 
 
@@ -189,7 +197,7 @@ def test_without_its_term_it_is_abc_with_hard_targets(base, policy):
         assert plain == abc and late[:3] == without[:3], "before the start, too"
         host = kit.trainer("abc", {"threshold": 0.3, "soft_target": False, **one}, **changes)
         assert late[4]["x"] != kit.losses_of(host, range(5))[4]["x"]
-    else:                                                                        # two strong views: their mean where ABC has their sum
+    else:                                                         # two strong views: their mean where ABC has their sum
         close(2 * without[0]["u_b"], abc[0]["u_b"], 1e-12)
         assert all(without[0][k] == abc[0][k] for k in abc[0] if k != "u_b")
 

@@ -28,7 +28,8 @@ def view(h: torch.Tensor, **logits: torch.Tensor) -> View:
 def toy_views(weak=(A.W, WB)) -> kit.Views:
     return kit.views(l=view(unit(0, 0), head=A.X, balanced=XB),
                      w=view(unit(5, 110, 240, 130), head=weak[0], balanced=weak[1]),
-                     s1=view(unit(15, 90, 260, 150), head=A.S1, balanced=SB1), s2=view(unit(350, 120, 230, 170), head=A.S2, balanced=SB2),
+                     s1=view(unit(15, 90, 260, 150), head=A.S1, balanced=SB1),
+                     s2=view(unit(350, 120, 230, 170), head=A.S2, balanced=SB2),
                      l1=view(unit(0, 100)), l2=view(unit(20, 120)), c=view(unit(10, 130, 250)))
 
 
@@ -48,13 +49,14 @@ def step(m, v=None, at: int = 0, known=NONE, ends: bool = False):
     return p, terms, kit.values(terms), batch
 
 
-# ---- a step ------------------------------------------------------------------------------------------------------------------
+# ---- a step ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_fused_pseudo_labels_on_toy_tensors():
     p, _, _, batch = step(ccl())
     close(batch.notes.fused - (A.W + WB) / 2, f64([-1.839962, -1.086190, -.040822]).expand(4, 3) / 2)
-    close(batch.notes.fused, [[2.830019, -.543095, -.020411], [-.419981, 2.206905, .479589], [-.869981, -.443095, 4.729589],
+    close(batch.notes.fused,
+          [[2.830019, -.543095, -.020411], [-.419981, 2.206905, .479589], [-.869981, -.443095, 4.729589],
                         [1.330019, .956905, .029589]])
     close(batch.notes.fused.logsumexp(1), [2.918124, 2.430100, 4.738914, 2.003474])
     close(p.prob.amax(1), [.915665, .799959, .990718, .509944])
@@ -95,25 +97,29 @@ def test_the_smoothed_posteriors():
 
 
 def test_the_contrastive_terms_by_plain_loops():
-    """Random rows of 5 classes in 6 dimensions, some chosen: each posterior summed pair by pair; smoothing by its series."""
+    """Random rows of 5 classes in 6 dimensions, some chosen: each posterior summed pair by pair;
+    smoothing by its series."""
     g = torch.Generator().manual_seed(3)
     m = kit.method("ccl", {"kernel_t": .5}, counts=(9, 5, 3, 2, 1), batch=4)
     h = torch.nn.functional.normalize(torch.randn(5 + 8 + 6, 6, generator=g, dtype=torch.float64), dim=1)
-    y = torch.cat([torch.ones(5, 5), torch.eye(5)[torch.randint(0, 5, (8,), generator=g)], torch.rand(6, 5, generator=g)]).double()
+    hot = torch.eye(5)[torch.randint(0, 5, (8,), generator=g)]
+    y = torch.cat([torch.ones(5, 5), hot, torch.rand(6, 5, generator=g)]).double()
     y[-2:] = 0                                                                      # not chosen
     want = []
     for i in range(5, 19):
         q = []
         for k in range(5):
             others = [j for j in range(19) if j != i]
-            q.append(sum(math.exp(float(h[i] @ h[j]) / .5) * float(y[j, k]) for j in others) / sum(float(y[j, k]) for j in others))
+            q.append(sum(math.exp(float(h[i] @ h[j]) / .5) * float(y[j, k]) for j in others)
+                     / sum(float(y[j, k]) for j in others))
         want.append(-sum(float(y[i, k]) * math.log(q[k] / sum(q)) for k in range(5)))
     close(m.reliable(h, y), want, 1e-12)
     assert not m.reliable(h, y)[-2:].any()
 
     rows, base, label = h[13:], h[:13], y[:13]
-    density = [[sum(math.exp(float(r @ base[j]) / .5) * float(label[j, k]) for j in range(13)) / float(label[:, k].sum())
-                for k in range(5)] for r in rows]
+    kernel = [[math.exp(float(r @ b) / .5) for b in base] for r in rows]
+    density = [[sum(k_j * float(label[j, k]) for j, k_j in enumerate(row)) / float(label[:, k].sum())
+                for k in range(5)] for row in kernel]
     density = f64([[d / sum(row) for d in row] for row in density])
     near = f64([[math.exp(float(a @ b)) for b in rows] for a in rows])
     near, spread, power = near / near.sum(1, keepdim=True), torch.zeros(6, 5).double(), density
@@ -168,11 +174,12 @@ def test_without_its_parts_and_with_equal_heads_it_is_fixmatch_twice():
     q = base.pseudo(v, None, None)
     want = kit.values(base.terms(v, SimpleNamespace(y=A.y), q, None))
     assert torch.equal(p.mask, q.mask) and torch.equal(p.label, q.label)
-    close([losses["x"], losses["x_b"], losses["u"], losses["u_b"]], [want["x"], want["x"], 1.5 * want["u"], 1.5 * want["u"]], 1e-9)
+    close([losses["x"], losses["x_b"], losses["u"], losses["u_b"]],
+          [want["x"], want["x"], 1.5 * want["u"], 1.5 * want["u"]], 1e-9)
     close([losses["spl"], losses["rpl"]], [0, 0], 0)
 
 
-# ---- the priors --------------------------------------------------------------------------------------------------------------
+# ---- the priors ------------------------------------------------------------------------------------------------------
 
 
 def test_a_step_of_the_priors():
@@ -222,14 +229,14 @@ def test_the_priors_over_several_periods_by_a_plain_twin():
 
 
 @pytest.mark.parametrize("steps, options, durations", [
-    (250_000, {}, (10_500, 500)), (250_000, dict(start=3000, period=100), (3000, 100)), (250_000, dict(start=3001), (3500, 500)),
-    (600, {}, (40, 20)), (25_000, {}, (1050, 50))])
+    (250_000, {}, (10_500, 500)), (250_000, dict(start=3000, period=100), (3000, 100)),
+    (250_000, dict(start=3001), (3500, 500)), (600, {}, (40, 20)), (25_000, {}, (1050, 50))])
 def test_start_and_period_keep_their_share_of_the_run(steps, options, durations):
     m = kit.method("ccl", options, steps=steps)
     assert (m.durations()["start"], m.durations()["period"]) == durations
 
 
-# ---- network, views, recipe --------------------------------------------------------------------------------------------------
+# ---- network, views, recipe ------------------------------------------------------------------------------------------
 
 
 def test_projectors_and_prediction():
@@ -254,7 +261,8 @@ def test_the_number_of_parameters_is_the_published_one(classes, parameters):
 
 
 def test_all_six_views_and_the_class_weights_are_projected():
-    """One pass; the centres are the projected weights of the balanced head, by a projector with statistics of its own."""
+    """One pass; the centres are the projected weights of the balanced head,
+    by a projector with statistics of its own."""
     t = kit.trainer("ccl", dict(period=3))
     t.data.prepare(0)
     batch, raw = t.data.batch(kit.time(0))
@@ -277,7 +285,8 @@ def test_all_parts_learn_and_a_resumed_run_goes_on_to_the_last_bit(tmp_path):
         return kit.trainer("ccl", dict(threshold=.3, energy=1.0, period=3, start=3))
     t = kit.check_resume(make, 9, [2, 7], tmp_path)
     before, after = make().net.state_dict(), t.net.state_dict()
-    for name in ("heads.g.0.weight", "heads.g.1.running_mean", "heads.g_c.3.weight", "heads.g_c.1.running_var", "heads.balanced.weight"):
+    for name in ("heads.g.0.weight", "heads.g.1.running_mean", "heads.g_c.3.weight", "heads.g_c.1.running_var",
+                 "heads.balanced.weight"):
         assert not torch.equal(before[name], after[name]), name
     assert (t.method.q_u != 1 / 4).all() and not torch.equal(t.method.q_a, t.method.pi)
 
@@ -285,7 +294,8 @@ def test_all_parts_learn_and_a_resumed_run_goes_on_to_the_last_bit(tmp_path):
 def test_the_original_recipe_follows_the_data():
     ten, hundred = (Run.of(d, "ccl", recipe="original").options for d in ("cifar10", "cifar100"))
     assert (ten["beta"], ten["start"], hundred["beta"], hundred["start"]) == (.9, 10_500 / 250_000, .5, 3000 / 250_000)
-    assert ten["droplast_prior"] and hundred["droplast_prior"] and not Run.of("cifar10", "ccl").options["droplast_prior"]
+    assert ten["droplast_prior"] and hundred["droplast_prior"]
+    assert not Run.of("cifar10", "ccl").options["droplast_prior"]
 
 
 def test_the_prior_of_one_dropped_pass():

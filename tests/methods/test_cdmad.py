@@ -21,12 +21,13 @@ def step(at: int, blank=B, options=None, v=TOY, name="cdmad"):
     return p, kit.values(m.terms(v, batch, p, t))
 
 
-# ---- the equations -----------------------------------------------------------------------------------------------------------
+# ---- the equations ---------------------------------------------------------------------------------------------------
 
 
 def test_the_toy_tensors():
     p, losses = step(START)
-    close(p.prob, [[.873128, .039334, .087539], [.119398, .484185, .396417], [.001225, .003680, .995095], [.023764, .869731, .106504]])
+    close(p.prob, [[.873128, .039334, .087539], [.119398, .484185, .396417], [.001225, .003680, .995095],
+                   [.023764, .869731, .106504]])
     assert torch.equal(p.target, p.prob) and p.mask.tolist() == [1] * 4
     close([losses["x"], losses["u"]], [.896378, .870372])
     close(sum(losses.values()), 1.766750)
@@ -62,7 +63,7 @@ def test_thresholded_without_bias_it_is_fixmatch():
     assert debiased.mask.tolist() == [0, 0, 1, 0] and debiased.target.tolist() == [0, 1, 2, 1]
 
 
-# ---- the blank image ---------------------------------------------------------------------------------------------------------
+# ---- the blank image -------------------------------------------------------------------------------------------------
 
 
 def looked(**options):
@@ -119,7 +120,7 @@ def test_the_test_subtracts_what_the_tested_network_says_of_the_blank_image():
             close(t.method.predict(net, x), net(x)["head"] - net(torch.ones_like(x[:1]))["head"], 1e-6)
 
 
-# ---- bases, presets, recipes -------------------------------------------------------------------------------------------------
+# ---- bases, presets, recipes -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base, own, plain", [

@@ -19,10 +19,11 @@ COUNTS, START = (100, 30, 10), 3
 
 def made(base: str = "", options: dict | None = None, **changes) -> Trainer:
     sure = {} if base == "remixmatch" else {"threshold": .3}
-    return kit.trainer("cossl", {**sure, "represent": START, "fit": 20, **(options or {})}, base=base, **{"steps": 8, **changes})
+    return kit.trainer("cossl", {**sure, "represent": START, "fit": 20, **(options or {})}, base=base,
+                       **{"steps": 8, **changes})
 
 
-# ---- parts -------------------------------------------------------------------------------------------------------------------
+# ---- parts -----------------------------------------------------------------------------------------------------------
 
 
 def test_enhanced_features_and_the_teacher_s_loss():
@@ -105,11 +106,12 @@ def test_the_fit_s_batches_are_passes_without_replacement():
 
 
 def test_a_short_run_fits_long_enough():
-    assert kit.method("cossl", steps=250_000, counts=COUNTS).fit == 5000 and kit.method("cossl", steps=400, counts=COUNTS).fit == 2000
+    assert kit.method("cossl", steps=250_000, counts=COUNTS).fit == 5000
+    assert kit.method("cossl", steps=400, counts=COUNTS).fit == 2000
     assert kit.method("cossl", {"fit": 7}, steps=400, counts=COUNTS).fit == 7
 
 
-# ---- phases ------------------------------------------------------------------------------------------------------------------
+# ---- phases ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", ["fixmatch", "remixmatch"])
@@ -135,7 +137,8 @@ def test_a_run_resumes_in_and_between_its_phases(base, tmp_path):
 
 @pytest.mark.parametrize("base, average", [("fixmatch", False), ("fixmatch", True), ("remixmatch", False)])
 def test_the_teacher_head_on_features_of_the_average_makes_the_pseudo_labels(base, average):
-    t = made(base, {"ema_teacher": average, **({"align": False, "temperature": 1.0} if base == "remixmatch" else {})}, precision="fp64")
+    t = made(base, {"ema_teacher": average, **({"align": False, "temperature": 1.0} if base == "remixmatch" else {})},
+             precision="fp64")
     kit.losses_of(t, range(START + 1))
     t.data.prepare(START + 1)
     _, raw = t.data.batch(kit.time(START + 1))
@@ -166,7 +169,8 @@ def test_the_teacher_s_loss_reaches_its_head_alone_and_the_student_s_loss_never_
     t.advance()
     assert seen["t"] == {"heads.teacher.weight", "heads.teacher.bias"}
     assert "heads.head.weight" in seen["base"] and not seen["base"] & seen["t"]
-    assert [sum(len(g["params"]) for g in o.param_groups) for o in t.optimisers] == [len(list(t.net.parameters())) - 2, 2]
+    sizes = [sum(len(g["params"]) for g in o.param_groups) for o in t.optimisers]
+    assert sizes == [len(list(t.net.parameters())) - 2, 2]
 
 
 def test_the_teacher_has_an_adam_of_its_own_whose_rate_does_not_follow_the_run_s():
@@ -190,7 +194,8 @@ def test_the_average_s_decay_leaves_the_teacher_s_head_alone():
 
 def test_on_remixmatch_the_ramp_is_over_in_phase_two():
     t = made("remixmatch")
-    ramps = {step: float(t.method.ramp(kit.time(step, 8, "represent" if step < START else "cotrain"))) for step in range(8)}
+    ramps = {step: float(t.method.ramp(kit.time(step, 8, "represent" if step < START else "cotrain")))
+             for step in range(8)}
     assert ramps == {0: 0, 1: 1 / 8, 2: 2 / 8, **dict.fromkeys(range(START, 8), 1)}
     kit.losses_of(t, range(START))
     terms, seen = t.method.terms, {}
@@ -213,7 +218,8 @@ def test_phase_two_draws_the_classes_evenly_and_partners_from_all_images():
     assert (drawn / drawn.sum() - 0.25).abs().max() < 0.1                # the labelled classes are 14, 9, 6 and 4
     assert partners == set(t.data.labelled.tolist()) | set(t.data.unlabelled.tolist())
     raw = t.data.images[t.data.labelled[index]]
-    assert torch.equal(views["b"], t.data.view(raw, "strong", "b", step)) and t.method.step_images().strong == ["s1", "s2"]
+    assert torch.equal(views["b"], t.data.view(raw, "strong", "b", step))
+    assert t.method.step_images().strong == ["s1", "s2"]
 
 
 def test_the_student_sees_neither_balanced_images_nor_partners_and_the_average_no_batch_statistics():
@@ -234,7 +240,8 @@ def test_its_own_recipe_shows_the_student_no_weak_view_in_phase_two():
     t.advance()
     assert passes == [24]
     run = Run.of("cifar10", "cossl", recipe="original")
-    assert (run.steps, run.optimiser, run.ema_rule, run.policy, run.bn_momentum) == (250_500, "adam", "decaying", "weak_first", .1)
+    assert (run.steps, run.optimiser, run.ema_rule, run.policy,
+            run.bn_momentum) == (250_500, "adam", "decaying", "weak_first", .1)
     m = kit.method("cossl", steps=run.steps, counts=COUNTS)
     assert m.represent == 401 * 500 and kit.method("cossl", steps=250_000, counts=COUNTS).represent == 200_100
     assert Run.of("cifar10", "cossl", base="remixmatch", recipe="original").options["ramp"] == 500 / 501

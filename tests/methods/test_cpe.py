@@ -1,4 +1,5 @@
-"""CPE: its equations on toy tensors and by hand, its head against three whole batch norms, its cuts, and SeMi's modules on it."""
+"""CPE: its equations on toy tensors and by hand, its head against three whole batch norms, its cuts,
+and SeMi's modules on it."""
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -32,7 +33,8 @@ def equal_heads(*norms) -> torch.Tensor:
 
 def drawn(rows: int = 8, classes: int = 5, seed: int = 0):
     g = torch.Generator().manual_seed(seed)
-    z = {name: 2 * torch.randn(rows, 3, 3, classes, generator=g, dtype=torch.float64) for name in ("l", "w", "s1", "s2")}
+    z = {name: 2 * torch.randn(rows, 3, 3, classes, generator=g, dtype=torch.float64)
+         for name in ("l", "w", "s1", "s2")}
     return views(**z), SimpleNamespace(y=torch.randint(0, classes, (rows,), generator=g))
 
 
@@ -41,7 +43,7 @@ def step(m, v, batch):
     return p, m.terms(v, batch, p, kit.time(0))
 
 
-# ---- the equations -----------------------------------------------------------------------------------------------------------
+# ---- the equations ---------------------------------------------------------------------------------------------------
 
 
 def test_the_toy_tensors():
@@ -50,7 +52,8 @@ def test_the_toy_tensors():
     shift = f64([[1, 0, 2, 0, 0]])                     # weak norms that differ and have `weak` as their mean
     x = f64([[1, 0, 0, 0, 0], [0, 0, 1, 0, 0]])
     m = kit.method("cpe", {"strong_views": 1, "cut_1": 2, "cut_2": 4}, counts=(8, 4, 2, 1, 1))
-    v = views(l=equal_heads(x, x, x), w=equal_heads(weak, weak + shift, weak - shift), s1=equal_heads(hot, 2 * hot, 3 * hot))
+    v = views(l=equal_heads(x, x, x), w=equal_heads(weak, weak + shift, weak - shift),
+              s1=equal_heads(hot, 2 * hot, 3 * hot))
     p, terms = step(m, v, SimpleNamespace(y=torch.tensor([0, 4])))
     close(p.prob.max(-1).values, [.973756, .973756, .990182, .322202])
     assert p.label.tolist() == [0, 3, 4, 0] and p.mask.tolist() == [1, 1, 1, 0]
@@ -95,11 +98,13 @@ def test_heads_norms_and_views_row_by_row(counts):
 def test_with_cuts_beyond_the_classes_head_1_is_fixmatch_over_its_sure_rows():
     m = kit.method("cpe", {"threshold": .6, "cut_1": 5, "cut_2": 5}, counts=(9, 6, 4, 2, 1))
     v, batch = drawn()
-    one = Views({name: View({"experts": v[name]["experts"][:, :, :1].expand(-1, -1, 3, -1)}, v[name].f) for name in ("l", "w", "s1", "s2")},
+    one = Views({name: View({"experts": v[name]["experts"][:, :, :1].expand(-1, -1, 3, -1)}, v[name].f)
+                 for name in ("l", "w", "s1", "s2")},
                 ["s1", "s2"])
     p, terms = step(m, one, batch)
     fixmatch = kit.method("fixmatch", {"threshold": .6}, counts=(9, 6, 4, 2, 1))
-    plain = Views({name: View({"head": one[name]["experts"][:, 0, 0]}, one[name].f) for name in ("l", "w", "s1", "s2")}, ["s1", "s2"])
+    plain = Views({name: View({"head": one[name]["experts"][:, 0, 0]}, one[name].f)
+                   for name in ("l", "w", "s1", "s2")}, ["s1", "s2"])
     q, want = step(fixmatch, plain, batch)
     assert torch.equal(p.mask, q.mask) and torch.equal(p.label, q.label) and 0 < p.mask.sum() < 8
     close(reduce(terms["x1"]), reduce(want["x"]), 1e-12)
@@ -113,7 +118,8 @@ def test_a_batch_without_a_sure_row_has_no_unsupervised_loss_and_no_nan():
     assert all(float(reduce(terms[f"u{k}"])) == 0 for k in (1, 2, 3))
 
 
-@pytest.mark.parametrize("classes, cuts", [(10, (2, 4)), (100, (35, 70)), (127, (25, 50)), (4, (1, 2)), (3, (1, 2)), (2, (1, 1))])
+@pytest.mark.parametrize("classes, cuts",
+                         [(10, (2, 4)), (100, (35, 70)), (127, (25, 50)), (4, (1, 2)), (3, (1, 2)), (2, (1, 1))])
 def test_the_cuts_follow_the_number_of_classes(classes, cuts):
     m = kit.method("cpe", counts=(2,) * classes)
     assert m.cuts == cuts and m.first.tolist() == [0, *cuts] and "tail" in m.must_act
@@ -125,7 +131,7 @@ def test_sets_of_classes_that_are_not_nested_are_refused():
         kit.method("cpe", {"cut_1": 4, "cut_2": 3}, counts=(9, 6, 4, 2, 1))
 
 
-# ---- the head ----------------------------------------------------------------------------------------------------------------
+# ---- the head --------------------------------------------------------------------------------------------------------
 
 
 class ThreeNorms(nn.Module):
@@ -196,14 +202,15 @@ def test_the_norms_part_and_head_2_predicts():
     t = kit.trainer("cpe", {"threshold": .3, "cut_1": 1, "cut_2": 2})
     kit.losses_of(t, range(4))
     experts = t.net.heads["experts"]
-    assert not torch.equal(experts.norms[0].weight, experts.norms[2].weight), "nested masks part their affine parameters"
+    assert not torch.equal(experts.norms[0].weight,
+                           experts.norms[2].weight), "nested masks part their affine parameters"
     assert experts.standardise.running_mean.any()
     assert torch.equal(t.average.net.heads["experts"].standardise.running_mean, experts.standardise.running_mean)
     x = t.data.normalise(t.source.test_images, t.dtype)
     with torch.no_grad():
         v, e = t.average.net(x), t.average.net.heads["experts"]
         scale, shift = (torch.stack([getattr(n, name) for n in e.norms]).mean(0) for name in ("weight", "bias"))
-        f = e.standardise(v.map).mean((2, 3)) * scale + shift           # the mean over norms is the head on the mean pair
+        f = e.standardise(v.map).mean((2, 3)) * scale + shift         # the mean over norms is the head on the mean pair
         torch.testing.assert_close(t.method.predict(t.average.net, x), e.linears[1](f), rtol=1e-4, atol=1e-5)
 
 
@@ -214,7 +221,7 @@ def test_the_head_keeps_its_own_precision_when_the_backbone_is_in_bf16():
     assert t.net.compute(t.source.test_images.float()).dtype == torch.bfloat16 and v["experts"].dtype == torch.float32
 
 
-# ---- SeMi's modules ----------------------------------------------------------------------------------------------------------
+# ---- SeMi's modules --------------------------------------------------------------------------------------------------
 
 
 def test_each_head_is_adjusted_once_in_their_order(monkeypatch):
@@ -225,7 +232,8 @@ def test_each_head_is_adjusted_once_in_their_order(monkeypatch):
     p, _ = step(m, v, batch)
     close(torch.stack(seen, 1), v.w["experts"].mean(2).softmax(-1), 1e-12)
     for k in range(3):
-        assert torch.equal(p.branches[f"u{k + 1}"], seen[k].flip(-1)) and torch.equal(p.labels[:, k], seen[k].flip(-1).argmax(-1))
+        assert torch.equal(p.branches[f"u{k + 1}"], seen[k].flip(-1))
+        assert torch.equal(p.labels[:, k], seen[k].flip(-1).argmax(-1))
 
 
 def test_entropy_weights_act_on_every_head_by_its_own_entropy():

@@ -1,4 +1,5 @@
-"""CPG against the values of methods-c 6.8, slow twins of its votes and of what a window does, and runs over its stages."""
+"""CPG against the values of methods-c 6.8, slow twins of its votes and of what a window does,
+and runs over its stages."""
 from __future__ import annotations
 
 import math
@@ -22,7 +23,7 @@ SX = f64([[3, 0, 0], [0, 2, 0], [0, .5, 4], [.2, 2.5, 0]])
 XA, WA = f64([[1, 0, .5], [.2, .1, .3]]), f64([[3.5, 0, 0], [0, 4, .5], [.1, 0, 4.5], [4.2, 0, 0]])
 SA = f64([[.9, .1, 0], [0, .7, .2], [0, 0, 1], [.4, .4, .1]])
 H, WEIGHT, BIAS = f64([[1, 2], [.5, -1]]), f64([[1, 0], [0, 1], [-1, .5]]), f64([.1, 0, -.1])
-LOG = [400, 239, 143, 86, 51, 56, 877, 339, 256, 108]                                     # phi of the release's log at the first selection
+LOG = [400, 239, 143, 86, 51, 56, 877, 339, 256, 108]                  # phi of the release's log at the first selection
 
 
 def made(**options):
@@ -50,13 +51,14 @@ def step(m, phase: str, y, x=A.X, known=(False,) * 4):
     return p, losses["main"], losses["aux_x"] + losses["aux_u"]
 
 
-# ---- the reference's values --------------------------------------------------------------------------------------------------
+# ---- the reference's values ------------------------------------------------------------------------------------------
 
 
 def test_a_step_of_the_first_stage():
     p, main, aux = step(made(), "begin", A.y)
     close(torch.stack([main, aux, main + aux]), [1.434713, 2.039093, 3.473806])
-    assert p.label.tolist() == [0, 1, 2, 0] and p.mask.tolist() == [1, 1, 1, 1] and torch.equal(p.branches["aux_u"], WA.softmax(-1))
+    assert p.label.tolist() == [0, 1, 2, 0] and p.mask.tolist() == [1, 1, 1, 1]
+    assert torch.equal(p.branches["aux_u"], WA.softmax(-1))
 
 
 def test_a_step_of_the_first_window():
@@ -85,22 +87,24 @@ def test_a_step_of_a_later_window():
     close((A.W + m.lean).softmax(-1).amax(-1), [.898023, .842186, .952805, .977034])
     close((SX + m.lean).softmax(-1).amax(-1), [.764129, .950523, .850816, .966122])
     assert p.vote.tolist() == [0, 0, 0, 1] and int(p.choice[3]) == 1
-    assert step(m, "grow", f64([[.9, .05, .05], [0, .75, .25]]), known=(True,) * 4)[0].vote.sum() == 0, "of a labelled image no vote"
+    assert step(m, "grow", f64([[.9, .05, .05], [0, .75, .25]]),
+                known=(True,) * 4)[0].vote.sum() == 0, "of a labelled image no vote"
 
 
 def test_the_tables_of_the_reference():
-    for m, want in (([1, 1, 1], [1, 1, 1]), ([0, 26, 5], [5, 26, 5]), ([0, 1, 3], [3, 3, 3]), ([2, 26, 5], [2, 26, 5]), ([4] * 3, [1] * 3),
-                    ([0, 3, 3], [3, 3, 3]), ([0, 0, 0], [1, 1, 1])):
+    for m, want in (([1, 1, 1], [1, 1, 1]), ([0, 26, 5], [5, 26, 5]), ([0, 1, 3], [3, 3, 3]), ([2, 26, 5], [2, 26, 5]),
+                    ([4] * 3, [1] * 3), ([0, 3, 3], [3, 3, 3]), ([0, 0, 0], [1, 1, 1])):
         assert refined(torch.tensor(m), 1).tolist() == want
     assert refined(torch.tensor([0, 0, 0, 0, 0, 26, 859, 328, 250, 104]), 4).tolist() == [26] * 6 + [859, 328, 250, 104]
     for phi, want in ((LOG, [2, 4, 7, 12, 21, 19, 1, 3, 4, 10]), ([7, 2, 1], [2, 10, 20]),
                       ([400, 298, 261, 349, 400, 926, 4472, 604, 2387, 1979], [10, 13, 15, 11, 10, 4, 0, 6, 1, 2]),
                       ([1500, 899, 539, 323, 193, 116, 69, 41, 25, 15], [0, 0, 1, 2, 3, 5, 10, 16, 27, 46])):
         assert copy_counts(torch.tensor(phi), 10).tolist() == want
-    votes = torch.tensor([[12, 0, 0], [13, 0, 0], [11, 2, 0], [16, 4, 0], [17, 4, 0], [0, 100, 30], [0, 100, 24], [0, 0, 0]])
+    votes = torch.tensor([[12, 0, 0], [13, 0, 0], [11, 2, 0], [16, 4, 0], [17, 4, 0], [0, 100, 30], [0, 100, 24],
+                          [0, 0, 0]])
     chosen, label = elected(votes.int(), 12, .8)
     assert chosen.tolist() == [1, 2, 4, 6] and label.tolist() == [0, 0, 0, 1]
-    chosen, label = elected(votes.int(), 12.06, .8)                           # 6 % of the 201 draws of the release's runs: the same
+    chosen, label = elected(votes.int(), 12.06, .8)               # 6 % of the 201 draws of the release's runs: the same
     assert chosen.tolist() == [1, 2, 4, 6]
     assert elected(votes[:1].int() * 0, 0, .8)[0].tolist() == []
 
@@ -114,7 +118,7 @@ def test_the_radius_and_the_released_one():
     assert radii(f, label, 4)[3] == 0, "a class without images"
     order = torch.tensor([6, 2, 0, 5, 1, 4, 3])
     close(radii(f[order], label[order], 3), radii(f, label, 3), 1e-12)
-    rho = [0.0] * 3                                                           # the released one by a loop: the last writer of each batch
+    rho = [0.0] * 3                                          # the released one by a loop: the last writer of each batch
     centres = [f[label == k].mean(0) for k in range(3)]
     for rows in order.split(3):
         for k in label[rows].unique().tolist():
@@ -124,11 +128,11 @@ def test_the_radius_and_the_released_one():
     close(radii(f[order], label[order], 3, batch=3), want / want.sum(), 1e-12)
 
 
-# ---- copies --------------------------------------------------------------------------------------------------------------------
+# ---- copies ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_main_loss_is_the_mean_over_rows_and_copies_by_a_loop():
-    m = grown(most_copies=8)                                # of the 10 and 11 copies 8 are drawn, and count 10/8 and 11/8
+    m = grown(most_copies=8)                              # of the 10 and 11 copies 8 are drawn, and count 10/8 and 11/8
     q = f64([[.1, .8, .1], [.2, .1, .7]])
     radius, noise = f64([.3, .5]), m.noise(H, kit.time(3))
     copies = m.copied(H, radius, noise).view(2, 8, 2)
@@ -169,7 +173,7 @@ def test_gradient_flows_through_the_features_of_every_copy():
     close(f.grad, want, 1e-9)
 
 
-# ---- whole runs on small images ------------------------------------------------------------------------------------------------
+# ---- whole runs on small images --------------------------------------------------------------------------------------
 
 SMALL = {"warmup": 4, "window": 4, "threshold": .35, "floor": .1}
 
@@ -202,8 +206,8 @@ def test_votes_are_counted_for_their_image_and_class(mu):
         end_step(v, batch, p, time)
         if time.phase == "grow":
             weak, strong = ((x["head"] + m.lean).softmax(-1).max(-1) for x in (v.w, v.s1))
-            for i, k, j, a, b, known in zip(batch.index_u.tolist(), weak.indices.tolist(), strong.indices.tolist(), weak.values.tolist(),
-                                            strong.values.tolist(), batch.known_u.tolist()):
+            for i, k, j, a, b, known in zip(batch.index_u.tolist(), weak.indices.tolist(), strong.indices.tolist(),
+                                            weak.values.tolist(), strong.values.tolist(), batch.known_u.tolist()):
                 counted[i, k] += int(a >= .9 * .35 and b >= .9 * .35 and k == j and not known)
             twice.append(max(Counter(batch.index_u.tolist()).values()))
     m.end_step = watched
@@ -212,7 +216,8 @@ def test_votes_are_counted_for_their_image_and_class(mu):
 
 
 def test_what_a_window_does():
-    """The labelled set, its rows, counts, copies and the adjustment, from the votes of a window, by a loop; and the radius from a scan."""
+    """The labelled set, its rows, counts, copies and the adjustment, from the votes of a window, by a loop;
+    and the radius from a scan."""
     t = small(precision="fp64")
     m, found, kept = t.method, [], []
     end_epoch = m.host_work
@@ -233,7 +238,8 @@ def test_what_a_window_does():
                 want.append((int(t.data.unlabelled[i]), [x / sum(row) for x in row]))
                 counts[row.index(max(row))] += 1
         stream = t.data.streams["labelled"]
-        assert want and stream.members[:33].equal(t.data.labelled) and stream.members[33:].tolist() == [i for i, _ in want]
+        assert want and stream.members[:33].equal(t.data.labelled)
+        assert stream.members[33:].tolist() == [i for i, _ in want]
         close(stream.targets[33:], f64([row for _, row in want]), 1e-12)
         close(stream.targets[:33], m.smooth(t.data.y), 0)
         phi = [a + b for a, b in zip([14, 9, 6, 4], counts)]
@@ -295,7 +301,8 @@ def test_a_run_resumes_in_every_stage_and_window(tmp_path):
 
 def test_the_strong_labelled_view_moves_nothing_but_batch_norms():
     plan = kit.method("cpg", {"labelled_strong": True, "strong_views": 1}).step_images()
-    assert list(plan.views) == ["l", "ls", "w", "s1"] and plan.views["ls"] == ("labelled", "strong") and plan.strong == ["s1"]
+    assert list(plan.views) == ["l", "ls", "w", "s1"] and plan.views["ls"] == ("labelled", "strong")
+    assert plan.strong == ["s1"]
     t = small({"labelled_strong": True}, policy="separate")                   # a pass a view: no shared statistics
     other = small(policy="separate")
     assert kit.losses_of(t, range(4)) == kit.losses_of(other, range(4))
@@ -320,18 +327,21 @@ def test_the_released_radius_reads_labelled_images_in_one_shuffled_order_and_the
     close(m.radii(f, label), radii(f[order], label[order], 4, batch=8), 1e-12)
     close(m.radii(f[:33], label[:33]), radii(f[order[:33]], label[order[:33]], 4, batch=8), 1e-12)
     turned = torch.cat([torch.arange(33), torch.arange(33, 45).flip(0)])
-    assert not torch.allclose(m.radii(f[turned], label[turned]), m.radii(f, label)), "the order of the selected ones counts"
+    assert not torch.allclose(m.radii(f[turned], label[turned]),
+                              m.radii(f, label)), "the order of the selected ones counts"
 
 
-# ---- durations, the floor, recipes ---------------------------------------------------------------------------------------------
+# ---- durations, the floor, recipes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps, mu, warmup, window", [(2**18, 7, 30 * 1024, 5 * 1024), (250_000, 1, 6 * 4883, 4883), (600, 1, 75, 25),
-                                                       (80, 1, 10, 10), (24, 7, 3, 3)])
+@pytest.mark.parametrize("steps, mu, warmup, window",
+                         [(2**18, 7, 30 * 1024, 5 * 1024), (250_000, 1, 6 * 4883, 4883), (600, 1, 75, 25),
+                          (80, 1, 10, 10), (24, 7, 3, 3)])
 def test_the_durations_scale_with_the_run(steps, mu, warmup, window):
     """On a pool of 100 images at 4 a step a pass has 25."""
     m = kit.method("cpg", steps=steps, mu=mu)
-    assert m.durations() == {"warmup": warmup, "window": window, "first_selection": warmup + window} and m.host_every() == window
+    assert m.durations() == {"warmup": warmup, "window": window, "first_selection": warmup + window}
+    assert m.host_every() == window
     assert [(s.name, s.start) for s in m.phases()] == [("begin", 0), ("grow", warmup)]
 
 
@@ -363,6 +373,6 @@ def test_its_own_recipe():
     run = Run.of("cifar10", "cpg", recipe="original")
     assert (run.mu, run.steps, run.eval_every, run.variant, run.strong_pool) == (7, 2**18, 1024, "USB", "B")
     assert (run.decay, run.labelled_in_unlabelled, run.rate, run.report) == ("ndim", False, "cosine", "best_on_test")
-    assert {k: run.options[k] for k in ("strong_views", "labelled_strong", "official_radius", "absolute_floor")} == dict(
-        strong_views=1, labelled_strong=True, official_radius=True, absolute_floor=12)
+    want = dict(strong_views=1, labelled_strong=True, official_radius=True, absolute_floor=12)
+    assert {name: run.options[name] for name in want} == want
     assert Run.of(method="cpg", profile="trial", recipe="original").options["absolute_floor"] == 0

@@ -27,13 +27,15 @@ def plus(options: dict | None = None, steps: int = 250_000, **changes):
     return kit.method("crestplus", options, counts=COUNTS, steps=steps, **changes)
 
 
-# ---- (1), (2): which images are taken over -----------------------------------------------------------------------------------
+# ---- (1), (2): which images are taken over ---------------------------------------------------------------------------
 
 
 def test_the_prior_and_the_rates_of_the_release():
     close(law(100, 10), [.402931, .241551, .144806, .086809, .052041, .031198, .018702, .011212, .006721, .004029])
-    close(keep_rates(law(100, 10), 3), [.215443, .25551, .303027, .359381, .426216, .50548, .599484, .710971, .843191, 1])
-    close(keep_rates(law(50, 10), 3), [.271442, .313763, .362682, .419229, .484592, .560145, .647479, .748429, .865118, 1])
+    close(keep_rates(law(100, 10), 3),
+          [.215443, .25551, .303027, .359381, .426216, .50548, .599484, .710971, .843191, 1])
+    close(keep_rates(law(50, 10), 3),
+          [.271442, .313763, .362682, .419229, .484592, .560145, .647479, .748429, .865118, 1])
     close(keep_rates(law(9, 3), 3), [.48075, .693361, 1])
 
 
@@ -56,11 +58,12 @@ def test_what_is_picked():
         taken = torch.zeros(len(label), dtype=torch.bool).index_fill_(0, chosen, True)
         assert k == 9 or score[taken & (label == k)].min() >= score[~taken & (label == k)].max()
     label = torch.tensor([0, 0, 1, 0, 2, 0, 1, 0, 1])
-    assert pick(label, f64([.9, .99, .6, .7, .55, .95, .8, .5, .97]), keep_rates(law(9, 3), 3)).tolist() == [1, 5, 8, 6, 4]
+    confidence = f64([.9, .99, .6, .7, .55, .95, .8, .5, .97])
+    assert pick(label, confidence, keep_rates(law(9, 3), 3)).tolist() == [1, 5, 8, 6, 4]
     assert pick(label[:0], f64([]), keep_rates(law(9, 3), 3)).tolist() == []
 
 
-# ---- (3): progressive alignment ----------------------------------------------------------------------------------------------
+# ---- (3): progressive alignment --------------------------------------------------------------------------------------
 
 
 def test_the_target_grows_flatter_with_each_generation():
@@ -68,7 +71,8 @@ def test_the_target_grows_flatter_with_each_generation():
     for g, t in enumerate([1, .9, .8, .7, .6, .5]):
         close(m.tempered(g), m.pi() ** t / (m.pi() ** t).sum())
     close(plus().tempered(2), [.536495, .29385, .169655])
-    m = kit.method("crestplus", {"prior": "power_law"}, counts=tuple(range(10, 0, -1)), gamma_l=100.0, n1=40, steps=250_000)
+    m = kit.method("crestplus", {"prior": "power_law"}, counts=tuple(range(10, 0, -1)), gamma_l=100.0, n1=40,
+                   steps=250_000)
     close(m.tempered(0), m.pi())
     close(m.tempered(1), [.325725, .221914, .151188, .103003, .070175, .04781, .032573, .022191, .015119, .0103])
     close(m.tempered(2), [.244681, .189448, .146682, .113571, .087934, .068084, .052715, .040815, .031602, .024468])
@@ -86,7 +90,8 @@ def test_the_alignment_and_its_ring_have_the_reference_s_values():
     m.end_step(None, batch, None, kit.time(0))
     close(m.ring.mean(0), [.333542, .333106, .333352])
     m.ring.copy_(f64([.6, .3, .1]).expand(128, 3))
-    close(m.align(P), [[.943624, .028188, .028188], [.172492, .764734, .062773], [.028992, .021247, .949761], [.528141, .259444, .212415]])
+    close(m.align(P), [[.943624, .028188, .028188], [.172492, .764734, .062773], [.028992, .021247, .949761],
+                       [.528141, .259444, .212415]])
     m.wanted.copy_(m.tempered(2))
     close(m.align(P), [[.87032, .047466, .082214], [.097608, .790065, .112327], [.00944, .012631, .977929],
                        [.315586, .283041, .401374]])
@@ -125,7 +130,7 @@ def test_on_remixmatch_it_takes_the_place_of_the_base_s_alignment(own):
     assert not m.mean.any()
 
 
-# ---- generations -------------------------------------------------------------------------------------------------------------
+# ---- generations -----------------------------------------------------------------------------------------------------
 
 
 def made(name: str = "crest", base: str = "", options: dict | None = None, **changes) -> Trainer:
@@ -172,7 +177,8 @@ def test_a_generation_starts_from_nothing_but_its_labelled_set(base):
 
     def watched(stage, ctx):
         enter(stage, ctx)
-        same = all(torch.equal(x, t.net.state_dict()[k]) and torch.equal(x, t.average.net.state_dict()[k]) for k, x in start.items())
+        same = all(torch.equal(x, t.net.state_dict()[k]) and torch.equal(x, t.average.net.state_dict()[k])
+                   for k, x in start.items())
         entered.append((stage.name, same, torch.equal(t.method.ring, ring), t.method.wanted.clone()))
         assert not any(x.any() for o in t.optimisers for state in o.state.values() for x in state.values())
         assert not base or not t.method.mean.any()
@@ -187,7 +193,12 @@ def test_remixmatch_s_own_alignment_begins_anew_with_crest():
     t = made("crest", "remixmatch")
     means = []
     enter = t.method.enter
-    t.method.enter = lambda stage, ctx: means.append(t.method.mean.clone()) or enter(stage, ctx) or means.append(t.method.mean.clone())
+
+    def watched(stage, ctx):
+        means.append(t.method.mean.clone())
+        enter(stage, ctx)
+        means.append(t.method.mean.clone())
+    t.method.enter = watched
     kit.losses_of(t, range(5))
     assert means[0].any() and not means[1].any() and t.method.momentum == momentum_of(.999, 12)
 
@@ -198,7 +209,8 @@ def test_the_first_generation_is_the_base(base):
     changes = dict(rate="constant", steps=12, precision="fp64")
     ramp = {"ramp": .5} if base == "remixmatch" else {"threshold": .3}
     found = kit.losses_of(kit.trainer("crest", {**ramp, "generations": 2}, base=base, **changes), range(7))
-    plain = kit.losses_of(kit.trainer(base, {**ramp, "ramp": .25} if base == "remixmatch" else ramp, **changes), range(7))
+    plain = kit.losses_of(kit.trainer(base, {**ramp, "ramp": .25} if base == "remixmatch" else ramp, **changes),
+                          range(7))
     assert found[:6] == plain[:6] and found[6] != plain[6]
     if base == "remixmatch":
         assert found[6]["u"] == 0 and found[0]["u"] == 0, "the ramp rises in each generation"
@@ -230,11 +242,12 @@ def test_semi_s_bank_starts_anew_with_its_network():
     kit.losses_of(t, range(4, 6))
 
 
-# ---- how many ----------------------------------------------------------------------------------------------------------------
+# ---- how many --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dataset, profile, generations, length", [
-    ("cifar10", "paper", 3, 83_333), ("cifar10", "short", 3, 8333), ("mnistm5k", "quickstart", 3, 400), ("mnistm5k", "trial", 2, 300)])
+    ("cifar10", "paper", 3, 83_333), ("cifar10", "short", 3, 8333), ("mnistm5k", "quickstart", 3, 400),
+    ("mnistm5k", "trial", 2, 300)])
 def test_the_last_twenty_evaluations_lie_in_one_generation(dataset, profile, generations, length):
     run = Run.of(dataset, "crestplus", profile=profile)
     m = kit.method("crestplus", steps=run.steps, dataset=dataset, profile=profile, eval_every=run.eval_every)
@@ -256,7 +269,9 @@ def test_a_power_law_of_counts_that_follow_none_is_refused():
 def test_their_own_recipe():
     for name in ("crest", "crestplus"):
         run = Run.of("cifar10", name, recipe="original")
-        assert (run.steps, run.eval_every, run.mu, run.rate, run.report) == (393_216, 1024, 7, "slow_cosine", "median_last")
-        assert run.options["generations"] == 6 and run.options["strong_views"] == 1 and run.options["prior"] == "power_law"
+        assert (run.steps, run.eval_every, run.mu, run.rate,
+                run.report) == (393_216, 1024, 7, "slow_cosine", "median_last")
+        assert run.options["generations"] == 6 and run.options["strong_views"] == 1
+        assert run.options["prior"] == "power_law"
     run = Run.of("cifar10", "crestplus", base="remixmatch", recipe="original")
     assert (run.steps, run.rate, run.policy) == (393_216, "constant", "frozen")

@@ -255,7 +255,7 @@ def test_the_estimate_of_the_totals():
     close(torch.linalg.cond(confusion), 2.251445)
     close(solver.estimate(confusion, confusion @ f64([7, 2, 1])), [7, 2, 1], 1e-9)
     assert solver.estimate(confusion, f64([99, 1, 0])) is None, "a negative entry"
-    for own, other, trusted in ((.338, .331, False), (.342, .329, True)):        # condition 143 and 77: the limit is 100
+    for own, other, trusted in ((.338, .331, False), (.342, .329, True)):       # condition 143 and 77: the limit is 100
         alike = f64([[own, other, other], [other, own, other], [other, other, own]])
         assert (solver.estimate(alike, f64([1, 1, 1])) is not None) == trusted, "close to singular"
     assert solver.estimate(torch.full((3, 3), torch.nan, dtype=torch.float64), seen) is None

@@ -1,4 +1,5 @@
-"""DASO: queue, similarity, blend and alignment on the reference's values; the queue and the counts against plain twins."""
+"""DASO: queue, similarity, blend and alignment on the reference's values;
+the queue and the counts against plain twins."""
 from __future__ import annotations
 
 from collections import deque
@@ -34,7 +35,7 @@ def step_of_the_reference(**options):
     return m, batch, p, kit.values(m.terms(v, batch, p, t))
 
 
-# ---- the reference's values ----------------------------------------------------------------------------------------------------
+# ---- the reference's values ------------------------------------------------------------------------------------------
 
 
 def test_the_queue_of_the_reference():
@@ -86,7 +87,7 @@ def test_similarity_and_the_aligned_loss():
     close(kit.values(m.terms(v, batch, p, kit.time(9000, 250_000)))["semantic"], .767329)
 
 
-# ---- state against plain twins -------------------------------------------------------------------------------------------------
+# ---- state against plain twins ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("room", [1, 3, 5, 40])
@@ -156,7 +157,7 @@ def test_released_statistics_move_with_labelled_batches_and_last_where_they_are_
     assert not torch.equal(statistics(), statistics(released_statistics=True))
 
 
-# ---- identities, options, pairs ------------------------------------------------------------------------------------------------
+# ---- identities, options, pairs --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", ["fixmatch", "remixmatch"])
@@ -166,7 +167,8 @@ def test_without_blend_and_alignment_daso_is_its_base_loss_for_loss(base):
     off = {**given, "dist_aware": False, "fixed_blend": 0.0, "lambda_align": 0.0}
     assert kit.losses_of(kit.trainer("daso", off, base=base), range(6)) == want
     waiting = kit.losses_of(kit.trainer("daso", {**given, "pretraining": 4}, base=base), range(6))
-    equal = [{k: x for k, x in step.items() if k != "semantic"} == other for step, other in zip(waiting, want, strict=True)]
+    equal = [{k: x for k, x in step.items() if k != "semantic"} == other
+             for step, other in zip(waiting, want, strict=True)]
     assert equal == [True] * 4 + [False] * 2 and [step["semantic"] > 0 for step in waiting] == [False] * 4 + [True] * 2
 
 
@@ -204,7 +206,8 @@ def test_t_dist_follows_the_cell_and_the_original_recipe_is_the_release_s():
     assert t_dist("cifar10") == t_dist("mnistm5k") == 1.5 and t_dist("cifar100") == .3
     assert t_dist("cifar10", gamma_l=100., gamma_u=1.) == t_dist("cifar10", order="reversed") == .3
     own = Run.of("cifar10", "daso", recipe="original")
-    assert (own.mu, own.variant, own.rate, own.decay, own.ema_rule, own.report) == (2, "V2", "constant", "all", "warmup", "median_last")
+    assert (own.mu, own.variant, own.rate, own.decay, own.ema_rule,
+            own.report) == (2, "V2", "constant", "all", "warmup", "median_last")
     assert own.options["strong_views"] == 1 and own.options["released_statistics"] and not own.labelled_in_unlabelled
     m = kit.method("daso", steps=250_000)
     assert m.durations() == {"pretraining": 5000, "period": 100} and m.cfg.pretraining == span(5000)

@@ -31,7 +31,8 @@ def step(m, v=TOY):
 def test_the_debiased_pseudo_label_the_new_q_and_the_margin():
     m = debiaspl()
     p, terms, batch = step(m)
-    close(p.prob, [[.856427, .056262, .087311], [.08339, .813042, .103568], [.00874, .014087, .977173], [.28961, .312872, .397518]])
+    close(p.prob, [[.856427, .056262, .087311], [.08339, .813042, .103568], [.00874, .014087, .977173],
+                   [.28961, .312872, .397518]])
     assert p.label.tolist() == [0, 1, 2, 2] and p.mask.tolist() == [1, 1, 1, 0] and bool(batch.notes.debiased)
     close(m.q, [.575999, .300428, .123573])
     close(terms["u"].rows, [.219215, .658053, .573676, 1.576399])
@@ -51,7 +52,8 @@ def test_cld_on_toy_rows(assign, value):
 
 def test_cld_by_hand_where_a_class_has_no_row_and_each_row_two_views():
     m = debiaspl(lambda_cld=.3, strong_views=2)
-    weak, strong = f64([[.7, .2, .1], [.6, .3, .1], [.2, .7, .1]]), torch.rand(6, 3, generator=torch.Generator().manual_seed(0)).double()
+    weak = f64([[.7, .2, .1], [.6, .3, .1], [.2, .7, .1]])
+    strong = torch.rand(6, 3, generator=torch.Generator().manual_seed(0)).double()
     strong = (strong / strong.sum(-1, keepdim=True)).requires_grad_()
     centroids = np.array([[.65, .25, .1], [.2, .7, .1]])
     z = strong.detach().numpy() @ centroids.T / .07
@@ -127,7 +129,8 @@ def test_tau_zero_on_remixmatch_is_remixmatch():
 def test_on_remixmatch_each_unlabelled_student_has_the_margin_and_nothing_else(monkeypatch):
     t = kit.trainer("debiaspl", {"momentum": .5, "align": True}, base="remixmatch", precision="fp64")
     kit.losses_of(t, range(3))
-    assert (t.method.q_momentum, t.method.momentum) == (.5, pytest.approx(.95)), "q's momentum is not that of the alignment"
+    assert (t.method.q_momentum, t.method.momentum) == (.5,
+                                                        pytest.approx(.95)), "q's momentum is not that of the alignment"
     method, seen = t.method, {}
     forward, terms = method.forward, method.terms
 
@@ -148,7 +151,8 @@ def test_on_remixmatch_each_unlabelled_student_has_the_margin_and_nothing_else(m
     def rows(name, target, shift):
         return -(target * (v[name]["head"] + shift).log_softmax(-1)).sum(-1).detach()
     close(out["x"].rows.detach(), rows("mixed_l", batch.notes.mixed["l"], 0), 1e-12)
-    close(out["u"].rows.detach(), torch.cat([rows(f"mixed_{k}", batch.notes.mixed[k], margin) for k in ("s1", "s2", "w")]), 1e-12)
+    close(out["u"].rows.detach(),
+          torch.cat([rows(f"mixed_{k}", batch.notes.mixed[k], margin) for k in ("s1", "s2", "w")]), 1e-12)
     close(out["s1"].rows.detach(), rows("s1", seen["p"].prob, margin), 1e-12)
     aligned = (v.w["head"] - .4 * seen["old"].log()).softmax(-1) * (method.prior + 1e-6) / (method.mean + 1e-6)
     sharp = (aligned / aligned.sum(-1, keepdim=True)) ** 2

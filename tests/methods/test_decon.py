@@ -34,7 +34,7 @@ def step(m, v=TOY, y=A.y):
     return p, kit.values(m.terms(v, batch, p, t))
 
 
-# ---- a step ------------------------------------------------------------------------------------------------------------------
+# ---- a step ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_step_of_the_reference():
@@ -68,11 +68,12 @@ def test_a_later_step_of_the_reference():
 def test_the_test_time_adjustment_of_the_reference():
     m = decon(LATER, tau=2.0)
     step(m)
-    close(m.predict(lambda x: view(A.W, WB), None)[[0, 2]], [[5.332152, 2.100205, 2.772491], [1.932152, 2.100205, 7.272491]])
+    close(m.predict(lambda x: view(A.W, WB), None)[[0, 2]],
+          [[5.332152, 2.100205, 2.772491], [1.932152, 2.100205, 7.272491]])
     close(decon(LATER, tau_b=0.0).predict(lambda x: view(A.W, WB), None), WB, 0)
 
 
-# ---- identities --------------------------------------------------------------------------------------------------------------
+# ---- identities ------------------------------------------------------------------------------------------------------
 
 
 def test_without_strengths_it_is_two_heads_of_fixmatch_one_of_them_softly_weighted():
@@ -81,7 +82,8 @@ def test_without_strengths_it_is_two_heads_of_fixmatch_one_of_them_softly_weight
     p, losses = step(decon(LATER, tau=0.0, tau_2=0.0, tau_3=0.0, tau_4=0.0), same)
     close([losses["x"], losses["x_b"], losses["u"]], [plain["x"], plain["x"], plain["u"]], 1e-9)
     close(p.prob_b, p.prob, 1e-12)
-    close(p.weight_b / p.weight_b[0], (p.prob.amax(-1) / p.prob[0].amax()) ** 2, 1e-9)       # at T = 1, without correction: p^2
+    # at T = 1, without correction: p^2
+    close(p.weight_b / p.weight_b[0], (p.prob.amax(-1) / p.prob[0].amax()) ** 2, 1e-9)
     rows = -torch.cat([A.S1, A.S2]).log_softmax(-1)[torch.arange(8), p.label.repeat(2)]
     close(losses["u_b"], (p.weight_b.repeat(2) * rows).mean(), 1e-9)
 
@@ -114,7 +116,7 @@ def test_weights_are_as_large_as_confidences_once_the_averages_have_settled():
     assert abs(ratios[0] - 1) > .2 and abs(ratios[-1] - 1) < 1e-6
 
 
-# ---- state -------------------------------------------------------------------------------------------------------------------
+# ---- state -----------------------------------------------------------------------------------------------------------
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -151,7 +153,8 @@ def test_the_momentum_keeps_its_share_of_the_run(steps, momentum):
 def test_it_resumes_with_all_four_averages(tmp_path):
     t = kit.check_resume(lambda: kit.trainer("decon", {"threshold": .3}), 10, [1, 5], tmp_path)
     m = t.method
-    assert m.q.std() > 0 and m.q_b.std() > 0 and m.confidence != m.agreement and set(m.state_dict()) == {"prior", *FRESH}
+    assert m.q.std() > 0 and m.q_b.std() > 0 and m.confidence != m.agreement
+    assert set(m.state_dict()) == {"prior", *FRESH}
     x = t.data.normalise(t.test_x, t.dtype)
     with torch.no_grad():
         close(m.predict(t.average.net, x), t.average.net(x)["balanced"] - 2 * m.q_b.log(), 1e-6)
@@ -164,7 +167,7 @@ def test_a_class_that_the_counted_prior_misses_leaves_the_loss_finite():
     close(kit.method("decon", counts=(4, 1, 1)).prior, f64([4, 1, 1]) / 6, 1e-12)
 
 
-# ---- combinations and recipes --------------------------------------------------------------------------------------------------
+# ---- combinations and recipes ----------------------------------------------------------------------------------------
 
 
 def test_semi_s_modules_act_on_it_and_leave_the_balanced_term_alone():

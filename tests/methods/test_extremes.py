@@ -1,7 +1,8 @@
 """Every method at the edge of what a run can reach: all losses, gradients, state and pseudo-labels stay finite.
 
-The labelled counts fall to one image a class, and the unlabelled ones rise against them. The network is held, by weights that are
-set before each step, where real ones end up: sure of everything, of nothing, of one class, or with features that have collapsed.
+The labelled counts fall to one image a class, and the unlabelled ones rise against them. The network is held, by
+weights that are set before each step, where real ones end up: sure of everything, of nothing, of one class, or with
+features that have collapsed.
 """
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ def trainer(name: str, base: str, source: Source, **changes) -> Trainer:
     options = dict(get(name, base).smoke)
     if "threshold" in options:
         options["threshold"] = 0.3
-    return Trainer(kit.run(name, options, base=base, lr=0.0, batch=4, order="reversed", eval_every=2, **changes), source)
+    return Trainer(kit.run(name, options, base=base, lr=0.0, batch=4, order="reversed", eval_every=2, **changes),
+                   source)
 
 
 @pytest.fixture(scope="module")

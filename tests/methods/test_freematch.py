@@ -65,7 +65,8 @@ def test_the_gradient_goes_through_the_strong_softmax_and_is_never_nan(mask):
     z = kit.B.S.clone().requires_grad_()
     m.fairness(z.softmax(-1), f64(mask)).backward()
     assert torch.isfinite(z.grad).all()
-    assert (z.grad.abs().sum(-1) > 1e-9).tolist() == [bool(x) and sum(mask) > 1 for x in mask]     # of one row b is 1 for its class
+    # of one row b is 1 for its class
+    assert (z.grad.abs().sum(-1) > 1e-9).tolist() == [bool(x) and sum(mask) > 1 for x in mask]
     if not any(mask):
         assert not z.grad.any() and float(m.fairness(kit.B.S.softmax(-1), f64(mask))) == 0
 
@@ -137,8 +138,10 @@ def test_a_short_run_s_momentum_still_moves():
 
 
 def test_semi_s_modules_act_on_it_and_a_run_with_them_resumes(tmp_path):
-    options = {"momentum": .2, "semi_warmup": 2, "plce_epoch": 2, "plce_decay_every": 2, "plce_alpha": .9, "plce_u": "max"}
-    t = kit.check_resume(lambda: kit.trainer("freematch", options, add="align+oheml+plce", precision="fp64"), 8, [5], tmp_path)
+    options = {"momentum": .2, "semi_warmup": 2, "plce_epoch": 2, "plce_decay_every": 2, "plce_alpha": .9,
+               "plce_u": "max"}
+    t = kit.check_resume(lambda: kit.trainer("freematch", options, add="align+oheml+plce", precision="fp64"), 8, [5],
+                         tmp_path)
     assert t.monitor.never_active(("u", "free", "oheml", "plce", "align")) == []
     seen, pseudo = [], t.method.pseudo
     t.method.pseudo = lambda v, batch, time: seen.append((batch, pseudo(v, batch, time))) or seen[-1][1]

@@ -107,7 +107,7 @@ def test_a_change_between_steps_discards_the_captured_step(stub, change):
     assert not t.graphs
 
 
-# ---- generations (CReST): a fresh network and a rate that begins anew --------------------------------------------------------
+# ---- generations (CReST): a fresh network and a rate that begins anew ------------------------------------------------
 
 
 def test_a_fresh_stage_starts_network_average_optimiser_and_rate_anew_and_keeps_the_state(stub, tmp_path):
@@ -135,7 +135,8 @@ def test_a_fresh_stage_starts_network_average_optimiser_and_rate_anew_and_keeps_
     for _ in range(STEPS):
         t.advance()
         rates.append(float(t.lr))
-    close(rates, [t.run.lr * math.cos(7 * math.pi * i / (16 * length)) for length in (4, 5, 3) for i in range(length)], 1e-6)
+    close(rates, [t.run.lr * math.cos(7 * math.pi * i / (16 * length)) for length in (4, 5, 3) for i in range(length)],
+          1e-6)
     t.restart()
     for name, value in t.net.state_dict().items():
         assert torch.equal(value, start[name]) or name.endswith("num_batches_tracked"), name
@@ -143,7 +144,7 @@ def test_a_fresh_stage_starts_network_average_optimiser_and_rate_anew_and_keeps_
     kit.same_state(t.average.net.state_dict(), t.net.state_dict())
 
 
-# ---- initial values ----------------------------------------------------------------------------------------------------------
+# ---- initial values --------------------------------------------------------------------------------------------------
 
 
 def test_no_initial_value_depends_on_the_global_random_state(stub):

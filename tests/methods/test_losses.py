@@ -1,4 +1,5 @@
-"""Loss pieces, FixMatch and the supervised baseline, averages and learning rates: the values that the references state."""
+"""Loss pieces, FixMatch and the supervised baseline, averages and learning rates:
+the values that the references state."""
 from __future__ import annotations
 
 import math
@@ -17,10 +18,11 @@ from semilib.training.engine import rate
 
 ROWS, WEIGHT = f64([1.0, 2.0, 4.0, 8.0]), f64([1.0, 0.5, 0.0, 0.25])
 
-# ---- reduce ------------------------------------------------------------------------------------------------------------------
+# ---- reduce ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weight, total, weights", [(None, 15.0, 4.0), (WEIGHT, 4.0, 1.75), (f64([1.0] * 4), 15.0, 4.0)])
+@pytest.mark.parametrize("weight, total, weights",
+                         [(None, 15.0, 4.0), (WEIGHT, 4.0, 1.75), (f64([1.0] * 4), 15.0, 4.0)])
 @pytest.mark.parametrize("scale", [1.0, 0.5, torch.tensor(3.0, dtype=torch.float64), 0])
 def test_reduce_divides_the_weighted_sum_by_its_denominator(weight, total, weights, scale):
     divisors = {"rows": 4.0, 10: 10.0, 2.5: 2.5}
@@ -60,7 +62,7 @@ def test_the_denominator_weight_reproduces_cpe():
     close(reduce(Term(rows, mask, "weight")), 0.626902)
 
 
-# ---- cross-entropy and priors ------------------------------------------------------------------------------------------------
+# ---- cross-entropy and priors ----------------------------------------------------------------------------------------
 
 
 def test_cross_entropy_takes_classes_and_probabilities():
@@ -121,7 +123,7 @@ def test_normalised_entropy_clamps():
     assert torch.isfinite(normalised_entropy(f64([[1.2, -0.2, 0.0]]))).all()
 
 
-# ---- the baselines, through their own functions ------------------------------------------------------------------------------
+# ---- the baselines, through their own functions ----------------------------------------------------------------------
 
 
 def losses_of(m, v, y, step: int = 0):
@@ -169,7 +171,8 @@ def test_fixmatch_with_two_strong_views_takes_one_mean_over_both():
 def test_fixmatch_counts_a_confidence_at_the_threshold_and_scales_by_lambda():
     even = f64([[0, 0], [0, 0.1]])
     v = views(l=view(even), w=view(even), s1=view(even))
-    p, once = losses_of(kit.method("fixmatch", {"strong_views": 1, "threshold": 0.5}, counts=(2, 1)), v, torch.tensor([0, 1]))
+    p, once = losses_of(kit.method("fixmatch", {"strong_views": 1, "threshold": 0.5}, counts=(2, 1)), v,
+                        torch.tensor([0, 1]))
     assert p.mask.tolist() == [1, 1]
     twice = losses_of(kit.method("fixmatch", {"strong_views": 1, "threshold": 0.5, "lambda_u": 2.0}, counts=(2, 1)), v,
                       torch.tensor([0, 1]))[1]
@@ -184,7 +187,7 @@ def test_two_equal_strong_views_are_one():
     close(one["u"], two["u"], 1e-12)
 
 
-# ---- averages ----------------------------------------------------------------------------------------------------------------
+# ---- averages --------------------------------------------------------------------------------------------------------
 
 
 class One(nn.Module):
@@ -217,7 +220,8 @@ def test_the_average_of_parameters_copies_buffers():
     assert live.w.item() == 3 and not average.net.w.requires_grad and not average.net.training and live.training
 
 
-@pytest.mark.parametrize("step, decay", [(0, 0), (1, .5), (9, .9), (998, .998999), (999, .999), (1000, .999), (10**6, .999)])
+@pytest.mark.parametrize("step, decay",
+                         [(0, 0), (1, .5), (9, .9), (998, .998999), (999, .999), (1000, .999), (10**6, .999)])
 def test_the_warm_up_average_begins_with_small_decays_and_averages_buffers(step, decay):
     live = One(0)
     average = Average(live, 0.999, "warmup")
@@ -259,7 +263,7 @@ def test_a_run_with_the_decaying_average_leaves_weight_decay_to_it():
     assert {g["weight_decay"] for g in decaying.optimisers[0].param_groups} == {0.0}
 
 
-# ---- learning rates ----------------------------------------------------------------------------------------------------------
+# ---- learning rates --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k, value", [
@@ -284,7 +288,8 @@ def test_the_slow_cosine_spans_a_sixteenth_of_pi(t, value):
         Run.of("cifar10", "fixmatch", rate="slow")
 
 
-@pytest.mark.parametrize("t, value", [(0, 0), (.0125, .5), (.025, 1), (.4999, 1), (.5, .1), (.74, .1), (.75, .01), (.99, .01)])
+@pytest.mark.parametrize("t, value",
+                         [(0, 0), (.0125, .5), (.025, 1), (.4999, 1), (.5, .1), (.74, .1), (.75, .01), (.99, .01)])
 def test_the_stepped_rate_rises_over_a_fortieth_and_falls_to_a_tenth_twice(t, value):
     close(rate(Run.of("cifar10", "fixmatch", lr=1.0, rate="stepped"), f64(t)), value, 1e-12)
 

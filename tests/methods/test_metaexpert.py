@@ -1,5 +1,6 @@
-"""Meta-Expert: its equations on toy tensors and row by row, its gate against the published sizes and a slow twin, the regime's window step
-by step; CPE to the last bit before the start, the frozen gate of the release, and SeMi's modules."""
+"""Meta-Expert: its equations on toy tensors and row by row, its gate against the published sizes and a slow twin, the
+regime's window step by step; CPE to the last bit before the start, the frozen gate of the release, and SeMi's
+modules."""
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -31,7 +32,8 @@ def drawn(rows: int = 8, classes: int = 5, seed: int = 0):
             return 2 * torch.randn(*size, generator=g, dtype=torch.float64)
         return View({"experts": normal(rows, 3, 3, classes), "gate": normal(rows, 3)}, torch.zeros(rows, 4).double())
     v = Views({name: view(rows) for name in ("l", "w", "s1", "s2")}, ["s1", "s2"])
-    return v, SimpleNamespace(y=torch.randint(0, classes, (rows,), generator=g), known_u=torch.zeros(rows, dtype=torch.bool))
+    return v, SimpleNamespace(y=torch.randint(0, classes, (rows,), generator=g),
+                              known_u=torch.zeros(rows, dtype=torch.bool))
 
 
 def step(m, v, batch, phase: str = "fused"):
@@ -40,7 +42,7 @@ def step(m, v, batch, phase: str = "fused"):
     return p, m.terms(v, batch, p, t)
 
 
-# ---- the equations -----------------------------------------------------------------------------------------------------------
+# ---- the equations ---------------------------------------------------------------------------------------------------
 
 
 def test_the_toy_tensors():
@@ -80,7 +82,8 @@ def test_the_weights_of_classes_and_groups():
     ([1024, 1024, 1024, 1024, 1020, 1000, 980, 900, 700, 600], (0, 1, 0)),
     ([9, 9, 9, 9, 9, 9, 9, 9, 9, 0], (1, 0, 0)), ([0, 9, 9, 9, 9, 9, 9, 9, 9, 9], (0, 0, 1)),
     ([2, 1, 1, 1, 1, 1, 1, 1, 1, 1], (1, 0, 0)),                              # exactly 2 is not below 2
-    ([1, 1, 1, 1, 9, 2, 9, 9, 9, 9], (1, 0, 0)), ([1, 0, 0, 0, 0, 0, 0, 0, 0, 0], (1, 0, 0)), ([0] * 9 + [1], (1, 0, 0))])
+    ([1, 1, 1, 1, 9, 2, 9, 9, 9, 9], (1, 0, 0)), ([1, 0, 0, 0, 0, 0, 0, 0, 0, 0], (1, 0, 0)),
+    ([0] * 9 + [1], (1, 0, 0))])
 def test_the_regime_is_read_from_the_largest_and_the_least(seen, rho):
     half = torch.arange(10) < 5
     assert tuple(regime(f64(seen), half).tolist()) == rho
@@ -92,7 +95,8 @@ def test_the_regime_is_read_from_the_largest_and_the_least(seen, rho):
 @pytest.mark.parametrize("counts", [COUNTS, (2, 9, 1, 6, 4)])
 def test_the_fused_and_the_gate_s_losses_row_by_row(counts, masked):
     """A slow twin, with the release's z - min z, which changes nothing."""
-    m = kit.method("metaexpert", {"threshold": .6, "cut_1": 1, "cut_2": 3, "lambda_u": .7, "masked": masked}, counts=counts)
+    m = kit.method("metaexpert", {"threshold": .6, "cut_1": 1, "cut_2": 3, "lambda_u": .7, "masked": masked},
+                   counts=counts)
     m.rho.copy_(f64([.2, .5, .3]))
     v, batch = drawn()
     p, terms = step(m, v, batch)
@@ -121,7 +125,8 @@ def test_the_fused_and_the_gate_s_losses_row_by_row(counts, masked):
     y = batch.y.tolist()
     rows = [read("l", i) for i in range(8)]
     close(reduce(terms["fused"]), sum(-om[c] * np.log(soft(r[1])[c]) for r, c in zip(rows, y)) / sum(om[y]), 1e-10)
-    close(reduce(terms["gate"]), sum(-om_g[group[c]] * np.log(soft(r[3])[group[c]]) for r, c in zip(rows, y)) / sum(om_g[group[y]]), 1e-10)
+    close(reduce(terms["gate"]),
+          sum(-om_g[group[c]] * np.log(soft(r[3])[group[c]]) for r, c in zip(rows, y)) / sum(om_g[group[y]]), 1e-10)
     counted = 0
     want = {"fused_u1": 0.0, "fused_u2": 0.0, "fused_u3": 0.0, "gate_u": 0.0}
     for i in range(8):
@@ -151,10 +156,11 @@ def test_before_the_start_nothing_but_cpe_is_computed():
     assert all(torch.equal(reduce(terms[name]), reduce(want[name])) for name in want)
 
 
-# ---- when, and the regime's window -------------------------------------------------------------------------------------------
+# ---- when, and the regime's window -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps, start, window", [(250_000, 19_531, 977), (2**18, 20_480, 1024), (600, 47, 20), (24, 2, 2)])
+@pytest.mark.parametrize("steps, start, window",
+                         [(250_000, 19_531, 977), (2**18, 20_480, 1024), (600, 47, 20), (24, 2, 2)])
 def test_the_schedule_is_a_share_of_the_run(steps, start, window):
     m = kit.method("metaexpert", steps=steps)
     assert m.durations() == {"start": start, "window": window} and [s.start for s in m.phases()] == [0, start]
@@ -165,7 +171,7 @@ def sure_of(*classes: int, unsure: tuple[int, ...] = ()) -> Views:
     z = torch.zeros(len(classes) + len(unsure), 3, 3, 5).double()
     for i, c in enumerate((*classes, *unsure)):
         z[i, 1, :, c] = 9.0 if i < len(classes) else 1.0
-        z[i, [0, 2], :, 3] = 9.0                                             # what the other heads are sure of is not counted
+        z[i, [0, 2], :, 3] = 9.0                                       # what the other heads are sure of is not counted
     return Views({"w": View({"experts": z}, torch.zeros(len(z), 4).double())}, [])
 
 
@@ -209,13 +215,13 @@ def test_the_regime_is_fixed_at_the_start_by_the_counts_of_the_window(days, rho)
 
 
 def test_the_halves_are_those_of_the_labelled_counts():
-    m = kit.method("metaexpert", {"start": 4}, counts=(1, 2, 9, 6, 4))                                # from head to tail 2, 3, 4, 1, 0
+    m = kit.method("metaexpert", {"start": 4}, counts=(1, 2, 9, 6, 4))                 # from head to tail 2, 3, 4, 1, 0
     walk(m, [(sure_of(*day), []) for day in [(0, 1, 2, 3, 4), (0, 1, 3, 4), (0, 1, 4), (0, 1, 4)]])
     assert m.rho.tolist() == [0, 0, 1] and m.first_half.tolist() == [False, False, True, True, False]
 
 
 def test_a_window_without_a_sure_image_goes_on_until_it_has_one():
-    m = kit.method("metaexpert", {"start": 4, "window": 3}, counts=COUNTS, steps=2**18)               # it ends after 4, 7, 10 steps
+    m = kit.method("metaexpert", {"start": 4, "window": 3}, counts=COUNTS, steps=2**18)   # it ends after 4, 7, 10 steps
     days = [sure_of(unsure=(0, 1))] * 5 + [sure_of(3), sure_of(0, 1), sure_of(2)]
     rho = []
     end_step = m.end_step
@@ -225,15 +231,15 @@ def test_a_window_without_a_sure_image_goes_on_until_it_has_one():
     assert rho == [[1 / 3] * 3] * 6 + [[1, 0, 0]] * 2
 
 
-# ---- the network -------------------------------------------------------------------------------------------------------------
+# ---- the network -----------------------------------------------------------------------------------------------------
 
 
 def network(name: str, variant: str, classes: int) -> Net:
     """Shapes without values."""
     with torch.device("meta"):
         backbone = make_backbone(name, variant)
-        return Net(backbone, {"experts": Experts(backbone.features, classes), "depths": Depths(backbone.map_widths, .001),
-                              "gate": Gate(backbone.map_widths, classes)})
+        return Net(backbone, {"experts": Experts(backbone.features, classes),
+                              "depths": Depths(backbone.map_widths, .001), "gate": Gate(backbone.map_widths, classes)})
 
 
 def test_the_published_number_of_parameters():
@@ -242,7 +248,8 @@ def test_the_published_number_of_parameters():
     assert sum(p.numel() for p in net.heads["gate"].parameters()) == 198_435
     gate = net.heads["gate"]
     assert [(x.in_features, x.out_features) for x in (*gate.a, *gate.b, *gate.out)] == [
-        (16, 32), (32, 64), (64, 128), (128, 256), (32, 64), (64, 128), (128, 256), (256, 256), (286, 128), (128, 64), (64, 3)]
+        (16, 32), (32, 64), (64, 128), (128, 256), (32, 64), (64, 128), (128, 256), (256, 256), (286, 128), (128, 64),
+        (64, 3)]
     assert all((n.eps, n.momentum) == (1e-3, 1e-3) for n in net.heads["depths"].norms)
 
 
@@ -251,7 +258,8 @@ def test_the_published_number_of_parameters():
 def test_widths_follow_the_backbone(name, widths):
     net = network(name, "V1", 127)
     v = net(torch.zeros(2, 3, 32, 32, device="meta"))
-    assert net.backbone.map_widths == widths and v["depths"].shape == (2, sum(widths)) and v["experts"].shape == (2, 3, 3, 127)
+    assert net.backbone.map_widths == widths and v["depths"].shape == (2, sum(widths))
+    assert v["experts"].shape == (2, 3, 3, 127)
     assert net.heads["gate"](v["depths"], v["experts"].mean(2)).shape == (2, 3)
 
 
@@ -296,7 +304,7 @@ def test_the_prediction_is_the_gated_sum_of_the_three_heads():
     assert t.evaluate().sum() == len(t.test_y)
 
 
-# ---- training ----------------------------------------------------------------------------------------------------------------
+# ---- training --------------------------------------------------------------------------------------------------------
 
 
 def test_until_the_start_it_is_cpe_to_the_last_bit():
@@ -312,7 +320,7 @@ def test_until_the_start_it_is_cpe_to_the_last_bit():
     first, = kit.losses_of(meta, range(4, 5))
     base, = kit.losses_of(cpe, range(4, 5))
     assert set(first) - set(base) == {"fused", "fused_u1", "fused_u2", "fused_u3", "gate", "gate_u"}
-    assert {k: first[k] for k in base} == base                               # the network of step 4 is still the same one
+    assert {k: first[k] for k in base} == base                             # the network of step 4 is still the same one
     assert kit.losses_of(meta, range(5, 6))[0]["x1"] != kit.losses_of(cpe, range(5, 6))[0]["x1"]
 
 
@@ -320,7 +328,8 @@ def test_a_frozen_gate_keeps_its_values_and_lets_the_gradient_through():
     trained, frozen = (kit.trainer("metaexpert", {**EARLY, "official_frozen_gate": value}) for value in (False, True))
     start = {k: v.clone() for k, v in frozen.net.heads["gate"].state_dict().items()}
     kit.same_state(start, trained.net.heads["gate"].state_dict())
-    assert kit.losses_of(trained, range(5)) == kit.losses_of(frozen, range(5))       # the first step with it moves neither's losses
+    # the first step with it moves neither's losses
+    assert kit.losses_of(trained, range(5)) == kit.losses_of(frozen, range(5))
     for net in (frozen.net, frozen.average.net):
         kit.same_state(net.heads["gate"].state_dict(), start)
     assert all(p.grad is None for p in frozen.net.heads["gate"].parameters())
@@ -360,7 +369,7 @@ def test_features_of_all_depths_keep_their_precision_beside_a_bf16_backbone():
     assert all(np.isfinite(list(step.values())).all() for step in losses)
 
 
-# ---- SeMi's modules ----------------------------------------------------------------------------------------------------------
+# ---- SeMi's modules --------------------------------------------------------------------------------------------------
 
 
 def test_the_fused_heads_are_adjusted_as_the_three_are(monkeypatch):

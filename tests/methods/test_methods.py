@@ -1,4 +1,5 @@
-"""The registry: methods by name, on bases, with additions; how their classes and options are joined; what every entry must say."""
+"""The registry: methods by name, on bases, with additions; how their classes and options are joined;
+what every entry must say."""
 from __future__ import annotations
 
 import dataclasses
@@ -19,7 +20,7 @@ from semilib.training.config import PROFILES, SCALE, Run
 PAIRS = [(name, base) for name in METHODS for base in get(name).bases or ("",)]
 REFUSALS = {name: why for name in METHODS if (why := kit.recipe_refusal(name))}
 
-# ---- the registry ------------------------------------------------------------------------------------------------------------
+# ---- the registry ----------------------------------------------------------------------------------------------------
 
 
 def test_every_method_and_module_has_a_written_name_of_its_own():
@@ -47,13 +48,14 @@ def test_every_file_says_what_it_follows_where_it_differs_and_gives_numbers(name
     assert not missing, f"{name}: no {', '.join(missing)}"
 
 
-@pytest.mark.parametrize("name, nearest", [("fixmach", "fixmatch"), ("remixmach", "remixmatch"), ("crest+", "crest"), ("SeMi", "semi")])
+@pytest.mark.parametrize("name, nearest",
+                         [("fixmach", "fixmatch"), ("remixmach", "remixmatch"), ("crest+", "crest"), ("SeMi", "semi")])
 def test_an_unknown_method_is_answered_with_the_nearest(name, nearest):
     with pytest.raises(BadInput, match=f"method='{name.replace('+', '.')}': unknown; did you mean '{nearest}'"):
         get(name)
 
 
-# ---- bases and additions: what is refused ------------------------------------------------------------------------------------
+# ---- bases and additions: what is refused ----------------------------------------------------------------------------
 
 
 class Outer(FixMatch):
@@ -93,7 +95,8 @@ def registered(monkeypatch):
     (("picky", "", "plce"), "add='plce': '' for Picky: its mask is of another kind"),
     (("remixmatch", "", "plce"), "add='plce': '' for ReMixMatch: its targets are soft"),
     (("outer", "remixmatch", "plce"), "add='plce': '' for ReMixMatch: its targets are soft"),
-    (("semi", "", "oheml"), "add='oheml': '' for SeMi: it has all three"), (("supervised", "", "oheml"), "add='oheml': '' for Supervised"),
+    (("semi", "", "oheml"), "add='oheml': '' for SeMi: it has all three"),
+    (("supervised", "", "oheml"), "add='oheml': '' for Supervised"),
 ])
 def test_what_cannot_be_combined_is_refused_with_the_reason(registered, given, message):
     with pytest.raises(BadInput) as error:
@@ -118,7 +121,7 @@ def test_what_the_modules_must_work_on():
         assert [c.__name__ for c in made.__mro__[1:4]] == ["OHEML", "PLCE", "Align"] and issubclass(made, get(name))
 
 
-# ---- joining classes ---------------------------------------------------------------------------------------------------------
+# ---- joining classes -------------------------------------------------------------------------------------------------
 
 
 def test_a_base_that_the_method_is_derived_from_adds_nothing(registered):
@@ -167,7 +170,7 @@ def test_an_attribute_of_the_outer_class_wins_and_others_come_from_within(regist
     assert made.original(run) == ReMixMatch.original(run)
 
 
-# ---- joining options ---------------------------------------------------------------------------------------------------------
+# ---- joining options -------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +196,7 @@ class Loud(Root):
 
 
 def test_an_inner_default_is_not_hidden_by_an_outer_class_that_merely_inherits_the_field():
-    assert Silent().shared == 1.0                                                # what plain inheritance would have given
+    assert Silent().shared == 1.0                                              # what plain inheritance would have given
     made = merged_options("Made", (Silent, Inner))
     assert dataclasses.asdict(made()) == {"shared": 3.0, "kept": 1.0, "own": "a", "more": "x"}
     assert issubclass(made, Silent) and issubclass(made, Inner)
@@ -235,7 +238,7 @@ def test_modules_bring_their_options_and_leave_the_hosts_alone():
     assert more.options.keys() > plain.options.keys()
 
 
-# ---- classes made at run time ------------------------------------------------------------------------------------------------
+# ---- classes made at run time ----------------------------------------------------------------------------------------
 
 
 def test_a_class_registered_at_run_time_is_a_method(monkeypatch):
@@ -257,11 +260,11 @@ def test_a_class_registered_at_run_time_is_a_method(monkeypatch):
     class Other(Mine):
         pass
 
-    monkeypatch.setitem(METHODS, "mine", Other)                                  # defined again, as a notebook cell does
+    monkeypatch.setitem(METHODS, "mine", Other)                                 # defined again, as a notebook cell does
     assert get("mine") is Other and get("mine", "remixmatch").__mro__[1] is Other
 
 
-# ---- original recipes --------------------------------------------------------------------------------------------------------
+# ---- original recipes ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
@@ -273,7 +276,8 @@ def test_an_original_recipe_is_made_of_known_fields_and_valid_options(name, base
         shared = Run.of(dataset, name, base=asked, profile=profile)
         own = get(name, asked).original({**dataclasses.asdict(shared), "base": asked})
         options = own.pop("options", {})
-        assert set(own) <= fields - {"dataset", "method", "base", "add", "profile", "recipe", "seed", "n1", "m1", "gamma_l", "gamma_u"}
+        assert set(own) <= fields - {"dataset", "method", "base", "add", "profile", "recipe", "seed", "n1", "m1",
+                                     "gamma_l", "gamma_u"}
         assert set(options) <= {f.name for f in dataclasses.fields(get(name, asked).Config)}
         run = Run.of(dataset, name, base=asked, profile=profile, recipe="original")
         assert run.recipe == "original" and run.method_options() == get(name, asked).Config.of(options, run)
@@ -290,8 +294,8 @@ def test_an_original_recipe_is_made_of_known_fields_and_valid_options(name, base
 def toy_method(run: Run):
     """A built method of a run, of ten classes and no data."""
     counts = torch.arange(20, 0, -2)
-    info = Info(classes=10, features=4, counts=counts, n_labelled=int(counts.sum()), n_unlabelled=200, batch=run.batch, mu=run.mu,
-                steps=run.steps, seed=0, device=torch.device("cpu"), dtype=torch.float64,
+    info = Info(classes=10, features=4, counts=counts, n_labelled=int(counts.sum()), n_unlabelled=200, batch=run.batch,
+                mu=run.mu, steps=run.steps, seed=0, device=torch.device("cpu"), dtype=torch.float64,
                 first_pass=torch.arange(10).repeat_interleave(counts), run=run)
     made = run.method_class()(run.method_options(), info)
     made.build()

@@ -1,4 +1,5 @@
-"""One line of METHODS makes a file a method: tables, grids, documentation, README and tests know it without another edit."""
+"""One line of METHODS makes a file a method:
+tables, grids, documentation, README and tests know it without another edit."""
 from __future__ import annotations
 
 import os

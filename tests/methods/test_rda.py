@@ -47,7 +47,7 @@ def fill(m, want):
         buffer.copy_(((n * want - z.softmax(-1).mean(0)) / (n - 1)).expand(n, -1))
 
 
-# ---- the equations -----------------------------------------------------------------------------------------------------------
+# ---- the equations ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch_sum, value", [(True, .276127), (False, 1.104558)])
@@ -135,11 +135,12 @@ def test_a_class_that_vanished_divides_by_no_zero():
     gone = f64([[0, 3, -2000], [1, 0, -2000], [2, 0, -2000], [0, 0, -2000]])
     assert (gone.softmax(-1)[:, 2] == 0).all()
     p, losses = step(m, views(l=TOY.l, w=view(gone, gone), s1=TOY.s1))
-    assert torch.isfinite(p.prob).all() and torch.isfinite(p.prob_c).all() and all(torch.isfinite(x) for x in losses.values())
+    assert torch.isfinite(p.prob).all() and torch.isfinite(p.prob_c).all()
+    assert all(torch.isfinite(x) for x in losses.values())
     assert (p.prob[:, 2] == 0).all()
 
 
-# ---- complementary labels, window, recipe ------------------------------------------------------------------------------------
+# ---- complementary labels, window, recipe ----------------------------------------------------------------------------
 
 
 def test_complementary_labels_are_the_other_classes_evenly_and_new_in_each_step():
@@ -152,7 +153,8 @@ def test_complementary_labels_are_the_other_classes_evenly_and_new_in_each_step(
     off = counts[~torch.eye(4, dtype=torch.bool)]
     assert (off - 500).abs().max() < 90                       # 4.9 standard deviations of a third of 1,500
     assert torch.equal(m.other_class(y, kit.time(3)), seen[3])
-    assert torch.equal(kit.method("rda", counts=(1, 1)).other_class(torch.tensor([0, 1]), kit.time(0)), torch.tensor([1, 0]))
+    assert torch.equal(kit.method("rda", counts=(1, 1)).other_class(torch.tensor([0, 1]), kit.time(0)),
+                       torch.tensor([1, 0]))
 
 
 @pytest.mark.parametrize("steps, rows", [(250_000, 128), (2**20, 128), (125_000, 64), (24, 20)])

@@ -1,5 +1,5 @@
-"""ReMixMatch: alignment, sharpening, mixing, rotation and ramps on the reference's values, its step on a table of images instead of a
-network, and what it is when its own parts are off."""
+"""ReMixMatch: alignment, sharpening, mixing, rotation and ramps on the reference's values, its step on a table of
+images instead of a network, and what it is when its own parts are off."""
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -19,8 +19,10 @@ from semilib.methods.losses import ce, reduce
 from semilib.networks.net import View, Views
 
 SOFT = f64([[.2, .7, .1], [.1, .2, .7], [.3, .3, .4], [1, 0, 0]])
-ALIGNED = [[.977508, .017273, .005219], [.271176, .711187, .017637], [.137212, .059483, .803305], [.733961, .213284, .052755]]
-SHARP = [[.999659, .000312, .000028], [.126867, .872596, .000537], [.028199, .005299, .966502], [.917759, .077499, .004741]]
+ALIGNED = [[.977508, .017273, .005219], [.271176, .711187, .017637], [.137212, .059483, .803305],
+           [.733961, .213284, .052755]]
+SHARP = [[.999659, .000312, .000028], [.126867, .872596, .000537], [.028199, .005299, .966502],
+         [.917759, .077499, .004741]]
 
 
 def method(steps: int = 250_000, **options):
@@ -31,7 +33,7 @@ def weak(logits=kit.B.W) -> Views:
     return views(w=view(logits))
 
 
-# ---- pseudo-labels -------------------------------------------------------------------------------------------------------------------
+# ---- pseudo-labels ---------------------------------------------------------------------------------------------------
 
 
 def test_alignment_to_the_labelled_prior_and_sharpening():
@@ -68,10 +70,11 @@ def test_the_mean_of_the_predictions_over_many_steps():
 def test_pseudo_labels_are_soft_rows_that_all_count():
     q = f64(SHARP)
     p = method().pseudo(weak(), Batch(notes=Notes(q=q)), kit.time(0))
-    assert p.label.tolist() == [0, 1, 2, 0] and p.mask.tolist() == [1] * 4 and p.target is q and p.prob is q and p.branches == {}
+    assert p.label.tolist() == [0, 1, 2, 0] and p.mask.tolist() == [1] * 4 and p.target is q and p.prob is q
+    assert p.branches == {}
 
 
-# ---- terms ---------------------------------------------------------------------------------------------------------------------------
+# ---- terms -----------------------------------------------------------------------------------------------------------
 
 
 def test_soft_cross_entropy():
@@ -95,7 +98,8 @@ def test_the_four_terms_and_the_usb_ramp():
     for step, ramp in ((0, 0), (2048, .5), (4096, 1), (8192, 1)):
         terms = step_of(method(steps=2**18, ramp=1 / 64), step)
         assert set(terms) == {"x", "u", "s1", "r"} and len(terms["u"].rows) == 12
-        for name, want in (("x", 1.262277), ("u", 1.5 * ramp * 1.262277), ("s1", .5 * ramp * s1), ("r", .5 * (np.log(np.e + 3) - 1))):
+        for name, want in (("x", 1.262277), ("u", 1.5 * ramp * 1.262277), ("s1", .5 * ramp * s1),
+                           ("r", .5 * (np.log(np.e + 3) - 1))):
             close(reduce(terms[name]), want, 2e-6)
 
 
@@ -106,11 +110,11 @@ def test_a_policy_that_it_cannot_follow_is_refused(policy):
 
 
 def test_the_ramp_over_the_whole_run():
-    for step, ramp in ((0, 0), (750, .003), (125_000, .5), (249_999, 1 - 4e-6)):            # epochs 0, 1.5 and 250 of 500 steps
+    for step, ramp in ((0, 0), (750, .003), (125_000, .5), (249_999, 1 - 4e-6)):    # epochs 0, 1.5 and 250 of 500 steps
         close(step_of(method(ramp=1.0), step)["u"].scale, 1.5 * ramp, 1e-12)
 
 
-# ---- the step, on a table ------------------------------------------------------------------------------------------------------------
+# ---- the step, on a table --------------------------------------------------------------------------------------------
 
 
 class Table(nn.Module):
@@ -126,7 +130,8 @@ class Table(nn.Module):
 
 
 PERMUTATION = [3, 0, 5, 1, 7, 2, 4, 6]
-MIXED = [[.73, .06, .21], [.3, 0, .7], [.17, .55, .28], [.07, .14, .79], [.17, .55, .28], [.13, .35, .52], [.2, .7, .1], [.13, .35, .52]]
+MIXED = [[.73, .06, .21], [.3, 0, .7], [.17, .55, .28], [.07, .14, .79], [.17, .55, .28], [.13, .35, .52],
+         [.2, .7, .1], [.13, .35, .52]]
 
 
 def draws(monkeypatch, share: float, order: list[int], turns: list[int]) -> None:
@@ -140,9 +145,11 @@ def draws(monkeypatch, share: float, order: list[int], turns: list[int]) -> None
 
 
 def table_step(**options):
-    """A step of two images a view, of 2 x 2 pixels and one channel; the weak rows are the logs of the first two soft targets."""
+    """A step of two images a view, of 2 x 2 pixels and one channel;
+    the weak rows are the logs of the first two soft targets."""
     m = method(align=False, temperature=1.0, **options)
-    images = {name: torch.arange(8, dtype=torch.float64).reshape(2, 1, 2, 2) + 10 * i for i, name in enumerate(("l", "s1", "s2"))}
+    images = {name: torch.arange(8, dtype=torch.float64).reshape(2, 1, 2, 2) + 10 * i
+              for i, name in enumerate(("l", "s1", "s2"))}
     logits = torch.cat([SOFT[:2].log(), torch.zeros(2, 1).double()], 1)
     images["w"] = logits.view(2, 1, 2, 2)
     batch, net = Batch(y=torch.tensor([0, 2])), Table()
@@ -155,7 +162,8 @@ def test_mixing_of_targets_and_images(monkeypatch, drawn):
     m, images, batch, net, v = table_step()
     close(torch.cat([batch.notes.mixed[name] for name in ("l", "s1", "s2", "w")]), MIXED)
     rows = torch.cat([images[name] for name in ("l", "s1", "s2", "w")]).flatten(1)
-    close(torch.cat([v[f"mixed_{name}"].f for name in ("l", "s1", "s2", "w")]), .7 * rows + .3 * rows[PERMUTATION], 1e-12)
+    close(torch.cat([v[f"mixed_{name}"].f for name in ("l", "s1", "s2", "w")]), .7 * rows + .3 * rows[PERMUTATION],
+          1e-12)
     close(v.s1.f, images["s1"].flatten(1), 0)                               # unmixed
     close(v.w.f, images["w"].flatten(1), 0)
     assert net.asked == (["mixed_l", "mixed_s1", "mixed_s2", "mixed_w", "s1", "rotated"], ["s1"], "joint")
@@ -183,7 +191,7 @@ def test_views_that_a_method_asks_for_unmixed(monkeypatch):
     close(v.s.f, torch.cat([images["s1"], images["s2"]]).flatten(1), 0)
 
 
-# ---- real steps ------------------------------------------------------------------------------------------------------------------------
+# ---- real steps ------------------------------------------------------------------------------------------------------
 
 
 def watch(t, monkeypatch) -> list[SimpleNamespace]:
@@ -246,7 +254,8 @@ def test_the_joint_batch_and_the_passes_of_the_original_recipe(monkeypatch):
     for policy, sizes in (("joint", [8, 48]), ("frozen", [8] * 7)):
         t = kit.trainer("remixmatch", policy=policy)
         passes, compute = [], t.net.compute
-        monkeypatch.setattr(t.net, "compute", lambda x, passes=passes, compute=compute: passes.append(len(x)) or compute(x))
+        monkeypatch.setattr(t.net, "compute", lambda x, passes=passes, compute=compute: passes.append(len(x))
+                            or compute(x))
         kit.losses_of(t, range(1))
         assert passes == sizes, policy
 
@@ -257,7 +266,8 @@ OFF = dict(lambda_u=0.0, lambda_1=0.0, lambda_r=0.0)
 def test_without_its_terms_and_with_the_whole_share_it_is_supervised(monkeypatch):
     """policy="frozen": the labelled images pass first and alone, and alone move the running statistics."""
     monkeypatch.setattr(rng, "beta", lambda u, a: torch.ones_like(u))
-    t, base = (kit.trainer(name, options, precision="fp64", policy="frozen") for name, options in (("remixmatch", OFF), ("supervised", {})))
+    t, base = (kit.trainer(name, options, precision="fp64", policy="frozen")
+               for name, options in (("remixmatch", OFF), ("supervised", {})))
     have, want = kit.losses_of(t, range(5)), kit.losses_of(base, range(5))
     assert [s["x"] for s in have] == [s["x"] for s in want]
     assert all(s[name] == 0 for s in have for name in ("u", "s1", "r"))

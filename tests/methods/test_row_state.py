@@ -1,5 +1,5 @@
-"""Row states: reads and writes by index, and checkpoints of those too large for the .npz: a run killed at any moment goes on to the
-last bit, only touched rows are written, and a file that is not the right one is named."""
+"""Row states: reads and writes by index, and checkpoints of those too large for the .npz: a run killed at any moment
+goes on to the last bit, only touched rows are written, and a file that is not the right one is named."""
 from __future__ import annotations
 
 import kit
@@ -33,7 +33,7 @@ def files(folder):
     return sorted(p.name for p in folder.glob("*.npy"))
 
 
-# ---- in a step ---------------------------------------------------------------------------------------------------------------
+# ---- in a step -------------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_read_and_written_by_index():
@@ -61,7 +61,7 @@ def test_a_small_state_is_an_ordinary_buffer(tmp_path):
     assert not any("touched" in name for name in state)
 
 
-# ---- files -------------------------------------------------------------------------------------------------------------------
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype, size", [(torch.float32, (7, 3)), (torch.float64, (7, 3)), (torch.int64, (7,))])
@@ -105,7 +105,7 @@ def test_the_checksum_sees_values_places_and_types():
     assert checksum(a) == (checksum(a[[1, 3]], np.array([1, 3])) + checksum(a[[0, 2]], np.array([0, 2]))) % 2**64
 
 
-# ---- runs --------------------------------------------------------------------------------------------------------------------
+# ---- runs ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +128,10 @@ def test_a_run_with_its_rows_apart_resumes_to_the_last_bit(tmp_path, split_large
     for step in range(6):
         losses += kit.losses_of(first, range(step, step + 1))
         checkpoint.save(tmp_path / "checkpoint.npz", first.state_dict(tmp_path))
-    assert files(tmp_path) == ["q.0.npy", "q.1.npy"] and "method/q.rows" not in checkpoint.load(tmp_path / "checkpoint.npz")
+    assert files(tmp_path) == ["q.0.npy", "q.1.npy"]
+    assert "method/q.rows" not in checkpoint.load(tmp_path / "checkpoint.npz")
     rest = kit.losses_of(first, range(6, STEPS))
-    for _ in range(2):                                             # the second time from a checkpoint made by a resumed run
+    for _ in range(2):                                         # the second time from a checkpoint made by a resumed run
         again = Trainer(run(), kit.source())
         again.load_state_dict(checkpoint.load(tmp_path / "checkpoint.npz"), tmp_path)
         checkpoint.save(tmp_path / "checkpoint.npz", again.state_dict(tmp_path))
@@ -161,8 +162,8 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("moment", ["among the rows", "before the checkpoint", "after the checkpoint"])
 @pytest.mark.parametrize("at", [2, 5])
-def test_a_kill_at_any_moment_of_a_checkpoint_leaves_a_pair_that_belongs_together(tmp_path, whole, split_large_rows, monkeypatch,
-                                                                                   moment, at):
+def test_a_kill_at_any_moment_of_a_checkpoint_leaves_a_pair_that_belongs_together(
+        tmp_path, whole, split_large_rows, monkeypatch, moment, at):
     calls = []
 
     def dies(function, when):
@@ -202,7 +203,8 @@ def test_a_kill_at_any_moment_of_a_checkpoint_leaves_a_pair_that_belongs_togethe
 
 
 @pytest.mark.parametrize("damage, what", [("missing", "is missing"), ("cut", "is damaged"), ("text", "is damaged"),
-                                          ("flipped", "is not the one that belongs to it"), ("other", "is not the one that belongs to it")])
+                                          ("flipped", "is not the one that belongs to it"),
+                                          ("other", "is not the one that belongs to it")])
 def test_a_file_that_is_missing_or_damaged_says_what_to_do(tmp_path, whole, split_large_rows, damage, what):
     t = Trainer(run(), kit.source())
     kit.losses_of(t, range(2))
@@ -220,7 +222,8 @@ def test_a_file_that_is_missing_or_damaged_says_what_to_do(tmp_path, whole, spli
         file.write_bytes(content)
     else:
         np.save(file, np.zeros((3, 4), dtype=np.float32))
-    with pytest.raises(TrainingError, match=rf"q.0.npy, a part of checkpoint.npz, {what}.*delete checkpoint.npz to begin"):
+    with pytest.raises(TrainingError,
+                       match=rf"q.0.npy, a part of checkpoint.npz, {what}.*delete checkpoint.npz to begin"):
         run_loop(Trainer(run(), kit.source()), tmp_path, None)
     if damage == "cut":
         (tmp_path / "checkpoint.npz").unlink()                     # begins again, over what lies there

@@ -18,9 +18,10 @@ def test_the_reference_s_weights():
     close(weights(f64([300, 90, 0])), [.025004, .044994, 2.930002])
     close(weights(f64([300, 90, 0]).clamp(min=1)), [.024957, .044961, 2.930082])           # USB: lifted before the mean
     counts = torch.tensor([int(1500 * 100 ** (-k / 9)) for k in range(10)])
-    close(weights(counts), [.150931, .162741, .193654, .255276, .365922, .552828, .874713, 1.418954, 2.278234, 3.746747])
+    close(weights(counts), [.150931, .162741, .193654, .255276, .365922, .552828, .874713, 1.418954, 2.278234,
+                            3.746747])
     close(weights(f64([7, 7, 7])), [1, 1, 1], 1e-12)
-    close(weights(counts, 0.99).max() / weights(counts, 0.99).min(), 7.145834)              # the CIFAR script's fixed beta
+    close(weights(counts, 0.99).max() / weights(counts, 0.99).min(), 7.145834)           # the CIFAR script's fixed beta
     close(weights(counts).max() / weights(counts).min(), 24.824, 1e-2)
     for few in ([1, 0, 0], [0, 0, 0], [2, 0, 1]):
         close(weights(f64(few)), [1, 1, 1], 1e-12)
@@ -41,7 +42,8 @@ def test_the_reference_s_losses():
         losses = kit.values(m.terms(v, batch, p, kit.time(0)))
         close(losses["x"], .923084)
         close(losses["u"], u)
-    assert batch.y.tolist() == [0, 2] and p.target.tolist() == [0, 1, 2, 0], "the batch and the pseudo-labels stay as they were"
+    stays = batch.y.tolist() == [0, 2] and p.target.tolist() == [0, 1, 2, 0]
+    assert stays, "the batch and the pseudo-labels stay as they were"
 
 
 def test_w_u_is_counted_from_every_image_s_latest_pseudo_label_at_the_end_of_an_epoch():
@@ -96,7 +98,9 @@ def test_mixed_targets_have_each_class_s_part_weighted():
         def by_hand(logits, target, w):
             return sum(w[k] * target[:, k] * ce(logits, torch.full((8,), k)) for k in range(4))
         close(out["x"].rows, by_hand(v.mixed_l["head"], batch.notes.mixed["l"], m.w_x), 1e-9)
-        close(out["u"].rows, torch.cat([by_hand(v[f"mixed_{n}"]["head"], batch.notes.mixed[n], m.w_u) for n in ("s1", "s2", "w")]), 1e-9)
+        close(out["u"].rows,
+              torch.cat([by_hand(v[f"mixed_{n}"]["head"], batch.notes.mixed[n], m.w_u) for n in ("s1", "s2", "w")]),
+              1e-9)
         close(out["s1"].rows, ce(v.s1["head"], p.prob), 1e-9)              # unweighted
     assert p.label.tolist() == p.prob.argmax(1).tolist() and (batch.notes.mixed["l"] > 0).sum(1).max() > 1, "soft rows"
     close(batch.notes.mixed["l"].sum(1), torch.ones(8), 1e-9)
@@ -107,7 +111,8 @@ def test_it_resumes_inside_an_epoch(tmp_path):
 
 
 def test_semi_s_modules_work_on_it():
-    t = kit.trainer("saw", dict(threshold=0.5, epoch=2, semi_warmup=2, plce_epoch=2, plce_decay_every=2), add="oheml+plce+align")
+    t = kit.trainer("saw", dict(threshold=0.5, epoch=2, semi_warmup=2, plce_epoch=2, plce_decay_every=2),
+                    add="oheml+plce+align")
     kit.losses_of(t, range(12))
     assert t.monitor.never_active(t.method.must_act) == []
 

@@ -1,4 +1,5 @@
-"""SEVAL: its step, objectives and momenta on the reference's values, both searches against brute force, and its two stages."""
+"""SEVAL: its step, objectives and momenta on the reference's values, both searches against brute force,
+and its two stages."""
 from __future__ import annotations
 
 import itertools
@@ -22,7 +23,7 @@ def seval(steps: int = 250_000, **options):
     return kit.method("seval", {"strong_views": 1, **options}, steps=steps)
 
 
-# ---- a step --------------------------------------------------------------------------------------------------------------------
+# ---- a step ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_step_of_the_reference_and_its_invariance():
@@ -38,7 +39,7 @@ def test_the_step_of_the_reference_and_its_invariance():
         close([losses["x"], losses["u"]], [.896378, .551293])
 
 
-# ---- the offsets ---------------------------------------------------------------------------------------------------------------
+# ---- the offsets -----------------------------------------------------------------------------------------------------
 
 
 def test_the_objective_of_the_reference():
@@ -72,9 +73,11 @@ def test_the_offsets_are_the_best_of_a_grid():
     close(best.log().sum(), 0, 1e-5)             # of all multiples the one nearest to 1
 
 
-@pytest.mark.parametrize("n, classes, tied, bias", [(300, 10, 0, 1), (300, 10, 5, 1), (40, 6, 0, 8), (80, 100, 10, 2), (5, 4, 0, 1)])
+@pytest.mark.parametrize("n, classes, tied, bias",
+                         [(300, 10, 0, 1), (300, 10, 5, 1), (40, 6, 0, 8), (80, 100, 10, 2), (5, 4, 0, 1)])
 def test_the_offsets_satisfy_the_conditions_of_an_optimum(n, classes, tied, bias):
-    """Zero slope where free; at a bound a slope that leads out of it. A class without images goes to the upper bound."""
+    """Zero slope where free; at a bound a slope that leads out of it.
+    A class without images goes to the upper bound."""
     logits, y = held_out(n, classes, 1, bias)
     tie = search.groups(classes, tied)
     pi = search.refine(logits, y, tie)
@@ -96,11 +99,12 @@ def test_logits_that_underflow_do_no_harm():
     assert torch.equal(search.refine(V[:0], Y[:0], ONE_EACH), torch.ones(3).double())
 
 
-# ---- the thresholds ------------------------------------------------------------------------------------------------------------
+# ---- the thresholds --------------------------------------------------------------------------------------------------
 
 
 def test_the_threshold_objective_of_the_reference():
-    """|accuracy - .75|, weights 1, 1, 3.5, 1: .288 for all four, .386 for three, .25 for two and for one; the lowest of the best."""
+    """|accuracy - .75|, weights 1, 1, 3.5, 1: .288 for all four, .386 for three, .25 for two and for one;
+    the lowest of the best."""
     weight = (.7 / f64([.7, .2, .1]))[torch.tensor([0, 0, 1, 0])]
     close(weight, [1, 1, 3.5, 1])
     t = search.threshold(f64([.99, .9, .8, .6]), f64([1, 1, 0, 1]), weight, .75)
@@ -124,8 +128,10 @@ def test_the_threshold_is_the_best_of_all(target):
 
 
 def test_groups_are_of_consecutive_classes():
-    assert search.groups(10, 5).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4] and search.groups(4, 0).tolist() == [0, 1, 2, 3]
-    assert search.groups(10, 4).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3] and search.groups(4, 5).tolist() == [0, 1, 2, 3]
+    assert search.groups(10, 5).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert search.groups(4, 0).tolist() == [0, 1, 2, 3]
+    assert search.groups(10, 4).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+    assert search.groups(4, 5).tolist() == [0, 1, 2, 3]
 
 
 def rows(label: int, confidence: float, count: int, classes: int = 4):
@@ -136,7 +142,8 @@ def rows(label: int, confidence: float, count: int, classes: int = 4):
 
 def test_groups_are_judged_by_what_is_predicted_in_them():
     group, weight = search.groups(4, 2), f64([1, 1, 2, 4])
-    # predicted in group 0: 10 right at .9, 6 of class 2 wrong at .6; in group 1: 12 of class 2 right, 4 of class 3 right
+    # predicted in group 0: 10 right at .9, 6 of class 2 wrong at .6; in group 1: 12 of class 2 right, 4 of class 3
+    # right
     prob = torch.cat([rows(0, .9, 10), rows(1, .6, 6), rows(2, .7, 12), rows(3, .8, 4)])
     y = torch.tensor([0] * 10 + [2] * 6 + [2] * 12 + [3] * 4)
     t, rare = search.thresholds(prob, y, weight, group, .75, few=10)
@@ -149,10 +156,10 @@ def test_groups_are_judged_by_what_is_predicted_in_them():
     prob[10:16] = rows(2, .6, 6)
     prob[0] = rows(0, .99, 1)[0]
     t, rare = search.thresholds(prob, y, weight, group, .9, few=0)
-    assert rare.tolist() == [True, True, False, False] and t[2] == .6       # 52/61 for all of them; 16/25 and 40/49 above
+    assert rare.tolist() == [True, True, False, False] and t[2] == .6     # 52/61 for all of them; 16/25 and 40/49 above
 
 
-# ---- a calibration -------------------------------------------------------------------------------------------------------------
+# ---- a calibration ---------------------------------------------------------------------------------------------------
 
 
 def test_the_momenta_of_the_reference_and_the_ends_of_its_trajectories():
@@ -189,7 +196,8 @@ def test_momenta_follow_the_number_of_periods():
 
 def test_a_calibration_weights_by_the_prior_after_the_split(monkeypatch):
     m, seen = seval(threshold_groups=0), {}
-    monkeypatch.setattr(search, "thresholds", lambda prob, y, weight, *rest: seen.update(prob=prob, weight=weight, rest=rest) or
+    monkeypatch.setattr(search, "thresholds", lambda prob, y, weight,
+                        *rest: seen.update(prob=prob, weight=weight, rest=rest) or
                         (torch.zeros(3).double(), torch.zeros(3, dtype=torch.bool)))
     m.calibrate(V, Y)
     close(seen["weight"], [4 / 4, 4 / 1, 4 / 1])                            # 7, 2, 1 labelled, 3, 1, 0 held out
@@ -197,7 +205,7 @@ def test_a_calibration_weights_by_the_prior_after_the_split(monkeypatch):
     assert seen["rest"][1:] == (.75, 10)
 
 
-# ---- the stages ----------------------------------------------------------------------------------------------------------------
+# ---- the stages ------------------------------------------------------------------------------------------------------
 
 OPTIONS = {"threshold": .3, "period": 2, "few": 2, "threshold_groups": 2}
 
@@ -209,7 +217,8 @@ def small(**changes):
 def test_two_stages_resume_to_the_last_bit(tmp_path):
     t = kit.check_resume(small, 13, [0, 1, 3, 6, 7, 9, 12], tmp_path)
     assert t.monitor.never_active(t.method.must_act) == []
-    assert [(s.name, s.start, s.fresh) for s in t.phases] == [("split", 0, False), ("estimate", 0, False), ("train", 6, True)]
+    assert [(s.name, s.start, s.fresh) for s in t.phases] == [("split", 0, False), ("estimate", 0, False),
+                                                              ("train", 6, True)]
 
 
 def test_half_of_each_class_is_held_out_and_comes_back():
@@ -226,14 +235,17 @@ def test_half_of_each_class_is_held_out_and_comes_back():
     restart, fresh = t.restart, {}
     t.restart = lambda: (restart(), fresh.update({k: v.clone() for k, v in t.net.named_parameters()}))
     t.advance()
-    assert torch.equal(t.data.streams["labelled"].members, t.data.labelled) and torch.equal(t.data.streams["labelled"].targets, y)
-    assert all(torch.equal(fresh[k], start[k]) for k in start) and any(not torch.equal(trained[k], start[k]) for k in start)
+    assert torch.equal(t.data.streams["labelled"].members, t.data.labelled)
+    assert torch.equal(t.data.streams["labelled"].targets, y)
+    assert all(torch.equal(fresh[k], start[k]) for k in start)
+    assert any(not torch.equal(trained[k], start[k]) for k in start)
 
 
 def test_a_class_with_one_image_keeps_it():
     t = kit.trainer("seval", OPTIONS, steps=13, n1=3, gamma_l=3.0)
     t.advance()
-    assert t.data.counts.tolist()[-1] == 1 and torch.bincount(t.data.streams["labelled"].targets, minlength=4).min() == 1
+    assert t.data.counts.tolist()[-1] == 1
+    assert torch.bincount(t.data.streams["labelled"].targets, minlength=4).min() == 1
 
 
 def test_the_second_stage_reads_the_trajectory_of_the_first():

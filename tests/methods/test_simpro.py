@@ -1,4 +1,5 @@
-"""SimPro: E-step, losses and M-step on the reference's values, the priors over several epochs by hand, and its identities."""
+"""SimPro: E-step, losses and M-step on the reference's values, the priors over several epochs by hand,
+and its identities."""
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -89,7 +90,8 @@ def test_a_multiple_of_a_prior_changes_nothing_and_uniform_priors_leave_plain_so
     m.prior_a.fill_(1 / 3)
     plain = one_step(m)[3]
     log = [-torch.cat([A.X, X1]).log_softmax(-1)[torch.arange(4), torch.cat([A.y, A.y])].mean() / 2,
-           -(torch.cat([p.mask, p.mask]).unsqueeze(1) * torch.cat([p.prob, p.prob]) * torch.cat([A.S1, A.S2]).log_softmax(-1)).sum() / 8]
+           -(torch.cat([p.mask, p.mask]).unsqueeze(1) * torch.cat([p.prob, p.prob])
+             * torch.cat([A.S1, A.S2]).log_softmax(-1)).sum() / 8]
     close([plain["x"], plain["u"]], log)
     off = kit.values(simpro(tau=0.0).terms(*[one_step(simpro(tau=0.0))[i] for i in (0, 1, 2, 4)]))
     close([off["x"], off["u"]], log)
@@ -100,7 +102,8 @@ def test_the_labelled_images_are_seen_weak_and_strong():
     t.data.prepare(0)
     batch, images = t.data.batch(kit.time(0))
     plain = t.data.images[t.data.labelled[batch.index_l]]
-    assert torch.equal(images["l1"], t.data.view(plain, "strong", "l1", 0)) and not torch.equal(images["l1"], images["l"])
+    assert torch.equal(images["l1"], t.data.view(plain, "strong", "l1", 0))
+    assert not torch.equal(images["l1"], images["l"])
     assert t.method.step_images().strong == ["s1", "s2"]
     terms, seen = t.method.terms, {}
     t.method.terms = lambda *given: seen.setdefault("out", terms(*given))
@@ -126,7 +129,8 @@ def test_rho_of_the_published_settings(cell, rho):
 
 
 def test_values_follow_the_data_set():
-    assert [Run.of(d, "simpro").options[k] for d in ("cifar10", "cifar100") for k in ("tau", "threshold")] == [2, .95, 1, .2]
+    assert [Run.of(d, "simpro").options[k] for d in ("cifar10", "cifar100")
+            for k in ("tau", "threshold")] == [2, .95, 1, .2]
 
 
 def test_semi_s_modules_act_and_soft_targets_keep_their_sum(tmp_path):

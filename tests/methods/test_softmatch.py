@@ -1,4 +1,5 @@
-"""SoftMatch: truncated Gaussian weights, their moving centre and width, the alignment, against the reference's values and a twin."""
+"""SoftMatch: truncated Gaussian weights, their moving centre and width, the alignment,
+against the reference's values and a twin."""
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -59,7 +60,8 @@ def test_the_alignment_to_a_uniform_target():
     m = softmatch()
     p, _ = step(m)
     close(m.mean, [.359992, .304279, .335729])                                  # the first batch sets it
-    close(p.prob, [[.899048, .052957, .047996], [.096225, .841194, .062581], [.016396, .023693, .95991], [.372107, .360437, .267457]])
+    close(p.prob, [[.899048, .052957, .047996], [.096225, .841194, .062581], [.016396, .023693, .95991],
+                   [.372107, .360437, .267457]])
     again = views(l=view(kit.B.X), w=view(kit.B.W[[3, 2]]), s1=view(kit.B.S[:2]))
     m.pseudo(again, BATCH, kit.time(1))
     close(m.mean, [.359842, .30415, .336008])

@@ -35,7 +35,7 @@ def softmax(z: list[float]) -> list[float]:
     return [x / sum(e) for x in e]
 
 
-# ---- equations ---------------------------------------------------------------------------------------------------------------
+# ---- equations -------------------------------------------------------------------------------------------------------
 
 
 def test_the_enhancement_is_larger_for_the_tail():
@@ -50,7 +50,8 @@ def test_the_main_head_s_pseudo_labels_favour_the_tail():
     v = views(l=view(B.X, XA), w=view(B.W, WA), s1=view(B.S, B.Sa))
     for phase in ("warmup", "balanced"):
         p, terms = step(tras(phase, strong_views=1, threshold=.7), v, B.y)
-        close(p.prob, [[.601024, .099744, .299232], [.03155, .777088, .191362], [.001815, .007388, .990797], [.095856, .261601, .642543]])
+        close(p.prob, [[.601024, .099744, .299232], [.03155, .777088, .191362], [.001815, .007388, .990797],
+                       [.095856, .261601, .642543]])
         assert p.label.tolist() == [0, 1, 2, 2] and p.mask.tolist() == [0, 1, 1, 0]
         close(reduce(terms["x"]), .659754)
         close(reduce(terms["u"]), (.665732 + .385077) / 4)
@@ -62,7 +63,8 @@ def test_the_balanced_head_learns_from_the_enhanced_logits_of_the_same_view():
     p, terms = step(tras(strong_views=1), v, B.y)
     close(reduce(terms["x_b"]), 1.109878)
     assert p.label_b.tolist() == [0, 1, 2, 1] and p.mask_b.tolist() == [1, 0, 1, 1]
-    close(p.target_b, [[.142199, .243519, .614282], [.039157, .257636, .703207], [.009197, .067547, .923256], [.04842, .203139, .748441]])
+    close(p.target_b, [[.142199, .243519, .614282], [.039157, .257636, .703207], [.009197, .067547, .923256],
+                       [.04842, .203139, .748441]])
     close(terms["u_b"].rows, [1.406399, 1.165559, .602522, 1.298379])
     close(reduce(terms["u_b"]), .826825)
     assert set(step(tras("warmup", strong_views=1), v, B.y)[1]) == {"x", "u"}
@@ -107,15 +109,16 @@ def test_without_a_prior_the_warm_up_is_fixmatch():
 
 def test_the_teacher_gives_no_gradient_and_the_student_s_reaches_its_views():
     v, batch = drawn(3)
-    leaves = {(name, head): v[name][head].requires_grad_() for name in ("l", "w", "s1", "s2") for head in ("head", "balanced")}
+    leaves = {(name, head): v[name][head].requires_grad_() for name in ("l", "w", "s1", "s2")
+              for head in ("head", "balanced")}
     v = views(**{name: view(leaves[name, "head"], leaves[name, "balanced"]) for name in ("l", "w", "s1", "s2")})
     m = tras(threshold=0.4)
     with torch.no_grad():
         p = m.pseudo(v.detach(), batch, kit.time(0))
     terms = m.terms(v, batch, p, kit.time(0))
     (reduce(terms["x_b"]) + reduce(terms["u_b"])).backward()
-    assert {key for key, x in leaves.items() if x.grad is not None and x.grad.any()} == {("l", "balanced"), ("s1", "balanced"),
-                                                                                         ("s2", "balanced")}
+    reached = {key for key, x in leaves.items() if x.grad is not None and x.grad.any()}
+    assert reached == {("l", "balanced"), ("s1", "balanced"), ("s2", "balanced")}
 
 
 def test_the_drop_last_prior_may_miss_a_class():
@@ -125,7 +128,7 @@ def test_the_drop_last_prior_may_miss_a_class():
     assert torch.isfinite(m.enhancement).all()
 
 
-# ---- stages ------------------------------------------------------------------------------------------------------------------
+# ---- stages ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_warm_up_is_the_share_of_eleven_epochs():
@@ -162,12 +165,13 @@ def test_the_balanced_head_s_first_gradient_comes_late_and_moves_it_as_a_first_s
     kit.losses_of(t, range(2))
     assert head.grad is None and not head.any()
     kit.losses_of(t, range(2, 3))
-    torch.testing.assert_close(head.detach(), -t.lr * 1.9 * head.grad)         # Nesterov's first step; biases are not decayed
+    torch.testing.assert_close(head.detach(), -t.lr * 1.9 * head.grad)   # Nesterov's first step; biases are not decayed
 
 
 def test_the_original_recipe():
     run = Run.of("cifar10", "tras", recipe="original")
-    assert (run.optimiser, run.lr, run.rate, run.ema_rule, run.weight_decay) == ("adam", .002, "constant", "decaying", .02)
+    assert (run.optimiser, run.lr, run.rate) == ("adam", .002, "constant")
+    assert (run.ema_rule, run.weight_decay) == ("decaying", .02)
     assert run.policy == "separate" and run.options["droplast_prior"] and run.options["strong_views"] == 2
     t = kit.trainer("tras", {"threshold": 0.3, "warmup": 1}, recipe="original")
     assert all(math.isfinite(x) for s in kit.losses_of(t, range(3)) for x in s.values())

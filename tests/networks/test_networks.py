@@ -1,5 +1,5 @@
-"""Networks against slow twins written from their published descriptions, their sizes and initial values; the forward policies
-against explicit passes, with the running statistics worked out by hand."""
+"""Networks against slow twins written from their published descriptions, their sizes and initial values; the forward
+policies against explicit passes, with the running statistics worked out by hand."""
 from __future__ import annotations
 
 import copy
@@ -34,7 +34,8 @@ def shaken(net: Net, seed: int = 1) -> Net:
         for m in net.modules():
             if isinstance(m, nn.BatchNorm2d):
                 for tensor, centre in ((m.weight, 1), (m.bias, 0), (m.running_mean, 0), (m.running_var, 2)):
-                    tensor.copy_(centre + 0.5 * torch.randn(tensor.shape, generator=g, dtype=torch.float64).clamp(-1.5, 1.5))
+                    noise = torch.randn(tensor.shape, generator=g, dtype=torch.float64)
+                    tensor.copy_(centre + 0.5 * noise.clamp(-1.5, 1.5))
     return net
 
 
@@ -42,13 +43,14 @@ def normal(*size: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-# ---- sizes -------------------------------------------------------------------------------------------------------------------
+# ---- sizes -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant, classes, heads, parameters", [
     ("V1", 10, 1, 1_467_610), ("V2", 10, 1, 1_467_610), ("V3", 10, 1, 1_467_674), ("V1", 10, 2, 1_468_900),
     ("V3", 10, 2, 1_467_674 + 1_290), ("V1", 100, 1, 1_479_220), ("V2", 100, 1, 1_479_220), ("V1", 127, 1, 1_482_703),
-    ("V2", 127, 1, 1_482_703), ("USB", 10, 1, 1_467_610 + 16), ("USB", 10, 3, 1_470_974 - 3 * 256)])     # CPE's less its three norms
+    # CPE's less its three norms
+    ("V2", 127, 1, 1_482_703), ("USB", 10, 1, 1_467_610 + 16), ("USB", 10, 3, 1_470_974 - 3 * 256)])
 def test_wrn_28_2_has_the_published_number_of_parameters(variant, classes, heads, parameters):
     net = make_net("wrn-28-2", variant, classes, ("head", "balanced", "third")[:heads])
     assert sum(p.numel() for p in net.parameters()) == parameters
@@ -86,7 +88,8 @@ def test_decay_rules_differ_in_biases_and_norms_and_decay_shortcuts():
 def test_resnet_50_for_small_images():
     net = make_net("resnet50", classes=127)
     conv = net.backbone.trunk[0]
-    assert net.backbone.features == 2048 and conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.padding == (1, 1)
+    assert net.backbone.features == 2048 and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
+    assert conv.padding == (1, 1)
     assert not any(isinstance(m, nn.MaxPool2d) for m in net.modules())
     assert {m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
     # torchvision's 25,557,032 without its classifier (2,049,000) and with 3x3 for 7x7 in the stem
@@ -98,7 +101,8 @@ def test_resnet_50_for_small_images():
     assert float(conv.weight.detach().std()) == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.1)
 
 
-@pytest.mark.parametrize("network, features, side", [("wrn-28-2", 128, 8), ("wrn-10-0.25", 16, 8), ("wrn-16-4", 256, 8)])
+@pytest.mark.parametrize("network, features, side",
+                         [("wrn-28-2", 128, 8), ("wrn-10-0.25", 16, 8), ("wrn-16-4", 256, 8)])
 def test_wrn_maps_have_a_quarter_of_the_side(network, features, side):
     net = make_net(network)
     assert net.backbone(torch.zeros(2, 3, 4 * side, 4 * side)).shape == (2, features, side, side)
@@ -110,12 +114,12 @@ def test_unknown_networks_are_refused(name):
         parse_network(name)
 
 
-# ---- slow twins --------------------------------------------------------------------------------------------------------------
+# ---- slow twins ------------------------------------------------------------------------------------------------------
 
 
 def slow_wrn(net: Net, x: torch.Tensor, variant: str, training: bool) -> torch.Tensor:
-    """Logits of the WRN, block by block as the repositories have it, from the parameters alone: V1 and USB compute the first norm of
-    every block and throw it away where the width changes in groups 2 and 3."""
+    """Logits of the WRN, block by block as the repositories have it, from the parameters alone: V1 and USB compute the
+    first norm of every block and throw it away where the width changes in groups 2 and 3."""
     p = dict(net.backbone.named_parameters()) | dict(net.backbone.named_buffers())
 
     def activated(x, name, eps=1e-5):
@@ -173,7 +177,7 @@ def test_the_variants_differ():
     logits = [net(normal(3, 3, 8, 8))["head"] for net in nets]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert (logits[i] - logits[j]).abs().max() > 1e-3
-    assert 1e-5 < (logits[0] - logits[3]).abs().max() < 1e-2           # USB is V1 but for the stem's bias and the last eps
+    assert 1e-5 < (logits[0] - logits[3]).abs().max() < 1e-2        # USB is V1 but for the stem's bias and the last eps
     norms = [m for m in nets[3].modules() if isinstance(m, nn.BatchNorm2d)]
     assert [m.eps for m in norms] == [1e-5] * (len(norms) - 1) + [1e-3] and norms[-1] is nets[3].backbone.bn
     assert all(m.eps == 1e-5 for net in nets[:3] for m in net.modules() if isinstance(m, nn.BatchNorm2d))
@@ -189,7 +193,7 @@ def test_the_parameters_without_gradient_are_those_that_the_published_networks_l
     assert {name for name, p in net.named_parameters() if p.grad is None} == dead
 
 
-# ---- initial values ----------------------------------------------------------------------------------------------------------
+# ---- initial values --------------------------------------------------------------------------------------------------
 
 
 def test_a_second_head_moves_no_other_initial_value():
@@ -221,13 +225,14 @@ def test_initial_values_have_the_published_spread():
                 assert (module.weight == 1).all() and not module.bias.any()
             continue
         w = module.weight.detach().double().flatten()
-        error = 5 / math.sqrt(len(w))                         # five standard errors of a mean, relative to the deviation
-        assert abs(float(w.mean())) < error * want and abs(float(w.square().mean().sqrt()) / want - 1) < error / math.sqrt(2)
+        error = 5 / math.sqrt(len(w))                        # five standard errors of a mean, relative to the deviation
+        assert abs(float(w.mean())) < error * want
+        assert abs(float(w.square().mean().sqrt()) / want - 1) < error / math.sqrt(2)
         seen += 1
     assert seen == 29
 
 
-# ---- what the network says ---------------------------------------------------------------------------------------------------
+# ---- what the network says -------------------------------------------------------------------------------------------
 
 
 class MapHead(nn.Linear):
@@ -259,7 +264,8 @@ def test_a_view_splits_and_joins_with_all_that_it_holds():
     assert [len(p.f) for p in parts] == [1, 3, 2]
     assert torch.equal(parts[1]["b"], v["b"][1:4]) and torch.equal(parts[2].map, v.map[4:])
     joined = View.cat(parts)
-    assert all(torch.equal(joined[k], v[k]) for k in v) and torch.equal(joined.f, v.f) and torch.equal(joined.map, v.map)
+    assert all(torch.equal(joined[k], v[k]) for k in v) and torch.equal(joined.f, v.f)
+    assert torch.equal(joined.map, v.map)
 
 
 def test_views_join_the_strong_ones_in_order_and_name_what_is_missing():
@@ -273,7 +279,7 @@ def test_views_join_the_strong_ones_in_order_and_name_what_is_missing():
         _ = v.s3
 
 
-# ---- forward policies --------------------------------------------------------------------------------------------------------
+# ---- forward policies ------------------------------------------------------------------------------------------------
 
 SIZES = {"l": 4, "w": 6, "s1": 6, "s2": 5}                    # unequal on purpose
 IMAGES = {name: normal(n, 3, 8, 8, seed=10 + i) for i, (name, n) in enumerate(SIZES.items())}
@@ -287,7 +293,8 @@ def rows_of(*names: str) -> list[tuple[str, int]]:
     return [(name, row) for name in names for row in range(SIZES[name])]
 
 
-# policy -> its passes in order, each the rows that share batch statistics, and whether the pass moves the running statistics
+# policy -> its passes in order, each the rows that share batch statistics, and whether the pass moves the running
+# statistics
 PASSES = {
     "joint": [(rows_of("l", "w", "s1", "s2"), True)],
     "weak_first": [(rows_of("w"), True), (rows_of("l", "s1", "s2"), True)],
@@ -306,7 +313,8 @@ def statistics(net: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def nets() -> tuple[Net, Net]:
     """A net in training and another one as its teacher."""
-    return shaken(make_net(heads=("head", "balanced"))), shaken(make_net(seed=5, heads=("head", "balanced")), seed=6).eval()
+    heads = ("head", "balanced")
+    return shaken(make_net(heads=heads)), shaken(make_net(seed=5, heads=heads), seed=6).eval()
 
 
 def test_every_policy_is_tested():
@@ -339,7 +347,8 @@ def test_a_policy_equals_its_passes_done_by_hand(policy, nets):
     after = statistics(net)
     for name, value in statistics(slow).items():
         torch.testing.assert_close(after[name], value, rtol=1e-9, atol=1e-12, msg=name)
-    assert all(torch.equal(value, before_teacher[name]) for name, value in statistics(teacher).items()), "the teacher moved"
+    unmoved = [torch.equal(value, before_teacher[name]) for name, value in statistics(teacher).items()]
+    assert all(unmoved), "the teacher moved"
     for name in SIZES:
         assert v[name]["head"].requires_grad == (name != "w" or policy not in WEAK_HAS_NO_GRADIENT), name
 
@@ -355,7 +364,8 @@ def test_running_statistics_move_by_their_momentum_once_a_pass(policy, nets):
     moved = 0
     for rows, moves in PASSES[policy]:
         if moves:
-            x = F.conv2d(torch.stack([IMAGES[name][row] for name, row in rows]), stem, padding=1).transpose(0, 1).flatten(1)
+            images = torch.stack([IMAGES[name][row] for name, row in rows])
+            x = F.conv2d(images, stem, padding=1).transpose(0, 1).flatten(1)
             mean, var = 0.9 * mean + 0.1 * x.mean(1), 0.9 * var + 0.1 * x.var(1, correction=1)
             moved += 1
     torch.testing.assert_close(norm.running_mean, mean)
@@ -403,7 +413,7 @@ def test_close_is_strict():
         close(1.0, 1.0 + 3e-6)
 
 
-# ---- a head that reads all depths --------------------------------------------------------------------------------------------
+# ---- a head that reads all depths ------------------------------------------------------------------------------------
 
 
 class Said:
@@ -461,7 +471,8 @@ def plain_maps(net: Net, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Ten
     return maps, F.leaky_relu(b.bn(maps[-1]), 0.1)
 
 
-DEEP = [("wrn-10-0.25", "V1", (4, 4, 8, 16)), ("wrn-16-1", "V2", (16, 16, 32, 64)), ("wrn-28-2", "USB", (16, 32, 64, 128)),
+DEEP = [("wrn-10-0.25", "V1", (4, 4, 8, 16)), ("wrn-16-1", "V2", (16, 16, 32, 64)),
+        ("wrn-28-2", "USB", (16, 32, 64, 128)),
         ("wrn-10-1", "V3", (16, 16, 32, 64)), ("resnet50", "V1", (256, 512, 1024, 2048))]
 
 
@@ -476,7 +487,7 @@ def test_maps_of_all_depths_are_those_of_the_network_s_parts(network, variant, w
     maps, last = plain_maps(slow, x)
     assert net.backbone.map_widths == widths == tuple(m.shape[1] for m in said.maps)
     assert len(said.maps) == len(maps) == 4
-    for have, want in zip(said.maps, maps, strict=True):                     # as they were left, untouched by what came after them
+    for have, want in zip(said.maps, maps, strict=True):          # as they were left, untouched by what came after them
         torch.testing.assert_close(have, want, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(v.f, last.mean((2, 3)), rtol=1e-12, atol=1e-12)
     deep = torch.cat([m.mean((2, 3)) for m in maps], 1) @ net.heads["deep"].weight.T + net.heads["deep"].bias
@@ -537,7 +548,8 @@ def test_the_average_reads_its_own_depths(rule):
             p.add_(0.25 * torch.ones_like(p))
         maps_by_hand = plain_maps(average.net, x)[0]
         v = average.net(x)
-        assert not average.net.training and all(torch.equal(average.net.state_dict()[k], value) for k, value in start.items())
+        assert not average.net.training
+        assert all(torch.equal(average.net.state_dict()[k], value) for k, value in start.items())
         theirs = average.net.heads["deep"].said.maps
         for have, want in zip(theirs, maps_by_hand, strict=True):
             torch.testing.assert_close(have, want)
@@ -600,7 +612,7 @@ def test_a_backbone_that_says_all_depths_compiles_to_one_graph(network):
     assert len(have) == len(want) == 5 and all(torch.equal(a, b) for a, b in zip(have, want, strict=True))
 
 
-# ---- shortcuts -----------------------------------------------------------------------------------------------------------------------
+# ---- shortcuts -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("width_in", "width", "stride", "side"), [(3, 4, 2, 8), (8, 16, 2, 7), (16, 32, 1, 8)])

@@ -1,4 +1,5 @@
-"""Figures from records written by hand: what is drawn against numbers worked out here, and against the frame and its CSV."""
+"""Figures from records written by hand: what is drawn against numbers worked out here,
+and against the frame and its CSV."""
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,7 +34,8 @@ def records(tmp_path):
     labels = [pseudo(u) for u in USED]
     return load([
         write_record(tmp_path, rising, seed=0, pseudo=labels), write_record(tmp_path, lower, seed=1, pseudo=labels),
-        write_record(tmp_path, lower, method="semi", pseudo=labels[::-1]), write_record(tmp_path, rising, method="supervised"),
+        write_record(tmp_path, lower, method="semi", pseudo=labels[::-1]),
+        write_record(tmp_path, rising, method="supervised"),
         write_record(tmp_path, rising, seed=1, method="semi", status="failed", pseudo=labels)])
 
 
@@ -43,7 +45,8 @@ def text_of(figure):
 
 @pytest.mark.parametrize("draw", ALL)
 def test_every_figure(records, tmp_path, draw):
-    """Nothing is left open, settings stay, the scale and what is missing are told, and the CSV holds the frame and the keys."""
+    """Nothing is left open, settings stay, the scale and what is missing are told,
+    and the CSV holds the frame and the keys."""
     before = dict(matplotlib.rcParams)
     figure, frame = draw(records)
     again, _ = draw(records[::-1])
@@ -79,7 +82,8 @@ def test_refusals(records, tmp_path, draw):
 
 def test_settings_of_the_caller_do_not_leak_in(records):
     first = paint.png(figures.per_class_accuracy(records)[0])
-    with matplotlib.rc_context({"xtick.labelsize": 20, "font.size": 30, "axes.spines.top": True, "axes.facecolor": "red"}):
+    with matplotlib.rc_context({"xtick.labelsize": 20, "font.size": 30, "axes.spines.top": True,
+                                "axes.facecolor": "red"}):
         figure, _ = figures.per_class_accuracy(records)
         assert paint.png(figure) == first
 
@@ -103,12 +107,15 @@ def test_confusion(records):
 def test_distributions(records):
     figure, frame = figures.distributions(records)
     assert frame["set"].tolist() == ["labelled"] * 3 + ["unlabelled"] * 3 + ["pseudo-labels"] * 6
-    assert frame["count"].tolist() == LABELLED + UNLABELLED + [320, 80, 0] + [160, 40, 0]   # both evaluations, seeds added up
-    assert frame["share"].tolist() == pytest.approx([100 * n / 14 for n in LABELLED] + [100 * n / 42 for n in UNLABELLED]
+    # both evaluations, seeds added up
+    assert frame["count"].tolist() == LABELLED + UNLABELLED + [320, 80, 0] + [160, 40, 0]
+    assert frame["share"].tolist() == pytest.approx([100 * n / 14 for n in LABELLED]
+                                                    + [100 * n / 42 for n in UNLABELLED]
                                                     + [80, 20, 0] + [80, 20, 0])
     assert "supervised" not in set(frame["label"])
     panels = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_title() for axes in panels] == ["Labelled set\n14 images", "FixMatch\n400 pseudo-labels (50 % used)",
+    assert [axes.get_title() for axes in panels] == ["Labelled set\n14 images",
+                                                     "FixMatch\n400 pseudo-labels (50 % used)",
                                                      "SeMi\n200 pseudo-labels (50 % used)"]
     for axes, part in zip(panels, (frame[:3], frame[6:9], frame[9:]), strict=True):
         dashes, dots, crosses = axes.lines[:3]
@@ -154,7 +161,7 @@ def test_learning_curves(records):
     assert own["least"].tolist() == pytest.approx([24, 52]) and own["greatest"].tolist() == pytest.approx([30, 60])
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]
     assert [y for line in lines for y in line.get_ydata()] == frame["mean"].tolist()
-    assert len(figure.axes[0].collections) == 1                                        # a band where there are two seeds
+    assert len(figure.axes[0].collections) == 1                                       # a band where there are two seeds
     assert "averaged" not in text_of(figure)
 
 
@@ -181,7 +188,8 @@ def test_many_evaluations_are_pooled_by_their_counts(tmp_path):
     record = read(write_record(tmp_path, steady(80, 50, 20, n=30), pseudo=log))
     _, frame = figures.pseudo_label_quality([record])
     own = frame.set_index("quantity")
-    assert len(own.loc["used"]) == 15 and own.loc["used", "step"].tolist()[:2] == [2 * record.log[0]["step"], 4 * record.log[0]["step"]]
+    assert len(own.loc["used"]) == 15
+    assert own.loc["used", "step"].tolist()[:2] == [2 * record.log[0]["step"], 4 * record.log[0]["step"]]
     assert own.loc["used", "mean"].tolist() == pytest.approx([100 * 84 / 400] * 15)
     assert own.loc["right", "mean"].tolist() == pytest.approx([100 * 61 / 84] * 15)
     assert own.loc["right: medium", "mean"].tolist() == pytest.approx([25] * 15)
@@ -200,7 +208,8 @@ def test_methods_keep_their_look():
 
 
 def test_the_whole_field_can_be_told_apart():
-    """Two dozen methods and their combinations: no two share colour and marker, and a name's look does not hang on the order."""
+    """Two dozen methods and their combinations:
+    no two share colour and marker, and a name's look does not hang on the order."""
     names = [*METHODS, "remixmatch+abc", "acr+oheml+plce", "fixmatch+posthoc1", "semi (plce=off)"]
     found = paint.looks(names)
     assert len({(tuple(look["colour"]), look["marker"]) for look in found.values()}) == len(names)
@@ -230,7 +239,8 @@ def test_colours_in_figures(records):
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
 def test_panels_end_at_the_bottom(tmp_path, n):
     """Rows of at most three; every panel of the last row is drawn and carries the axis label."""
-    records = [read(write_record(tmp_path, steady(80, 50, 20), method=f"m{i}", pseudo=[pseudo(USED[0])] * 4)) for i in range(n)]
+    records = [read(write_record(tmp_path, steady(80, 50, 20), method=f"m{i}", pseudo=[pseudo(USED[0])] * 4))
+               for i in range(n)]
     figure, _ = figures.confusion_matrices(records)
     panels = [axes for axes in figure.axes if axes.images]
     assert len(panels) == n

@@ -44,4 +44,5 @@ def test_files_hold_the_runs_or_else_the_frame(tmp_path):
 
 
 def test_a_path_keeps_its_dots_but_for_the_endings_of_its_files(tmp_path):
-    assert paths("x/cell.g20-20", ".csv") == paths("x/cell.g20-20.csv", ".csv") and paths("x/a", ".md")[0].name == "a.md"
+    assert paths("x/cell.g20-20", ".csv") == paths("x/cell.g20-20.csv", ".csv")
+    assert paths("x/a", ".md")[0].name == "a.md"

@@ -48,7 +48,8 @@ def test_results_by_hand(tmp_path):
     assert (row["head"], row["medium"], row["tail"]) == (pytest.approx(0.495), pytest.approx(0.6), pytest.approx(0.3))
     assert row["geometric_mean"] == pytest.approx(np.mean([((40 + k) * 60 * 30) ** (1 / 3) for k in range(20)]) / 100)
     assert (row["cell"], row["steps"], row["profile"], row["seconds"]) == (CELL, 250, "quickstart", 60.0)
-    assert (row["metric"], row["rule"], row["status"]) == ("balanced_accuracy", "mean of the last 20 evaluations", "done")
+    assert (row["metric"], row["rule"], row["status"]) == ("balanced_accuracy", "mean of the last 20 evaluations",
+                                                           "done")
     assert (row["drawn_by"], row["code"], row["label"]) == ("file order", "c0dec0de", "fixmatch")
 
 
@@ -64,12 +65,13 @@ def test_log_that_is_not_the_runs_is_refused(tmp_path):
 
 
 def test_means_and_spreads(tmp_path):
-    """Three seeds at 50, 53 and 59 per cent: mean 54, standard deviation sqrt(((-4)^2 + (-1)^2 + 5^2) / 2) = sqrt(21)."""
+    """Three seeds at 50, 53 and 59 per cent: mean 54,
+    standard deviation sqrt(((-4)^2 + (-1)^2 + 5^2) / 2) = sqrt(21)."""
     folders = [write_record(tmp_path, steady(b + 30, b, b - 30), seed=s, seconds=t)
                for s, b, t in ((0, 50, 60), (1, 53, 120), (2, 59, 240))]
     folders.append(write_record(tmp_path, steady(60, 30, 0), method="supervised", seconds=30))
     frame, text = made = overview(load(folders))
-    assert list(frame["label"]) == ["supervised", "fixmatch"]                          # the order of every table and figure
+    assert list(frame["label"]) == ["supervised", "fixmatch"]                      # the order of every table and figure
     row = frame.set_index("label").loc["fixmatch"]
     assert (row["balanced_accuracy"], row["spread"]) == (pytest.approx(54), pytest.approx(math.sqrt(21)))
     assert (row["head"], row["medium"], row["tail"]) == (pytest.approx(84), pytest.approx(54), pytest.approx(24))
@@ -78,7 +80,8 @@ def test_means_and_spreads(tmp_path):
     assert single["balanced_accuracy"] == pytest.approx(30) and math.isnan(single["spread"])
     lines = text.splitlines()
     assert lines[0] == f"{CELL}, 40 steps of profile quickstart"
-    assert lines[2].split() == ["method", "balanced", "accuracy", "%", "n", "head", "medium", "tail", "rule", "minutes", "s", "a", "step"]
+    assert lines[2].split() == ["method", "balanced", "accuracy", "%", "n", "head", "medium", "tail", "rule",
+                                "minutes", "s", "a", "step"]
     assert lines[4].split() == ["Supervised", "30.0", "1", "60.0", "30.0", "0.0", "all", "4", "0.5", "0.750"]
     assert lines[5].split() == ["FixMatch", "54.0", "±", "4.6", "3", "84.0", "54.0", "24.0", "all", "4", "2.3", "3.500"]
     assert "best" not in text and "**" not in made.markdown
@@ -89,7 +92,8 @@ def test_footnotes(tmp_path):
     records = load(folders)
     notes = " ".join(overview(records).notes)
     assert "mean of all 4 evaluations of the averaged network (steps 10 to 40)" in notes
-    assert "One split for all seeds: the first images of each class in file order; 14 labelled and 42 unlabelled" in notes
+    split = "One split for all seeds: the first images of each class in file order; 14 labelled and 42 unlabelled"
+    assert split in notes
     assert "standard deviation over the n seeds (n - 1 in the denominator)" in notes
     assert "the 1 largest, 1 middle and 1 smallest classes" in notes
     for record in records:
@@ -105,13 +109,14 @@ def test_a_part_that_never_acted_is_told(tmp_path):
     run = json.loads((folder / "run.json").read_text())
     run["result"]["never_acted"] = {"u": "lower the threshold"}
     (folder / "run.json").write_text(json.dumps(run))
-    other = write_record(tmp_path, steady(80, 50, 20))                                         # a record of before this was told
+    other = write_record(tmp_path, steady(80, 50, 20))                                # a record of before this was told
     notes = overview(load([folder, other])).notes
     assert [n for n in notes if "Never" in n] == ["Never acted in FixMatch seed 1: u (lower the threshold)."]
 
 
 def test_different_code_is_told(tmp_path):
-    folders = [write_record(tmp_path, steady(80, 50, 20), seed=s, code=c) for s, c in ((0, "c0dec0de"), (1, "0ddc0de0"))]
+    folders = [write_record(tmp_path, steady(80, 50, 20), seed=s, code=c)
+               for s, c in ((0, "c0dec0de"), (1, "0ddc0de0"))]
     assert "of different code" in " ".join(overview(load(folders)).notes)
 
 
@@ -123,12 +128,13 @@ def test_title_holds_the_scale(tmp_path):
 
 
 def test_runs_that_are_not_done_are_seen(tmp_path):
-    folders = [write_record(tmp_path, steady(80, 50, 20), seed=0), write_record(tmp_path, steady(99, 99, 99), seed=1, status="failed"),
+    folders = [write_record(tmp_path, steady(80, 50, 20), seed=0),
+               write_record(tmp_path, steady(99, 99, 99), seed=1, status="failed"),
                write_record(tmp_path, steady(80, 50, 20), seed=0, method="supervised", status="running"),
                tmp_path / f"{CELL}.s0" / "semi-01234567-89abcdef"]
     frame, text = made = overview(load(folders))
     rows = {line.split()[0]: line for line in text.splitlines()[4:7]}
-    assert "1/2, 1 failed" in rows["FixMatch"] and " 50.0 " in rows["FixMatch"]        # nothing of the failed run is in it
+    assert "1/2, 1 failed" in rows["FixMatch"] and " 50.0 " in rows["FixMatch"]     # nothing of the failed run is in it
     assert "0/1, 1 unfinished" in rows["Supervised"] and rows["Supervised"].count("–") == 7
     assert "0/1, 1 not started" in rows["SeMi"] and rows["SeMi"].count("–") == 7
     assert "FixMatch seed 1, failed (TrainingError: the loss 'x' was not finite)" in text
@@ -146,7 +152,8 @@ def test_runs_that_are_not_done_are_seen(tmp_path):
     ("cell", dict(cell="mnistm5k-lt.n8.m16.g8-8")), ("profile", dict(profile="paper")), ("steps", dict(every=20)),
     ("recipe", dict(recipe="original"))])
 def test_scales_do_not_mix(tmp_path, field, change):
-    records = load([write_record(tmp_path, steady(80, 50, 20)), write_record(tmp_path, steady(80, 50, 20), seed=1, **change)])
+    records = load([write_record(tmp_path, steady(80, 50, 20)),
+                    write_record(tmp_path, steady(80, 50, 20), seed=1, **change)])
     with pytest.raises(BadInput, match=f"^{field}=.*not comparable"):
         overview(records)
 
@@ -162,7 +169,8 @@ def test_splits_and_repeated_seeds_do_not_mix(tmp_path):
 
 
 def labels_of(tmp_path, *runs):
-    return names.labels(load([write_record(tmp_path, steady(80, 50, 20), **{"seed": i, **r}) for i, r in enumerate(runs)]))
+    paths = [write_record(tmp_path, steady(80, 50, 20), **{"seed": i, **r}) for i, r in enumerate(runs)]
+    return names.labels(load(paths))
 
 
 def test_labels_tell_what_differs(tmp_path):
@@ -175,7 +183,8 @@ def test_labels_tell_what_differs(tmp_path):
     assert labels_of(tmp_path / "c", *two) == ["fixmatch (t=0.95)", "fixmatch (t=0.7)"]
     presets = [dict(method="semi", options=full | change) for change in ({}, {"preset": "readme", "t": 0.5})]
     assert labels_of(tmp_path / "d", *presets) == ["semi (preset=paper)", "semi (preset=readme)"]
-    assert labels_of(tmp_path / "e", dict(lr=0.1), dict(lr=0.05, method="semi")) == ["fixmatch (lr=0.1)", "semi (lr=0.05)"]
+    labels = labels_of(tmp_path / "e", dict(lr=0.1), dict(lr=0.05, method="semi"))
+    assert labels == ["fixmatch (lr=0.1)", "semi (lr=0.05)"]
     assert names.display("semi (oheml=off)") == "SeMi (oheml=off)" and names.display("mine") == "mine"
 
 
@@ -209,7 +218,8 @@ def test_scale_and_untold_name_fields_of_a_run():
 
 
 def test_what_stands_before_the_brackets_is_not_repeated_in_them(tmp_path):
-    runs = [dict(method="fixmatch", base="", add="", post_hoc=0.0), dict(method="fixmatch+posthoc1", base="", add="", post_hoc=1.0),
+    runs = [dict(method="fixmatch", base="", add="", post_hoc=0.0),
+            dict(method="fixmatch+posthoc1", base="", add="", post_hoc=1.0),
             dict(method="remixmatch+abc", base="remixmatch", add="", post_hoc=0.0),
             dict(method="acr+oheml+plce", base="", add="oheml+plce", post_hoc=0.0),
             dict(method="acr+oheml+plce", base="", add="oheml+plce", post_hoc=0.0, options={"t": 1})]
@@ -222,8 +232,8 @@ def test_combinations_have_rows_of_their_own_beside_their_method(tmp_path):
     names = ["acr+oheml", "remixmatch+abc", "mine", "semi", "fixmatch+posthoc1", "abc", "fixmatch", "acr", "crestplus"]
     records = load([write_record(tmp_path, steady(80, 50, 20), method=name) for name in names])
     made = overview(records)
-    assert list(made.frame["label"]) == ["fixmatch", "fixmatch+posthoc1", "crestplus", "abc", "remixmatch+abc", "acr", "acr+oheml",
-                                         "semi", "mine"]
+    assert list(made.frame["label"]) == ["fixmatch", "fixmatch+posthoc1", "crestplus", "abc", "remixmatch+abc", "acr",
+                                         "acr+oheml", "semi", "mine"]
     assert "| ReMixMatch + ABC | 50.0 | 1 |" in made.markdown and "| ACR + OHEML | 50.0 | 1 |" in made.markdown
     assert "of FixMatch + LA (post-hoc): s0:" in " ".join(made.notes)
 
@@ -237,9 +247,9 @@ def test_a_combination_that_was_not_started_is_known_by_its_folder(tmp_path, nam
 
 
 def test_original_recipes_have_tables_of_their_own(tmp_path):
-    """There the settings differ by nature: they are told only where one method's runs differ. What a recipe reports stands beside the
-    column that all tables share."""
-    rising = [[10 * k, 60, 30] for k in range(1, 9)]                                    # balanced accuracy (10 k + 90) / 3
+    """There the settings differ by nature: they are told only where one method's runs differ. What a recipe reports
+    stands beside the column that all tables share."""
+    rising = [[10 * k, 60, 30] for k in range(1, 9)]                                 # balanced accuracy (10 k + 90) / 3
     own = dict(recipe="original")
     records = load([
         write_record(tmp_path, rising, **own, lr=0.03, mu=7, report="best_on_test"),
@@ -254,12 +264,14 @@ def test_original_recipes_have_tables_of_their_own(tmp_path):
     assert note == ("As their own recipes report them (%): FixMatch 56.67 (best evaluation, picked by the test set), "
                     "DASO 45.00 (median of the evaluations averaged here).")
     assert made.runs["report"].tolist() == ["best_on_test", "mean_last", "mean_last", "median_last"]
-    with pytest.raises(BadInput, match="darp, seed 0, 2 times"):                        # the same seed of one label, again
-        overview([records[2], read(write_record(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam", code="0ddc0de0"))])
+    with pytest.raises(BadInput, match="darp, seed 0, 2 times"):                     # the same seed of one label, again
+        other = write_record(tmp_path, rising, "darp", **own, lr=0.002, optimiser="adam", code="0ddc0de0")
+        overview([records[2], read(other)])
 
 
 def test_records_of_before_there_were_recipes_are_of_the_shared_one(tmp_path):
-    old, new = (read(write_record(tmp_path, steady(80, 50, 20), seed=i, **r)) for i, r in enumerate([{}, dict(recipe="shared")]))
+    old, new = (read(write_record(tmp_path, steady(80, 50, 20), seed=i, **r))
+                for i, r in enumerate([{}, dict(recipe="shared")]))
     assert "recipe" not in old.config and names.labels([old, new]) == ["fixmatch", "fixmatch"]
     made = overview([old, new])
     assert made.title == f"{CELL}, 40 steps of profile quickstart" and "own recipes" not in made.text
@@ -279,7 +291,8 @@ def test_files(tmp_path):
     assert text.startswith(f"A | B: {CELL}") and f"{CELL}.csv" in text
     assert "| FixMatch | 50.0 ± 0.0 | 2 | 80.0 | 50.0 | 20.0 | all 4 | 1.0 |" in text
     assert "| SeMi | – | 0/1, 1 failed | – | – | – | – | – |" in text
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{CELL}.csv", f"{CELL}.md"]     # no part is left behind
+    # no part is left behind
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{CELL}.csv", f"{CELL}.md"]
 
 
 def test_digits_follow_the_test_set(tmp_path):

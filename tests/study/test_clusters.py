@@ -1,6 +1,8 @@
-"""The engines, for real: a SLURM of this machine alone and a Ray of two nodes do a small table while workers and nodes are killed.
+"""The engines, for real: a SLURM of this machine alone and a Ray of two nodes do a small table while workers and nodes
+are killed.
 
-Without an engine its test is skipped; SEMILIB_ENGINES="slurm ray" in the environment, as .ci/run sets it, makes that a failure.
+Without an engine its test is skipped; SEMILIB_ENGINES="slurm ray" in the environment, as .ci/run sets it, makes that a
+failure.
 """
 import concurrent.futures
 import importlib.util
@@ -30,10 +32,11 @@ from semilib.training.progress import Progress
 def needs(engine: str, missing: str) -> None:
     """Skip if something of an engine is missing, unless it is said to be there."""
     if missing:
-        (pytest.fail if engine in os.environ.get("SEMILIB_ENGINES", "").split() else pytest.skip)(f"{engine} is not installed: {missing}")
+        (pytest.fail if engine in os.environ.get("SEMILIB_ENGINES", "").split()
+         else pytest.skip)(f"{engine} is not installed: {missing}")
 
 
-# ---- SLURM ---------------------------------------------------------------------------------------------------------------------------
+# ---- SLURM -----------------------------------------------------------------------------------------------------------
 
 
 def free_port() -> int:
@@ -85,14 +88,18 @@ PartitionName=all Nodes={node} Default=YES MaxTime=INFINITE State=UP
 """)
     before = dict(os.environ)
     os.environ |= {"SLURM_CONF": str(home / "slurm.conf"), "PATH": path}
-    daemons = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=open(home / f"{words[0]}.err", "wb"))  # noqa: SIM115
+    daemons = [subprocess.Popen(words, stdout=subprocess.DEVNULL,
+                                stderr=open(home / f"{words[0]}.err", "wb"))  # noqa: SIM115
                for words in (["munged", "--force", "--foreground", f"--key-file={key}", f"--socket={home}/munge.socket",
-                              f"--pid-file={home}/munged.pid", f"--log-file={home}/munged.log", f"--seed-file={home}/munged.seed"],)]
+                              f"--pid-file={home}/munged.pid", f"--log-file={home}/munged.log",
+                              f"--seed-file={home}/munged.seed"],)]
     try:
         wait_for(lambda: (home / "munge.socket").exists(), home)
         for words in (["slurmctld", "-D"], ["slurmd", "-D", "-N", node]):
-            daemons.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=open(home / f"{words[0]}.err", "wb")))  # noqa: SIM115
-        wait_for(lambda: "idle" in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout, home)
+            daemons.append(subprocess.Popen(words, stdout=subprocess.DEVNULL,
+                                            stderr=open(home / f"{words[0]}.err", "wb")))  # noqa: SIM115
+        wait_for(lambda: "idle" in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout,
+                 home)
         yield home
     finally:
         subprocess.run(["scancel", "--user", "root"], capture_output=True)
@@ -124,15 +131,18 @@ def test_slurm_loses_nothing_when_a_worker_and_a_task_are_killed(slurm, tmp_path
 
     def disturb():
         os.kill(in_mid_run([first], tmp_path)[1], signal.SIGKILL)
-        os.kill(parent(in_mid_run([second], tmp_path)[1]), signal.SIGKILL)     # the task itself; SLURM only sees that its job failed
+        # the task itself; SLURM only sees that its job failed
+        os.kill(parent(in_mid_run([second], tmp_path)[1]), signal.SIGKILL)
 
     disturber = concurrent.futures.ThreadPoolExecutor(1).submit(disturb)
-    outcomes = sweep(grid.runs, tmp_path, Slurm(notebook=False, threads=1, poll=0.5, more={"time": 60, "partition": "all", "nice": 1}),
+    outcomes = sweep(grid.runs, tmp_path,
+                     Slurm(notebook=False, threads=1, poll=0.5, more={"time": 60, "partition": "all", "nice": 1}),
                      Progress())
     disturber.result(10)
     check_done_once(grid, tmp_path, outcomes, {first.key: 1, second.key: 1}, notebook=False)
     (script, *_) = (tmp_path / "slurm").glob("*submission*.sh")
-    assert "--requeue" in script.read_text() and "--nice=1" in script.read_text() and "--partition=all" in script.read_text()
+    assert "--requeue" in script.read_text() and "--nice=1" in script.read_text()
+    assert "--partition=all" in script.read_text()
     again = sweep(grid.runs, tmp_path, Slurm(), Progress())
     assert {o.state for o in again} == {"done before"}
 
@@ -145,7 +155,7 @@ def test_slurm_tells_why_a_run_failed_and_does_not_try_it_again(slurm, tmp_path)
     assert len(record.read(outcome.folder)["sessions"]) == 1
 
 
-# ---- Ray -----------------------------------------------------------------------------------------------------------------------------
+# ---- Ray -------------------------------------------------------------------------------------------------------------
 
 RAY = """
 import concurrent.futures, json, os, signal, sys
@@ -185,11 +195,13 @@ def test_ray_loses_nothing_when_a_worker_is_killed_and_a_node_is_lost(tmp_path):
     script.write_text(RAY)
     words = [sys.executable, str(script), str(tmp_path / "runs")]
     alone = ["unshare", *([] if os.geteuid() == 0 else ["-r"]), "-n"]      # a network of its own, of the loopback alone
-    if shutil.which("unshare") and shutil.which("ip") and subprocess.run([*alone, "true"], capture_output=True).returncode == 0:
+    tools = shutil.which("unshare") and shutil.which("ip")
+    if tools and subprocess.run([*alone, "true"], capture_output=True).returncode == 0:
         words = [*alone, "sh", "-c", 'ip link set lo up && exec "$0" "$@"', *words]
     env = {**os.environ, "RAY_TMPDIR": place, "HOME": place, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
            "RAY_raylet_start_wait_time_s": "180",          # a busy machine needs more than the usual 30 seconds
-           "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+           "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent),
+                                          os.environ.get("PYTHONPATH", "")])}
     try:
         done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
     finally:
@@ -202,7 +214,7 @@ def test_ray_loses_nothing_when_a_worker_is_killed_and_a_node_is_lost(tmp_path):
     check_done_once(grid, tmp_path / "runs", outcomes, dict.fromkeys(told["killed"], 1), notebook=True)
 
 
-# ---- without an engine ----------------------------------------------------------------------------------------------------------------
+# ---- without an engine -----------------------------------------------------------------------------------------------
 
 
 def test_a_missing_engine_is_named_with_the_command_that_installs_it(monkeypatch, tmp_path):
@@ -218,6 +230,7 @@ def test_the_queue_is_asked_in_words_that_every_slurm_answers(monkeypatch):
         monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, code, text, error))
         return clusters.in_queue("7")
     assert answer("RUNNING\nCOMPLETED\n") and answer("PENDING\n") and answer("COMPLETING\n")
-    assert not answer("COMPLETED\nFAILED\n") and not answer("") and not answer("", 1, "slurm_load_jobs error: Invalid job id specified")
+    assert not answer("COMPLETED\nFAILED\n") and not answer("")
+    assert not answer("", 1, "slurm_load_jobs error: Invalid job id specified")
     with pytest.raises(OSError, match="Unable to contact"):
         answer("", 1, "Unable to contact slurm controller")

@@ -41,7 +41,8 @@ def test_a_notebook_is_thin(path):
             (defines and [type(n) for n in tree.body[:1]] == [ast.ClassDef])
     import papermill
     assert notebooks.parameters(path), "a cell tagged `parameters`, of literals"
-    assert papermill.inspect_notebook(str(path)).keys() == notebooks.parameters(path).keys(), "papermill reads each line too"
+    by_papermill = papermill.inspect_notebook(str(path))
+    assert by_papermill.keys() == notebooks.parameters(path).keys(), "papermill reads each line too"
     assert "parameters" in cells(path)[0]["metadata"]["tags"]
 
 
@@ -98,7 +99,8 @@ def test_each_notebook_refuses_unknown_and_mistyped_parameters_in_its_first_cell
     """As papermill injects them, without a kernel."""
     import papermill
     for given, message in (({"prms": 1}, "parameter='prms': unknown"), ({"runs": 1}, "runs=1: str")):
-        papermill.execute_notebook(str(path), str(tmp_path / "o.ipynb"), parameters=given, prepare_only=True, progress_bar=False)
+        papermill.execute_notebook(str(path), str(tmp_path / "o.ipynb"), parameters=given, prepare_only=True,
+                                   progress_bar=False)
         code = [source(c) for c in cells(tmp_path / "o.ipynb")]
         assert repr(given.popitem()[1]) in code[1]
         with pytest.raises(BadInput, match=message):
@@ -115,21 +117,23 @@ def test_parameters_are_checked_by_name_and_type_and_other_globals_ignored():
 
 
 def small_notebook(path: Path, *lines: str) -> Path:
-    made = [{"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": ["n = 1\n"], "outputs": [], "execution_count": None,
-             "id": "a"}]
-    made += [{"cell_type": "code", "metadata": {}, "source": [line], "outputs": [], "execution_count": None, "id": f"b{i}"}
-             for i, line in enumerate(lines)]
-    path.write_text(json.dumps({"cells": made, "metadata": {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}},
-                                "nbformat": 4, "nbformat_minor": 5}))
+    made = [{"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": ["n = 1\n"], "outputs": [],
+             "execution_count": None, "id": "a"}]
+    made += [{"cell_type": "code", "metadata": {}, "source": [line], "outputs": [], "execution_count": None,
+              "id": f"b{i}"} for i, line in enumerate(lines)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
+    path.write_text(json.dumps({"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
     return path
 
 
 def test_the_check_in_a_notebook_ends_it_under_papermill_alone(tmp_path):
     import papermill
-    made = small_notebook(tmp_path / "a.ipynb", "from semilib.study.notebooks import check_parameters\ncheck_parameters(globals(), n=int)",
+    made = small_notebook(tmp_path / "a.ipynb",
+                          "from semilib.study.notebooks import check_parameters\ncheck_parameters(globals(), n=int)",
                           "print(n)")
     with pytest.raises(papermill.PapermillExecutionError, match="parameter='m': unknown; valid: n"):
-        papermill.execute_notebook(str(made), str(tmp_path / "o.ipynb"), parameters={"m": 1}, progress_bar=False, cwd=str(ROOT))
+        papermill.execute_notebook(str(made), str(tmp_path / "o.ipynb"), parameters={"m": 1}, progress_bar=False,
+                                   cwd=str(ROOT))
     done = [c["execution_count"] for c in cells(tmp_path / "o.ipynb") if c["execution_count"]]
     assert len(done) <= 3, "only the parameters and the check have run"
 
@@ -164,7 +168,8 @@ def test_progress_reaches_a_follower_and_a_terminal(tmp_path, monkeypatch, capsy
     assert not terminal.due(terminal.shown + 1) and terminal.due(terminal.shown + 11)
     terminal.step(run, 6, {"x": 1.0, "u": 0.5}, 0.25)
     left = json.loads((tmp_path / "p.json").read_text())
-    assert f"[1/2] {run.name}  step 6/24  loss 1.500  balanced accuracy 25.0%" in left["now"] and left["now"].endswith("left")
+    assert f"[1/2] {run.name}  step 6/24  loss 1.500  balanced accuracy 25.0%" in left["now"]
+    assert left["now"].endswith("left")
     terminal.end(run, "done", {"mean_last": 0.5, "rule": "mean of all 4 evaluations"})
     assert "done  balanced accuracy 50.0%" in terminal.stream.getvalue()
     assert progress.clock(59.6) == "1:00" and progress.clock(3725) == "1:02:05"

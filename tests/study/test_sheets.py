@@ -1,4 +1,5 @@
-"""A table's printed form: records found by configuration, missing cells visible, paired differences, published numbers apart."""
+"""A table's printed form: records found by configuration, missing cells visible, paired differences,
+published numbers apart."""
 from __future__ import annotations
 
 import io
@@ -33,11 +34,13 @@ def made(tmp_path, monkeypatch):
 
 def write(folder: Path, run, score: float, **changes) -> None:
     folder.mkdir(parents=True)
-    log = [{"step": run.steps * i // 3, "balanced_accuracy": score, "accuracy": score / 2, "geometric_mean": score, "head": score,
-            "medium": score, "tail": score} for i in (1, 2, 3)]
+    scores = {**dict.fromkeys(("balanced_accuracy", "geometric_mean", "head", "medium", "tail"), score),
+              "accuracy": score / 2}
+    log = [{"step": run.steps * i // 3, **scores} for i in (1, 2, 3)]
     four = dict.fromkeys(("mean_last", "median_last", "last", "best_on_test"), score)
-    entry = {"name": run.name, "key": run.key, "code": "0" * 8, "status": "done", "config": run.identity(), "commit": "abcdef12" * 5,
-             "seconds": 60.0, "result": {**four, "rule": "mean of all 3 evaluations"}, "split": {"labelled_counts": [2, 1, 1]}, **changes}
+    entry = {"name": run.name, "key": run.key, "code": "0" * 8, "status": "done", "config": run.identity(),
+             "commit": "abcdef12" * 5, "seconds": 60.0, "result": {**four, "rule": "mean of all 3 evaluations"},
+             "split": {"labelled_counts": [2, 1, 1]}, **changes}
     (folder / "run.json").write_text(json.dumps(entry))
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
 
@@ -63,14 +66,16 @@ def test_a_part_that_never_acted_is_told_in_a_footnote(made):
     entry = json.loads(path.read_text())
     path.write_text(json.dumps({**entry, "result": {**entry["result"], "never_acted": {"u": "lower the threshold"}}}))
     sheets.committed.cache_clear()
-    assert [n for n in show(grid, folder).notes if "Never" in n] == ["Never acted in FixMatch seed 1: u (lower the threshold)."]
+    never = [note for note in show(grid, folder).notes if "Never" in note]
+    assert never == ["Never acted in FixMatch seed 1: u (lower the threshold)."]
 
 
 def test_a_difference_is_paired_over_seeds_with_student_s_interval(made):
     row = show(*made).frame.set_index("row").loc["FixMatch"]
     pairs = [-10, -13, -7]
     half = 4.302653 * statistics.stdev(pairs) / math.sqrt(3)                       # t, 2 degrees of freedom, 97.5 %
-    assert row["gain"] == pytest.approx(-10) and (row["low"], row["high"]) == pytest.approx((-10 - half, -10 + half), abs=1e-4)
+    assert row["gain"] == pytest.approx(-10)
+    assert (row["low"], row["high"]) == pytest.approx((-10 - half, -10 + half), abs=1e-4)
     assert row["difference"].endswith("*") and "[-17.5, -2.5]" in row["difference"]
 
 
@@ -82,8 +87,10 @@ def test_fewer_seeds_make_smaller_claims():
 
 
 def test_bold_only_where_no_seed_overlaps(made):
-    assert show(*made).frame.set_index("row")["bold"].to_dict() == {"Supervised": False, "FixMatch": False, "SeMi": True}
-    assert sheets.best({"a": {0: .7, 1: .6}, "b": {0: .5, 1: .6}}) == "" and sheets.best({"a": {0: .7}, "b": {0: .5}}) == ""
+    bold = show(*made).frame.set_index("row")["bold"].to_dict()
+    assert bold == {"Supervised": False, "FixMatch": False, "SeMi": True}
+    assert sheets.best({"a": {0: .7, 1: .6}, "b": {0: .5, 1: .6}}) == ""
+    assert sheets.best({"a": {0: .7}, "b": {0: .5}}) == ""
     assert sheets.best({"a": {0: .7, 1: .61}, "b": {0: .5, 1: .6}}) == "a"
     assert "**72.0 ± 2.0**" in show(*made).markdown
 
@@ -140,7 +147,7 @@ def test_files_hold_every_run_and_every_table(made, tmp_path):
     assert len(long.read_text().splitlines()) == 19 and short.read_text().count("## ") == 2
 
 
-# ---- published numbers -----------------------------------------------------------------------------------------------------------------
+# ---- published numbers -----------------------------------------------------------------------------------------------
 
 
 def cell(method: str, **fields) -> dict[str, str]:
@@ -166,31 +173,36 @@ def test_no_published_number_is_semi_s_and_none_crosses_a_protocol():
     assert not any(row["method"].lower() == "semi" for row in published.rows())
     assert not cell("semi", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0)
     assert not cell("ccl", n1=400, m1=4600, gamma_l=100.0, gamma_u=100.0)
-    assert not cell("fixmatch", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, options={"threshold": 0.5}), "a variant is not the method"
+    variant = cell("fixmatch", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, options={"threshold": 0.5})
+    assert not variant, "a variant is not the method"
     wide = [row for row in published.rows() if row["backbone"] == "WRN-28-8"]
-    assert wide and not any("55.7" in v for v in cell("acr", dataset="cifar100", n1=50, m1=400, gamma_l=10.0, gamma_u=10.0).values())
+    acr = cell("acr", dataset="cifar100", n1=50, m1=400, gamma_l=10.0, gamma_u=10.0)
+    assert wide and not any("55.7" in value for value in acr.values())
 
 
 def test_the_published_file_is_whole_and_says_where_each_number_was_read():
     rows = published.rows()
     assert len(rows) == 1353
     for row in rows:
-        assert 0 < float(row["mean"]) < 100 and row["source_paper"] and row["source_location"] and "src=" in row["notes"], row
+        assert 0 < float(row["mean"]) < 100 and row["source_paper"], row
+        assert row["source_location"] and "src=" in row["notes"], row
     mixed = {row["metric"] for row in rows if row["dataset"] == "ImageNet-127"}
     shown = set(published.PUBLISHED_METRICS.values())
     wide = [row for row in rows if row["dataset"] == "ImageNet-127" and row["metric"] in shown]
-    assert wide and not any("not stated" in row["notes"] for row in wide), "a number whose metric is not known is in no column"
+    unknown = [row for row in wide if "not stated" in row["notes"]]
+    assert wide and not unknown, "a number whose metric is not known is in no column"
     assert mixed & shown and "test_acc_mixed_definition" in mixed - shown
 
 
-# ---- figures of sheets -----------------------------------------------------------------------------------------------------------------
+# ---- figures of sheets -----------------------------------------------------------------------------------------------
 
 
 def test_the_ladder_draws_every_seed_of_every_row(made):
     figure, frame = sheet_figures.ladder(made[0], [show(*made)])
     assert len(frame) == 9 and frame.loc[frame["row"] == "SeMi", "score"].tolist() == pytest.approx([70, 74, 72])
     axes, = figure.axes
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["Supervised", "FixMatch", "SeMi"] and "600 steps" in figure.get_suptitle()
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["Supervised", "FixMatch", "SeMi"]
+    assert "600 steps" in figure.get_suptitle()
 
 
 def test_the_ladder_names_a_row_without_a_finished_run_and_is_drawn_again_from_its_csv(made, tmp_path):
@@ -204,7 +216,8 @@ def test_the_ladder_names_a_row_without_a_finished_run_and_is_drawn_again_from_i
     assert paint.png(paint.redraw(numbers)) == picture.read_bytes()
 
 
-KINDS = [kind for kind, draw in paint.DRAWINGS.items() if draw.__module__.startswith(("semilib.report", "semilib.study"))]
+KINDS = [kind for kind, draw in paint.DRAWINGS.items()
+         if draw.__module__.startswith(("semilib.report", "semilib.study"))]
 
 
 @pytest.mark.parametrize("kind", sorted({*KINDS} - {"image_grid"}))

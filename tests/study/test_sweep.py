@@ -25,7 +25,7 @@ def failing() -> Run:
     return smoke_run("fixmatch", options={"threshold": 1.0}, strict=True, steps=6, eval_every=2, seed=7)
 
 
-# ---- a run as parameters of the notebook ----------------------------------------------------------------------------------------------
+# ---- a run as parameters of the notebook -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", grids.TITLES)
@@ -44,8 +44,8 @@ def test_every_run_of_every_table_survives_as_parameters_of_the_notebook(name):
 
 @pytest.mark.parametrize("run", [
     Run.of("cifar10", "semi", gamma_l=150, gamma_u=100), Run.of("cifar10", "daso", recipe="original", profile="paper"),
-    Run.of(method="remixmatch").with_(method="abc", base="remixmatch", steps=77, eval_every=0.5), Run.of(order="uniform"),
-    Run.of(method="acr", add="plce+oheml", post_hoc=1.0, device="cpu"),
+    Run.of(method="remixmatch").with_(method="abc", base="remixmatch", steps=77, eval_every=0.5),
+    Run.of(order="uniform"), Run.of(method="acr", add="plce+oheml", post_hoc=1.0, device="cpu"),
     Run.of("cifar10", "semi", options={"preset": "readme", "alpha": 0.3}),
 ], ids=lambda run: run.label)
 def test_unusual_runs_survive_too(run):
@@ -54,7 +54,7 @@ def test_unusual_runs_survive_too(run):
     assert len(given["fields"]) < 8, "only what is not usual is said"
 
 
-# ---- the unit ------------------------------------------------------------------------------------------------------------------------
+# ---- the unit --------------------------------------------------------------------------------------------------------
 
 
 def test_the_unit_executes_checks_and_marks_and_does_nothing_the_second_time(tmp_path):
@@ -78,7 +78,8 @@ def test_success_is_read_from_the_log_and_not_believed(tmp_path):
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
     (outcome.folder / "done.json").unlink()
     again = unit.run_one(run, tmp_path, notebook=False)
-    assert again.state == "failed" and "its record is damaged" in again.error and not (outcome.folder / "done.json").exists()
+    assert again.state == "failed" and "its record is damaged" in again.error
+    assert not (outcome.folder / "done.json").exists()
 
 
 def test_a_run_that_another_process_has_is_left_alone(tmp_path):
@@ -90,16 +91,19 @@ def test_a_run_that_another_process_has_is_left_alone(tmp_path):
     assert (outcome.state, outcome.exit_code) == ("busy", unit.BUSY) and not list(tmp_path.rglob("run.json"))
 
 
-# ---- launchers -----------------------------------------------------------------------------------------------------------------------
+# ---- launchers -------------------------------------------------------------------------------------------------------
 
 
 def test_a_launcher_takes_what_it_knows_passes_on_the_rest_and_refuses_bad_values():
     slurm = launcher("slurm", {"per_job": 4, "notebook": False, "partition": "gpu", "time": 240})
     assert slurm == Slurm(per_job=4, notebook=False, more={"partition": "gpu", "time": 240})
     assert slurm.of_a_task() == Local(notebook=False)
-    assert launcher("ray", {"num_cpus": 2, "resources": {"big": 1}}) == Ray(num_cpus=2.0, more={"resources": {"big": 1}})
-    for name, values, message in (("slurm", {"per_job": 0}, "per_job=0: at least 1"), ("ray", {"num_gpus": -1}, "num_gpus=-1"),
-                                  ("local", {"threads": "two"}, "threads='two': int"), ("local", {"retries": -1}, "retries=-1")):
+    options = {"num_cpus": 2, "resources": {"big": 1}}
+    assert launcher("ray", options) == Ray(num_cpus=2.0, more={"resources": {"big": 1}})
+    for name, values, message in (("slurm", {"per_job": 0}, "per_job=0: at least 1"),
+                                  ("ray", {"num_gpus": -1}, "num_gpus=-1"),
+                                  ("local", {"threads": "two"}, "threads='two': int"),
+                                  ("local", {"retries": -1}, "retries=-1")):
         with pytest.raises(BadInput, match=message):
             launcher(name, values)
 
@@ -110,7 +114,7 @@ def test_each_flag_of_a_sweep_is_an_option_of_a_launcher():
         assert getattr(args, name) == 3 and getattr(launcher("slurm", {name: 3}), name) == 3
 
 
-# ---- local slots ---------------------------------------------------------------------------------------------------------------------
+# ---- local slots -----------------------------------------------------------------------------------------------------
 
 
 @linux
@@ -124,7 +128,8 @@ def test_killed_workers_are_started_again_and_a_failed_run_stops_nothing(tmp_pat
     outcomes = local.do([bad, first, second], tmp_path, Local(slots=2, notebook=False), Progress())
     for one in killed:
         one.result(10)
-    assert [o.state for o in outcomes] == ["failed", "done", "done"] and "no pseudo-label reached the threshold" in outcomes[0].error
+    assert [o.state for o in outcomes] == ["failed", "done", "done"]
+    assert "no pseudo-label reached the threshold" in outcomes[0].error
     assert "2 done" in summary(outcomes) and f"{bad.name} ({bad.key}): failed" in summary(outcomes)
     assert len(record.read(outcomes[0].folder)["sessions"]) == 1, "what failed by itself is not tried again"
     check_done_once(alone, tmp_path, outcomes[1:], {first.key: 1, second.key: 1}, notebook=False, others=1)
@@ -161,7 +166,8 @@ def test_slots_share_out_cores_and_cards(monkeypatch):
         Local(per_gpu=0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-7")
     assert local.gpus() == ["2", "GPU-7"]
-    assert unit.environment(3, "2")["CUDA_VISIBLE_DEVICES"] == "2" and unit.environment(3, None)["OMP_NUM_THREADS"] == "3"
+    assert unit.environment(3, "2")["CUDA_VISIBLE_DEVICES"] == "2"
+    assert unit.environment(3, None)["OMP_NUM_THREADS"] == "3"
 
 
 def test_a_method_of_a_notebook_is_refused_before_anything_starts(tmp_path, monkeypatch):
@@ -171,14 +177,15 @@ def test_a_method_of_a_notebook_is_refused_before_anything_starts(tmp_path, monk
         local.do([Run.of(method="own", profile="smoke")], tmp_path, progress=Progress())
 
 
-# ---- before a sweep -------------------------------------------------------------------------------------------------------------------
+# ---- before a sweep --------------------------------------------------------------------------------------------------
 
 
 def test_a_plan_rests_on_finished_runs_and_says_unknown_otherwise(tmp_path):
     runs = [smoke_run("fixmatch", seed=seed) for seed in (0, 1)] + [smoke_run("supervised")]
     nothing = sweep.forecast(runs, tmp_path, tmp_path / "none")
     assert (nothing.todo, nothing.unknown, nothing.unknown_disk) == (3, 3, 3)
-    assert "3 runs (3 not started): 3 to do" in nothing.text() and "time  unknown" in nothing.text() and "disk  unknown" in nothing.text()
+    assert "3 runs (3 not started): 3 to do" in nothing.text() and "time  unknown" in nothing.text()
+    assert "disk  unknown" in nothing.text()
     path = unit.run_one(runs[0], tmp_path, notebook=False).folder
     found = record.read(path)
     record.write(path, {**found, "seconds": 240.0})
@@ -186,8 +193,10 @@ def test_a_plan_rests_on_finished_runs_and_says_unknown_otherwise(tmp_path):
     assert planned.states == {"done": 1, "not started": 2} and (planned.todo, planned.unknown) == (2, 0)
     assert planned.seconds == pytest.approx(480) and planned.disk > 10_000
     text = planned.text(slots=2)
-    assert "8:00 in one slot, 4:00 in 2" in text and "runs of the same method" in text and "runs of other methods" in text
-    assert sweep.forecast([Run.of(profile="quickstart")], tmp_path, tmp_path / "none").unknown == 1, "another network tells nothing"
+    assert "8:00 in one slot, 4:00 in 2" in text and "runs of the same method" in text
+    assert "runs of other methods" in text
+    of_another_network = sweep.forecast([Run.of(profile="quickstart")], tmp_path, tmp_path / "none")
+    assert of_another_network.unknown == 1, "another network tells nothing"
     assert [state for _, state in sweep.states(runs, tmp_path)] == ["done", "not started", "not started"]
 
 

@@ -1,4 +1,5 @@
-"""A run's fields: refused with a useful message where they are wrong, named and hashed the same however they are written."""
+"""A run's fields: refused with a useful message where they are wrong,
+named and hashed the same however they are written."""
 import dataclasses
 import json
 
@@ -48,10 +49,12 @@ def test_changes_are_checked_too():
 
 def test_names_say_the_protocol():
     assert Run.of("cifar10", "semi").name == "cifar10-lt.n1500.m3000.g100-100.s0/semi"
-    assert Run.of("cifar10", "fixmatch", n1=500, m1=4000, gamma_l=150, seed=2).name == "cifar10-lt.n500.m4000.g150-150.s2/fixmatch"
+    run = Run.of("cifar10", "fixmatch", n1=500, m1=4000, gamma_l=150, seed=2)
+    assert run.name == "cifar10-lt.n500.m4000.g150-150.s2/fixmatch"
     assert Run.of("cifar10", order="reversed").cell == "cifar10-lt.n1500.m3000.g100-100.reversed"
     assert Run.of("cifar10", order="uniform").cell == "cifar10-lt.n1500.m3000.g100-1"
-    assert Run.of("cifar10", labelled_in_unlabelled=False, split_seed=7).cell == "cifar10-lt.n1500.m3000.g100-100.disjoint.split7"
+    run = Run.of("cifar10", labelled_in_unlabelled=False, split_seed=7)
+    assert run.cell == "cifar10-lt.n1500.m3000.g100-100.disjoint.split7"
 
 
 def test_a_label_names_base_method_additions_and_adjustment(monkeypatch):
@@ -75,8 +78,9 @@ def test_a_label_names_base_method_additions_and_adjustment(monkeypatch):
 
 def test_base_additions_adjustment_and_recipe_move_the_key_and_the_report_does_not():
     first = Run.of("cifar10", "fixmatch")
-    changed = [first.with_(add="oheml"), first.with_(add="plce"), first.with_(post_hoc=1.0), dataclasses.replace(first, recipe="original"),
-               first.with_(crop="zero"), first.with_(strong_pool="C"), first.with_(variant="USB"), first.with_(rate="slow_cosine")]
+    changed = [first.with_(add="oheml"), first.with_(add="plce"), first.with_(post_hoc=1.0),
+               dataclasses.replace(first, recipe="original"), first.with_(crop="zero"), first.with_(strong_pool="C"),
+               first.with_(variant="USB"), first.with_(rate="slow_cosine")]
     assert len({r.key for r in [first, *changed]}) == len(changed) + 1
     with pytest.raises(BadInput, match="recipe='original'.*applied where a run is made"):
         first.with_(recipe="original")
@@ -94,8 +98,9 @@ def test_the_key_knows_every_field_that_can_move_a_number():
     base = Run.of()
     assert base.key == Run.of(options={"preset": "paper", "alpha": 0.4}, gamma_l=20).key == Run.of(root="elsewhere").key
     assert base.key == base.with_(keep_seconds=1.0).key
-    changed = [base.with_(seed=1), base.with_(steps=1201), base.with_(options={"alpha": 0.3}), base.with_(precision="bf16"),
-               base.with_(order="reversed"), base.with_(flip=True), base.with_(bn_momentum=0.2)]
+    changed = [base.with_(seed=1), base.with_(steps=1201), base.with_(options={"alpha": 0.3}),
+               base.with_(precision="bf16"), base.with_(order="reversed"), base.with_(flip=True),
+               base.with_(bn_momentum=0.2)]
     assert len({r.key for r in [base, *changed]}) == len(changed) + 1
 
 
@@ -141,9 +146,10 @@ def test_durations_scale_with_the_run_and_whole_numbers_override():
 
 
 @pytest.mark.parametrize("momentum, total, want", [
-    (0.999, 250_000, 0.999), (0.999, 1_000_000, 0.999), (0.999, 25_000, 0.99), (0.999, 5_000, 0.95),    # horizon 1,000, 100, 20
-    (0.999, 1_200, 0.95), (0.999, 12, 0.95),                                                          # never less than 20 steps
-    (0.9, 250_000, 0.9), (0.9, 25_000, 0.9), (0.9, 12, 0.9),                                          # nor more than it was: 10
+    # horizon 1,000, 100, 20
+    (0.999, 250_000, 0.999), (0.999, 1_000_000, 0.999), (0.999, 25_000, 0.99), (0.999, 5_000, 0.95),
+    (0.999, 1_200, 0.95), (0.999, 12, 0.95),                                                  # never less than 20 steps
+    (0.9, 250_000, 0.9), (0.9, 25_000, 0.9), (0.9, 12, 0.9),                                  # nor more than it was: 10
     (0.0, 400, 0.0), (1.0, 400, 1.0), (0.95, 400, 0.95)])
 def test_a_momentum_keeps_its_horizon_as_a_share_of_the_run(momentum, total, want):
     assert momentum_of(momentum, total) == pytest.approx(want, abs=1e-12)
@@ -166,7 +172,8 @@ def test_a_window_is_scaled_as_a_momentum_is(window, total, want):
 
 
 def test_a_window_may_be_meant_for_another_schedule_and_another_floor():
-    assert window_of(128, 2**18, of=2**20) == 32 and window_of(128, 1_200, least=4) == 4 and window_of(100, 1_200, least=64) == 64
+    assert window_of(128, 2**18, of=2**20) == 32 and window_of(128, 1_200, least=4) == 4
+    assert window_of(100, 1_200, least=64) == 64
 
 
 def test_averages_of_short_profiles_forget_the_initial_weights():

@@ -1,5 +1,6 @@
-"""What only a CUDA device can show: the same views, captured and compiled steps that learn what eager ones do, exact resume under a
-graph, checkpoints that change devices, host data, a whole run. Skipped without a device; `.ci/gpu.py` runs it where there is one."""
+"""What only a CUDA device can show: the same views, captured and compiled steps that learn what eager ones do, exact
+resume under a graph, checkpoints that change devices, host data, a whole run. Skipped without a device; `.ci/gpu.py`
+runs it where there is one."""
 from __future__ import annotations
 
 import pytest
@@ -40,7 +41,8 @@ def test_the_views_of_a_step_are_those_of_the_cpu(source):
 
 @pytest.mark.parametrize("variant", ["supervised", "fixmatch", "semi", "daso", "remixmatch"])
 def test_steps_in_float64_are_those_of_the_cpu(variant, source):
-    gpu, cpu = trainer(variant, source, capture="off", precision="fp64"), trainer(variant, source, device="cpu", precision="fp64")
+    gpu = trainer(variant, source, capture="off", precision="fp64")
+    cpu = trainer(variant, source, device="cpu", precision="fp64")
     for have, want in zip(losses_of(gpu, range(6)), losses_of(cpu, range(6)), strict=True):
         assert have == pytest.approx(want, rel=1e-7, abs=1e-10)
 
@@ -69,7 +71,8 @@ def test_lower_precision_stays_near(precision, source):
     want = losses_of(trainer("semi", source, capture="off", precision="fp64"), range(3))
     have = losses_of(trainer("semi", source, capture="graph", precision=precision), range(3))
     for a, b in zip(have, want, strict=True):
-        assert a == pytest.approx(b, rel={"fp32": 5e-3, "bf16": 5e-2}[precision], abs={"fp32": 1e-4, "bf16": 2e-2}[precision])
+        assert a == pytest.approx(b, rel={"fp32": 5e-3, "bf16": 5e-2}[precision],
+                                  abs={"fp32": 1e-4, "bf16": 2e-2}[precision])
 
 
 @pytest.mark.parametrize("capture", ["graph", "auto"])
@@ -97,7 +100,8 @@ def test_a_checkpoint_goes_on_on_the_cpu(source, tmp_path):
 
 
 def test_images_may_stay_on_the_host(source):
-    here, there = (trainer("semi", source, capture="graph", precision="fp64", data_on=where) for where in ("device", "host"))
+    here, there = (trainer("semi", source, capture="graph", precision="fp64", data_on=where)
+                   for where in ("device", "host"))
     assert here.data.resident and not there.data.resident
     for have, want in zip(losses_of(there, range(8)), losses_of(here, range(8)), strict=True):
         assert have == pytest.approx(want, rel=1e-9, abs=1e-12)
@@ -106,5 +110,6 @@ def test_images_may_stay_on_the_host(source):
 def test_a_whole_run_leaves_its_record(source, tmp_path):
     run = smoke_run("fixmatch", device="cuda", capture="graph")
     found = record.read(train(run, tmp_path, source=source))
-    assert found["status"] == "done" and found["resolved"]["precision"] == "bf16" and found["resolved"]["capture"] == "graph"
+    assert found["status"] == "done" and found["resolved"]["precision"] == "bf16"
+    assert found["resolved"]["capture"] == "graph"
     assert found["resolved"]["device"] == torch.cuda.get_device_name(0)

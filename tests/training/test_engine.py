@@ -1,5 +1,6 @@
-"""The engine's promises, for every registered method: exact resume, no gradient into targets, no global random state, ten stored steps
-(what keeps a step fast is in `test_step_guard`); and what happens when a run is killed, asked for twice, diverges, or does nothing."""
+"""The engine's promises, for every registered method: exact resume, no gradient into targets, no global random state,
+ten stored steps (what keeps a step fast is in `test_step_guard`); and what happens when a run is killed, asked for
+twice, diverges, or does nothing."""
 from __future__ import annotations
 
 import json
@@ -35,7 +36,8 @@ def test_ten_steps_in_float64_are_the_stored_ones_and_leave_the_global_random_st
     file = GOLDEN / f"{variant}.json"
     if request.config.getoption("--regenerate"):
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"platform": platform.machine(), "torch": torch.__version__, "losses": found}, indent=1) + "\n")
+        made = {"platform": platform.machine(), "torch": torch.__version__, "losses": found}
+        file.write_text(json.dumps(made, indent=1) + "\n")
     stored = json.loads(file.read_text())["losses"]
     assert len(stored) == 10 and [list(s) for s in stored] == [list(f) for f in found]
     for step, (want, have) in enumerate(zip(stored, found, strict=True)):
@@ -75,7 +77,7 @@ def test_no_gradient_reaches_a_target(variant, source, monkeypatch):
     monkeypatch.setattr(t.method, "terms", watched)
     t.advance()
     assert seen["targets"] and not any(x.requires_grad for x in [*seen["targets"], *seen["weights"]])
-    if variant != "semi-readme":         # there L_e reads features of other rows, weak ones among them: the release's defect 1
+    if variant != "semi-readme":  # there L_e reads features of other rows, weak ones among them: the release's defect 1
         assert seen["weak"].f.grad is None or not seen["weak"].f.grad.any(), "a loss reached the weak view directly"
 
 
@@ -92,7 +94,8 @@ def test_all_methods_of_a_seed_see_the_same_images(source):
 
 
 def test_the_optimiser_follows_the_schedule_and_the_textbook(source):
-    """Nesterov SGD with decay on weights alone, the rate of each step read from the device: a plain twin over three steps."""
+    """Nesterov SGD with decay on weights alone, the rate of each step read from the device:
+    a plain twin over three steps."""
     t = smoke_trainer("fixmatch", source, precision="fp64", steps=24)
     name = "heads.head"
     params = {k: dict(t.net.named_parameters())[f"{name}.{k}"] for k in ("weight", "bias")}
@@ -118,7 +121,7 @@ def test_the_backbone_compiles_to_one_graph(network):
     assert compiled(x).shape == net(x).shape
 
 
-# ---- whole runs --------------------------------------------------------------------------------------------------------------------
+# ---- whole runs ------------------------------------------------------------------------------------------------------
 
 
 def without_times(log: list[dict]) -> list[dict]:
@@ -129,7 +132,8 @@ def test_a_run_leaves_its_record_and_is_not_repeated(tmp_path, source):
     run = smoke_run("semi")
     path = train(run, tmp_path, source=source)
     found, log = record.read(path), record.read_log(path)
-    assert found["status"] == "done" and found["name"] == "mnistm5k-lt.n40.m360.g20-20.s0/semi" and found["key"] == run.key
+    assert found["status"] == "done" and found["name"] == "mnistm5k-lt.n40.m360.g20-20.s0/semi"
+    assert found["key"] == run.key
     assert [e["step"] for e in log] == [6, 12, 18, 24]
     assert found["result"]["mean_last"] == pytest.approx(sum(e["balanced_accuracy"] for e in log) / 4)
     assert found["result"]["rule"] == "mean of all 4 evaluations"
@@ -142,8 +146,8 @@ def test_a_run_leaves_its_record_and_is_not_repeated(tmp_path, source):
 
 
 def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "semilib", "run", "method=semi", "profile=smoke", "semi.threshold=0.2", "keep_seconds=0.0",
-               "steps=60", "eval_every=10", f"root={DATA!r}", "--folder", str(folder)]
+    command = [sys.executable, "-m", "semilib", "run", "method=semi", "profile=smoke", "semi.threshold=0.2",
+               "keep_seconds=0.0", "steps=60", "eval_every=10", f"root={DATA!r}", "--folder", str(folder)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
@@ -158,8 +162,8 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is a POSIX signal")
 def test_a_run_killed_at_any_moment_ends_with_the_same_numbers(tmp_path, embedded):
-    train(smoke_run("semi", options={"threshold": 0.2}, keep_seconds=0.0, steps=60, eval_every=10), folder=tmp_path / "whole",
-          source=embedded)
+    train(smoke_run("semi", options={"threshold": 0.2}, keep_seconds=0.0, steps=60, eval_every=10),
+          folder=tmp_path / "whole", source=embedded)
     killed = start(tmp_path / "killed")
     for evaluations in (2, 4):
         wait_for(lambda n=evaluations: len(record.read_log(tmp_path / "killed")) >= n, killed)
@@ -177,8 +181,10 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_numbers(tmp_path, embedde
 
 
 def test_a_run_that_another_process_has_is_refused(tmp_path, source):
-    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path; from semilib.training import record\n"
-                               "with record.lock(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(60)", str(tmp_path)],
+    holder = subprocess.Popen([sys.executable, "-c",
+                               "import sys, time; from pathlib import Path; from semilib.training import record\n"
+                               "with record.lock(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(60)",
+                               str(tmp_path)],
                               stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         assert holder.stdout.readline() == "held\n"
@@ -199,7 +205,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_no_checkpoint_after_i
     assert found["status"] == "failed" and "TrainingError" in found["traceback"] and "not finite" in found["error"]
     kept = tmp_path / "checkpoint.npz"
     if kept.exists():
-        assert all(torch.isfinite(v).all() for k, v in checkpoint.load(kept).items() if v.is_floating_point()), "a bad checkpoint"
+        assert all(torch.isfinite(v).all() for k, v in checkpoint.load(kept).items()
+                   if v.is_floating_point()), "a bad checkpoint"
 
 
 def test_the_first_bad_step_and_term_are_named():
@@ -293,8 +300,8 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 
 
 def test_every_optimiser_and_average_trains_and_resumes(source, tmp_path):
-    for changes in ({"optimiser": "adam", "lr": 0.002}, {"ema_rule": "warmup"}, {"ema_rule": "decaying"}, {"rate": "constant"},
-                    {"precision": "bf16"}, {"strong_pool": "B"}, {"decay": "all"}):
+    for changes in ({"optimiser": "adam", "lr": 0.002}, {"ema_rule": "warmup"}, {"ema_rule": "decaying"},
+                    {"rate": "constant"}, {"precision": "bf16"}, {"strong_pool": "B"}, {"decay": "all"}):
         whole = engine.Trainer(smoke_run("fixmatch", **changes), source)
         losses_of(whole, range(3))
         checkpoint.save(tmp_path / "c.npz", whole.state_dict())
@@ -311,4 +318,5 @@ def test_a_run_with_a_held_out_fold_evaluates_on_it_and_not_on_the_test_set(sour
     assert len(folded.test_y) == len(held) > 10 and torch.equal(folded.test_x, source.images[held])
     folded.advance()
     assert int(folded.evaluate().sum()) == len(held) and len(source.test_labels) == len(plain.test_y)
-    assert "holdout0.25" in folded.run.cell and "holdout" not in plain.run.cell and "holdout" not in plain.run.identity()
+    assert "holdout0.25" in folded.run.cell and "holdout" not in plain.run.cell
+    assert "holdout" not in plain.run.identity()

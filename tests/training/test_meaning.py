@@ -100,6 +100,7 @@ def test_all_that_computes_says_something(old, new):
     ("def f(x=1):\n    class C:\n        y = 2\n        def g(self): return x\n    return C",
      "def f(x=1):\n    class C:\n        x = 2\n        def g(self): return x\n    return C"),
     ("async def f(x): return [y async for y in x]", "async def f(x): return [y for y in x]"),
+    ("def f():\n    if TYPE_CHECKING: import a\n    else: import b", "def f(): ..."),
     ("def f(x, /, y): ...", "def f(x, y): ..."), ("def f(x): return f'{x!r:>3}'", "def f(x): return f'{x!r:>4}'")])
 def test_names_mean_what_python_takes_them_for(one, other):
     assert said(one) != said(other)

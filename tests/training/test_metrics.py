@@ -1,5 +1,5 @@
-"""Scores against hand computation and the references' numbers; which evaluations a reported number averages; evaluation with
-post-hoc logit adjustment."""
+"""Scores against hand computation and the references' numbers; which evaluations a reported number averages; evaluation
+with post-hoc logit adjustment."""
 import kit
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def test_scores_by_hand():
     confusion = np.array([[9, 1, 0], [5, 5, 0], [2, 8, 0]])
     s = metrics.scores(confusion, [100, 30, 10])
     assert s["accuracy"] == pytest.approx(14 / 30) and s["recall"] == [0.9, 0.5, 0.0]
-    assert s["balanced_accuracy"] == pytest.approx(0.466667, abs=1e-6)              # published golden: recalls .9, .5, 0
+    assert s["balanced_accuracy"] == pytest.approx(0.466667, abs=1e-6)             # published golden: recalls .9, .5, 0
     assert s["geometric_mean"] == pytest.approx(0.114471, abs=1e-6)
     assert (s["head"], s["medium"], s["tail"]) == (0.9, 0.5, 0.0)
     assert s["confusion"] == confusion.tolist()
@@ -20,7 +20,8 @@ def test_scores_by_hand():
 
 def test_geometric_mean_golden():
     s = metrics.scores(np.array([[5, 5, 0], [1, 4, 0], [0, 3, 0]]), [3, 2, 1])
-    assert s["balanced_accuracy"] == pytest.approx(0.433333, abs=1e-6) and s["geometric_mean"] == pytest.approx(0.110064, abs=1e-6)
+    assert s["balanced_accuracy"] == pytest.approx(0.433333, abs=1e-6)
+    assert s["geometric_mean"] == pytest.approx(0.110064, abs=1e-6)
 
 
 def test_groups_follow_the_labelled_counts_not_the_class_order():
@@ -29,7 +30,8 @@ def test_groups_follow_the_labelled_counts_not_the_class_order():
     s = metrics.scores(confusion, [5, 50, 20, 10])
     assert s["head"] == 1.0 and s["tail"] == 0.5
     assert metrics.by_size([5, 50, 20, 50]) == [1, 3, 2, 0]
-    assert {k: (v.start, v.stop) for k, v in metrics.class_groups(10).items()} == {"head": (0, 3), "medium": (3, 7), "tail": (7, 10)}
+    ranges = {name: (group.start, group.stop) for name, group in metrics.class_groups(10).items()}
+    assert ranges == {"head": (0, 3), "medium": (3, 7), "tail": (7, 10)}
     assert metrics.class_groups(100)["head"].stop == 33
 
 
@@ -64,16 +66,19 @@ def test_a_summary_holds_every_number_and_names_the_one_that_its_recipe_reports(
     assert (s["mean_last"], s["median_last"], s["last"], s["best_on_test"]) == pytest.approx((0.475, 0.55, 0.1, 0.9))
     assert s["report"] == report and s[s["report"]] == s[report] and s["rule"] == "mean of the last 20 evaluations"
     assert metrics.summary(log)["report"] == "mean_last"
-    assert {k: v for k, v in s.items() if k != "report"} == {k: v for k, v in metrics.summary(log).items() if k != "report"}
+    assert {**s, "report": ""} == {**metrics.summary(log), "report": ""}
 
 
 def test_each_measure_of_accuracy_is_reported_under_its_name_and_as_often_as_it_was_taken():
-    log = [{"accuracy": 0.5 + i / 100, "balanced_accuracy": 0.3 + i / 100, "accuracy_50": 0.4 - i / 100} for i in range(30)]
+    log = [{"accuracy": 0.5 + i / 100, "balanced_accuracy": 0.3 + i / 100, "accuracy_50": 0.4 - i / 100}
+           for i in range(30)]
     s = metrics.summary(log)
     assert {name: four["mean_last"] for name, four in s["metrics"].items()} == pytest.approx(
         {"accuracy": 0.695, "balanced_accuracy": 0.495, "accuracy_50": 0.205})
-    assert s["metric"] == "balanced_accuracy" and {k: s[k] for k in s["metrics"]["accuracy"]} == s["metrics"]["balanced_accuracy"]
-    assert s["metrics"]["accuracy_50"]["last"] == pytest.approx(0.11) and s["metrics"]["accuracy_50"]["best_on_test"] == 0.4
+    assert s["metric"] == "balanced_accuracy"
+    assert {k: s[k] for k in s["metrics"]["accuracy"]} == s["metrics"]["balanced_accuracy"]
+    assert s["metrics"]["accuracy_50"]["last"] == pytest.approx(0.11)
+    assert s["metrics"]["accuracy_50"]["best_on_test"] == 0.4
     del log[3]["accuracy_50"]
     assert set(metrics.summary(log)["metrics"]) == {"accuracy", "balanced_accuracy"}
 
@@ -87,7 +92,7 @@ def test_accuracy_on_a_subset_counts_the_images_of_the_subset():
     assert metrics.top1(t.confusion(predicted, subset).numpy()) == pytest.approx(right.double().mean().item())
 
 
-# ---- post-hoc logit adjustment -----------------------------------------------------------------------------------------------
+# ---- post-hoc logit adjustment ---------------------------------------------------------------------------------------
 
 
 def confusion_of(t, logits) -> torch.Tensor:
@@ -114,7 +119,8 @@ def test_post_hoc_adjustment_subtracts_tau_log_prior_from_test_logits(tau):
 
 
 def test_post_hoc_adjustment_golden():
-    """argmax(W - log pi) = [0, 1, 2, 2] where argmax W = [0, 1, 2, 0]; the adjustment of a fourth class that is never predicted."""
+    """argmax(W - log pi) = [0, 1, 2, 2] where argmax W = [0, 1, 2, 0];
+    the adjustment of a fourth class that is never predicted."""
     t = kit.trainer("supervised", post_hoc=1.0)
     assert torch.allclose(t.post_hoc, torch.tensor([14, 9, 6, 4]).div(33).log())
     w = torch.cat([kit.B.W, torch.full((4, 1), -99.0, dtype=torch.float64)], 1).repeat(5, 1)
@@ -130,4 +136,4 @@ def test_post_hoc_adjustment_leaves_training_and_ties_of_equal_classes_alone():
     assert plain.run.key != adjusted.run.key and adjusted.run.label == "supervised+posthoc1.5"
     logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
     balanced = [kit.trainer("supervised", post_hoc=tau, gamma_l=1.0, gamma_u=1.0) for tau in (0.0, 3.0)]
-    assert torch.equal(*(confusion_of(t, logits) for t in balanced))                     # an equal prior moves no argmax
+    assert torch.equal(*(confusion_of(t, logits) for t in balanced))                    # an equal prior moves no argmax

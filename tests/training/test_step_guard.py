@@ -1,11 +1,13 @@
-"""What keeps a step fast, held without a clock: no operation of it waits for the device, each of its parts is traced as one graph, and once
-a phase has made its first step nothing is compiled again. And compiled parts compute what uncompiled ones do.
+"""What keeps a step fast, held without a clock: no operation of it waits for the device, each of its parts is traced as
+one graph, and once a phase has made its first step nothing is compiled again. And compiled parts compute what
+uncompiled ones do.
 
-Tracing is PyTorch's own, but no code is generated (backend "eager") except for the compiled values, which take most of a minute until
-PyTorch's cache has their code. Losses, state and the network's passes are traced for every method in each of its phases, on a small
-backbone but where the backbone itself is used in another way. Views depend on a method through its plan alone and take the longest
-to trace, so each plan's are traced once. Every pair of methods is held to the first rule; pairs are one class that inherits from both,
-and of the second rule only a few are asked, each with code that no other case runs.
+Tracing is PyTorch's own, but no code is generated (backend "eager") except for the compiled values, which take most of
+a minute until PyTorch's cache has their code. Losses, state and the network's passes are traced for every method in
+each of its phases, on a small backbone but where the backbone itself is used in another way. Views depend on a method
+through its plan alone and take the longest to trace, so each plan's are traced once. Every pair of methods is held to
+the first rule; pairs are one class that inherits from both, and of the second rule only a few are asked, each with code
+that no other case runs.
 """
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ SINCE_2_14 = compiling.can_compile(CPU)
 
 
 def running(t: engine.Trainer):
-    """Makes the first step of each phase in turn and gives its name. Of phases that start together only the last makes a step."""
+    """Makes the first step of each phase in turn and gives its name.
+    Of phases that start together only the last makes a step."""
     for index in range(len(t.phases)):
         if index == 0 or index > t.phase_index:
             costs.enter(t, index)
@@ -53,12 +56,13 @@ def end_period(t: engine.Trainer) -> None:
         t.method.host_work(t.context(t.step))
 
 
-# ---- nothing waits for the device --------------------------------------------------------------------------------------------------
+# ---- nothing waits for the device ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", CAPTURED)
 def test_no_step_waits_for_the_device(variant, source):
-    """In every phase, within a period and after the end of one. A phase's first step fills small tables and is not watched."""
+    """In every phase, within a period and after the end of one.
+    A phase's first step fills small tables and is not watched."""
     t, seen = smoke_trainer(variant, source), []
     for phase in running(t):
         for between in (lambda t: None, end_period):
@@ -71,11 +75,14 @@ def test_no_step_waits_for_the_device(variant, source):
 
 
 WAITS = {"item": lambda x: x.sum().item(), "float": lambda x: float(x[0]), "bool": lambda x: bool((x > 0).all()),
-         "equal": lambda x: torch.equal(x, x.clone()), "nonzero": lambda x: x.nonzero(), "where": lambda x: torch.where(x > 0),
-         "unique": lambda x: x.unique(), "bincount": lambda x: x.long().bincount(), "masked_select": lambda x: x.masked_select(x > 1),
-         "index by a mask": lambda x: x[x > 1], "write by a mask": lambda x: x.index_put_((x > 1,), torch.tensor(0.)),
-         "assign by a mask": lambda x: x.__setitem__(x > 1, -x[:2]), "repeat by a tensor": lambda x: x.repeat_interleave(x.long()),
-         "tolist": lambda x: x.tolist(), "numpy": lambda x: x.numpy(), "cpu": lambda x: x.cpu()}
+         "equal": lambda x: torch.equal(x, x.clone()), "nonzero": lambda x: x.nonzero(),
+         "where": lambda x: torch.where(x > 0), "unique": lambda x: x.unique(),
+         "bincount": lambda x: x.long().bincount(),
+         "masked_select": lambda x: x.masked_select(x > 1), "index by a mask": lambda x: x[x > 1],
+         "write by a mask": lambda x: x.index_put_((x > 1,), torch.tensor(0.)),
+         "assign by a mask": lambda x: x.__setitem__(x > 1, -x[:2]),
+         "repeat by a tensor": lambda x: x.repeat_interleave(x.long()), "tolist": lambda x: x.tolist(),
+         "numpy": lambda x: x.numpy(), "cpu": lambda x: x.cpu()}
 
 
 @pytest.mark.parametrize("name", WAITS)
@@ -93,7 +100,7 @@ def test_the_trap_for_waiting_lets_all_else_pass():
     assert x.grad.tolist() == [4, 2, 2]
 
 
-# ---- one graph a part, compiled once a phase ---------------------------------------------------------------------------------------
+# ---- one graph a part, compiled once a phase -------------------------------------------------------------------------
 
 
 class Tracer:
@@ -151,15 +158,18 @@ def small(monkeypatch):
 
 
 TRACED = {**{name: VARIANTS[name] for name in METHODS},
-          **{name: {"method": name, "options": {"generations": 2}} for name in ("crest", "crestplus")},      # all the others alike
-          **{name: VARIANTS[name] for name in ("remixmatch+cossl", "remixmatch+bacon", "daso+oheml+plce+align", "semi-pool")},
+          # all the others alike
+          **{name: {"method": name, "options": {"generations": 2}} for name in ("crest", "crestplus")},
+          **{name: VARIANTS[name]
+             for name in ("remixmatch+cossl", "remixmatch+bacon", "daso+oheml+plce+align", "semi-pool")},
           "bf16": {"method": "semi", "precision": "bf16"}}
 # With a real backbone: alone, joint, a pass a view, by the teacher, at all depths, under autocast.
 REAL = ("supervised", "semi", "remixmatch", "cossl", "metaexpert", "bf16")
 # A method for each plan, and the images' other settings.
 VIEWS = {"labelled": {"method": "supervised"}, "usual": {"method": "fixmatch"}, "partners": {"method": "cossl"},
          "strong labelled": {"method": "simpro"}, "sim": {"method": "ccl"},
-         "pool B": {"method": "fixmatch", "strong_pool": "B"}, "pool C": {"method": "fixmatch", "strong_pool": "C", "crop": "zero"}}
+         "pool B": {"method": "fixmatch", "strong_pool": "B"},
+         "pool C": {"method": "fixmatch", "strong_pool": "C", "crop": "zero"}}
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +183,9 @@ def plans(source):
 
 @pytest.mark.parametrize("variant", TRACED)
 def test_every_phase_is_compiled_once_and_whole(variant, source, tracer, plans, request):
-    """And gives what it gives uncompiled, to the last bit; before 2.14 PyTorch's tracing takes the average's weighted mean apart, which
-    then rounds twice, so there in float64 and within its rounding. A graph break raises in a phase's first step."""
+    """And gives what it gives uncompiled, to the last bit; before 2.14 PyTorch's tracing takes the average's weighted
+    mean apart, which then rounds twice, so there in float64 and within its rounding. A graph break raises in a phase's
+    first step."""
     if variant not in REAL:
         request.getfixturevalue("small")
     changes = {"precision": "auto" if SINCE_2_14 else "fp64", **TRACED[variant]}
@@ -238,10 +249,10 @@ def test_the_traps_for_breaks_and_recompilations_work(tracer):
     state.factor = 3
     with nothing_compiles(), pytest.raises(torch._dynamo.exc.RecompileError, match="factor"):
         part(x)
-    assert part(x).tolist() == [3, 3, 3] and tracer.made == made + 2                # what the count shows without that error
+    assert part(x).tolist() == [3, 3, 3] and tracer.made == made + 2           # what the count shows without that error
 
 
-# ---- many runs in one process --------------------------------------------------------------------------------------------------------
+# ---- many runs in one process ----------------------------------------------------------------------------------------
 
 
 def test_a_dozen_runs_one_after_the_other_are_all_compiled(small, tracer):
@@ -253,8 +264,8 @@ def test_a_dozen_runs_one_after_the_other_are_all_compiled(small, tracer):
 
 
 def test_two_runs_in_turn_stay_compiled(small, tracer):
-    """The second run's start forgets what was compiled for the first. When that goes on it shares what was compiled for the second, but
-    for its own constants."""
+    """The second run's start forgets what was compiled for the first. When that goes on it shares what was compiled for
+    the second, but for its own constants."""
     steps = [range(n, n + 1) for n in range(4)]
     want = [[losses_of(t, s) for s in steps] for t in (kit.trainer("supervised", seed=seed) for seed in (0, 1))]
     first = kit.trainer("supervised", seed=0, capture="compile")
@@ -278,7 +289,7 @@ def test_more_runs_than_versions_are_kept(tracer):
         assert tracer.made == tracer.ran == n + 1
 
 
-# ---- compiled values -----------------------------------------------------------------------------------------------------------------
+# ---- compiled values -------------------------------------------------------------------------------------------------
 
 
 needs_compiler = pytest.mark.skipif(not (compiling.can_compile(CPU) and any(map(shutil.which, ("g++", "clang++")))),
@@ -287,7 +298,8 @@ needs_compiler = pytest.mark.skipif(not (compiling.can_compile(CPU) and any(map(
 
 @needs_compiler
 def test_compiled_views_are_the_same_in_every_bit(monkeypatch):
-    """A strong view, which makes a weak one first, over all of its operations: one slot of them, which halves the code."""
+    """A strong view, which makes a weak one first, over all of its operations:
+    one slot of them, which halves the code."""
     monkeypatch.setitem(augment.SLOTS, "A", 1)
     t = kit.trainer("fixmatch", precision="fp64")
 
@@ -305,7 +317,8 @@ def test_compiled_views_are_the_same_in_every_bit(monkeypatch):
 @needs_compiler
 def test_a_compiled_step_is_an_uncompiled_one_but_for_rounding(small):
     """Losses and state in float64, over steps in which some pseudo-labels count."""
-    compiled, plain = (kit.trainer("fixmatch", {"threshold": 0.4}, precision="fp64", capture=c) for c in ("compile", "off"))
+    compiled, plain = (kit.trainer("fixmatch", {"threshold": 0.4}, precision="fp64", capture=c)
+                       for c in ("compile", "off"))
     compiled.parts["views"] = compiled.views
     for have, want in zip(losses_of(compiled, range(6)), losses_of(plain, range(6)), strict=True):
         assert have == pytest.approx(want, rel=1e-12, abs=1e-14)
@@ -331,4 +344,5 @@ def test_compiling_with_a_pytorch_that_cannot_is_refused_and_auto_does_without(m
     for version in ("2.6.1+cpu", "2.11.0+cu130", "2.14.1+cu130", "3.0.0"):
         monkeypatch.setattr(torch, "__version__", version)
         how[version] = [engine.resolve_capture(smoke_run(), torch.device(device)) for device in ("cuda", "cpu")]
-    assert how == {"2.6.1+cpu": ["graph", "off"], **dict.fromkeys(("2.11.0+cu130", "2.14.1+cu130", "3.0.0"), ["compile+graph", "off"])}
+    assert how == {"2.6.1+cpu": ["graph", "off"],
+                   **dict.fromkeys(("2.11.0+cu130", "2.14.1+cu130", "3.0.0"), ["compile+graph", "off"])}

@@ -1,4 +1,5 @@
-"""Using what was trained: the loaded network says what the run measured; prediction, export, and the figures that need networks."""
+"""Using what was trained: the loaded network says what the run measured;
+prediction, export, and the figures that need networks."""
 from __future__ import annotations
 
 import functools
@@ -31,7 +32,8 @@ def source(embedded):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, source):
     runs = tmp_path_factory.mktemp("runs")
-    return {method: train(smoke_run(method, eval_every=24, post_hoc=1.0 if method == "fixmatch" else 0.0), runs, source=source)
+    return {method: train(smoke_run(method, eval_every=24, post_hoc=1.0 if method == "fixmatch" else 0.0), runs,
+                          source=source)
             for method in METHODS}
 
 
@@ -44,7 +46,8 @@ def models(folders):
 def test_a_loaded_network_classifies_the_test_set_as_the_run_s_last_evaluation_did(method, folders, models, source):
     predicted = models[method].logits(source.test_images).argmax(-1)
     confusion = torch.zeros(10, 10, dtype=torch.int64)
-    confusion.index_put_((source.test_labels, predicted), torch.ones(len(predicted), dtype=torch.int64), accumulate=True)
+    confusion.index_put_((source.test_labels, predicted), torch.ones(len(predicted), dtype=torch.int64),
+                         accumulate=True)
     assert confusion.tolist() == record.read_log(folders[method])[-1]["confusion"]
     rows = models[method].probabilities(source.test_images[:7]).sum(1)
     assert rows.tolist() == pytest.approx([1] * 7, abs=1e-5)
@@ -57,8 +60,8 @@ def test_pictures_are_named_with_confidence_and_second_guess(models, source, tmp
         files.append(tmp_path / f"{i}.png")
         Image.fromarray(source.test_images[i].permute(1, 2, 0).numpy()).save(files[-1])
     frame = models["semi"].predict(files)
-    assert frame["picture"].tolist() == ["0.png", "500.png"] and frame.columns.tolist() == ["picture", "class", "confidence", "second",
-                                                                                            "its_confidence"]
+    assert frame["picture"].tolist() == ["0.png", "500.png"]
+    assert frame.columns.tolist() == ["picture", "class", "confidence", "second", "its_confidence"]
     direct = models["semi"].predict(source.test_images[[0, 500]])
     assert frame["class"].tolist() == direct["class"].tolist()
     assert frame["confidence"].to_numpy() == pytest.approx(direct["confidence"].to_numpy())
@@ -95,7 +98,7 @@ def test_a_record_says_what_images_were_normalised_by_so_that_no_data_set_is_nee
     assert (model.mean, model.std) == (source.mean, source.std)
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------------------------
+# ---- figures ---------------------------------------------------------------------------------------------------------
 
 
 def test_use_of_the_unlabelled_images_against_the_threshold(models, source):
@@ -115,7 +118,8 @@ def test_use_of_the_unlabelled_images_against_the_threshold(models, source):
 def test_features_are_of_the_same_images_for_every_method(models):
     _, frame = insight.features_map({"FixMatch": models["fixmatch"], "SeMi": models["semi"]}, per_class=4)
     first, second = (part for _, part in frame.groupby("method"))
-    assert first["image"].tolist() == second["image"].tolist() and len(first) == 40 and set(first["class"].value_counts()) == {4}
+    assert first["image"].tolist() == second["image"].tolist() and len(first) == 40
+    assert set(first["class"].value_counts()) == {4}
 
 
 def test_calibration_counts_every_test_image_and_weighs_its_gaps(models, source):
@@ -131,7 +135,8 @@ def test_calibration_counts_every_test_image_and_weighs_its_gaps(models, source)
 @pytest.mark.parametrize("draw", [insight.unlabelled_use, insight.calibration,
                                   functools.partial(insight.features_map, per_class=4)])
 def test_a_figure_of_networks_is_drawn_again_without_them(draw, models, tmp_path):
-    picture, numbers = paint.save(*draw({"FixMatch": models["fixmatch"], "CDMAD": models["cdmad"]}), tmp_path / "figure")
+    picture, numbers = paint.save(*draw({"FixMatch": models["fixmatch"], "CDMAD": models["cdmad"]}),
+                                  tmp_path / "figure")
     assert paint.png(paint.redraw(numbers)) == picture.read_bytes()
 
 
@@ -145,7 +150,8 @@ def test_the_pipeline_s_names_are_those_of_the_library():
     from semilib.data import augment, step
     from semilib.methods import get, losses, memory_bank, semi
     from semilib.networks import backbones
-    homes = {"augment": augment, "backbones": backbones, "losses": losses, "memory_bank": memory_bank, "semi": semi, "StepImages": step}
+    homes = {"augment": augment, "backbones": backbones, "losses": losses, "memory_bank": memory_bank, "semi": semi,
+             "StepImages": step}
     _, frame = diagrams.pipeline()
     for name in frame["name"][~frame["name"].str.startswith("heads: ")]:
         module, _, attribute = name.partition(".")
