@@ -137,7 +137,7 @@ def imported_modules(path):
 
 
 @pytest.mark.parametrize("folder, extras",
-                         [("semilib", ["export", "slurm", "ray"]), ("benchmarks", []), ("notebooks", []),
+                         [("semilib", ["slurm", "ray"]), ("benchmarks", []), ("notebooks", []),
                           ("tests", ["test"])])
 def test_what_is_imported_is_a_declared_dependency(folder, extras):
     own = {"semilib", "benchmarks", *(path.stem for path in (ROOT / "tests").glob("*.py"))}

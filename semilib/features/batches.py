@@ -5,7 +5,7 @@ different ones. The engine, the methods and the network's heads see no differenc
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,9 +145,9 @@ class FeatureData(Data):
         if not self.resident:
             return {name: as_pictures(self.buffers[name]) for name in self.step_images.views}
         out: dict[str, Tensor] = {}
-        at = torch.as_tensor(step % AHEAD, device=self.device).view(1)                  # a 0-dim index would be read back
+        at = torch.as_tensor(step % AHEAD, device=self.device).view(1)           # a 0-dim index would be read back
         for (stream, kind), numbers in self.numbers.items():
-            shown = self.tables[kind][raw[stream].unsqueeze(1), numbers[at].squeeze(0)]            # [n, views, D]
+            shown = self.tables[kind][raw[stream].unsqueeze(1), numbers[at].squeeze(0)]         # [n, views, D]
             out.update(zip(self.group(stream, kind), map(as_pictures, shown.unbind(1)), strict=True))
         return {name: out[name] for name in self.step_images.views}
 
@@ -170,14 +170,22 @@ class FeatureData(Data):
 
     def solid(self, value: float) -> Tensor:
         """The standardised features of a picture of one colour, float64 [1, D, 1, 1]; see `Info`."""
-        colour = [round(255 * (m + value * s)) for m, s in zip(self.source.mean, self.source.std, strict=True)]
-        picture = torch.tensor(colour).clamp(0, 255).to(torch.uint8).view(1, 3, 1, 1)
+        picture = colour_of(value, self.source.mean, self.source.std)
         return self.normalise(self.encoded(picture.expand(1, 3, *self.source.images.shape[2:])), torch.float64)
 
     def encoded(self, pictures: Tensor) -> Tensor:
         """Features of new pictures, uint8 [n, 3, H, W], as the store keeps them: float16 [n, D, 1, 1]."""
         compute = encoders.runner(self.store.encoder(), self.device, self.store.stores / "encoders")
         return as_pictures(compute(pictures).to(self.device, torch.float16))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Also the standardisation, with which a finished run's network is used."""
+        return {**super().state_dict(), "scale": self.scale, "shift": self.shift}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.scale.copy_(state["scale"])
+        self.shift.copy_(state["shift"])
+        super().load_state_dict({name: value for name, value in state.items() if name not in ("scale", "shift")})
 
     def shared(self) -> list[object]:
         return [self.source, self.images, self.test_images, *self.tables.values(), self.store, self.test_store]
@@ -192,6 +200,12 @@ def stores(source: Source, run: Run, device: torch.device,
              run.encoder_weights, device, report)
     return (Store(run.root, f"{name}-train", source.images, *given),
             Store(run.root, f"{name}-{evaluated}", source.test_images, *given))
+
+
+def colour_of(value: float, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The pixel, uint8 [1, 3, 1, 1], whose channels have a value after normalising, as far as there is one."""
+    colour = torch.tensor([round(255 * (m + value * s)) for m, s in zip(mean, std, strict=True)])
+    return colour.clamp(0, 255).to(torch.uint8).view(1, 3, 1, 1)
 
 
 def as_pictures(features: Tensor) -> Tensor:

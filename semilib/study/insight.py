@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from semilib.data import augment, sources, splits
+from semilib.data import sources, splits
 from semilib.errors import BadInput
 from semilib.methods.losses import normalised_entropy
 from semilib.report import paint
@@ -69,7 +69,7 @@ def _standard(model: Trained, images: torch.Tensor) -> torch.Tensor:
     if "head" not in model.net.heads:
         return model.probabilities(images)
     with torch.no_grad():
-        return torch.cat([model.net(augment.normalise(part, model.mean, model.std))["head"].softmax(-1)
+        return torch.cat([model.net(model.prepare(part))["head"].softmax(-1)
                           for part in images.split(EVALUATION_BATCH)])
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import time
 import traceback
@@ -60,6 +61,8 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
         record.write(path, {**entry, "status": "done", "seconds": round(seconds, 2), "result": result,
                             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         progress.end(run, "done", result)
+    del trainer
+    gc.collect()                          # a trainer refers to itself, and its images would stay until Python looks
     return path
 
 

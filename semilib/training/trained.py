@@ -1,7 +1,7 @@
 """Using what was trained: a finished run's averaged network, for new pictures and for a look inside.
 
     model = trained.load("runs/.../semi-1234abcd-5678efab")
-    model.predict(["cat.jpg", "dog.png"])      # a row a picture: class, confidence, runner-up
+    model.predict("holiday/")                  # a row a picture: class, confidence, runner-up
     model.export("model.onnx")                 # one file, bytes in, probabilities out, without this package or torch
 
 Confidence is the softmax of the logits that the method predicts by. It is not calibrated; `insight.calibration` shows
@@ -10,7 +10,7 @@ by how much.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,67 @@ import torch
 from torch import Tensor, nn
 
 from semilib import files
-from semilib.data import augment, sources
+from semilib.data import sources
 from semilib.errors import BadInput
+from semilib.features.batches import colour_of
 from semilib.methods.base import Info, Method
+from semilib.networks import encoders
 from semilib.networks.backbones import make_backbone
+from semilib.networks.encoders import Encoder
 from semilib.networks.net import Net
 from semilib.training import checkpoint, record
 from semilib.training.config import Run
 from semilib.training.engine import EVALUATION_BATCH
 
 
+class Pictures(nn.Module):
+    """uint8 pictures [n, 3, side, side] to the input of a network that reads pictures: (x / 255 - mean) / std."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: sources.Colour, std: sources.Colour):
+        super().__init__()
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std)).view(1, 3, 1, 1))
+        self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float() * self.scale + self.shift
+
+
+class Features(nn.Module):
+    """uint8 pictures [n, 3, side, side] to an encoder's standardised features, [n, D, 1, 1].
+
+    scale, shift: of the standardisation, [1, D, 1, 1]. A feature is rounded to float16, as it is stored for training.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, encoder: Encoder, scale: Tensor, shift: Tensor):
+        super().__init__()
+        self.net, self.encoder = encoder.net, encoder
+        self.register_buffer("scale", scale.float())
+        self.register_buffer("shift", shift.float())
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.net(self.encoder.prepare(images)).half().float()
+        return torch.addcmul(self.shift, features[:, :, None, None], self.scale)
+
+
 @dataclasses.dataclass
 class Trained:
-    """A method's averaged network in eval mode. Images are uint8 [n, 3, side, side]; C classes, D features."""
+    """A method's averaged network in eval mode. Images are uint8 [n, 3, side, side]; C classes, D features.
+
+    prepare: a module from such images to the network's input. offset: post-hoc logit adjustment.
+    """
 
     run: Run
     net: Net
     method: Method
     class_names: list[str]
-    mean: sources.Colour
-    std: sources.Colour
-    offset: Tensor | float = 0.0                     # post-hoc logit adjustment
+    prepare: nn.Module
+    offset: Tensor | float = 0.0
 
     @property
     def device(self) -> torch.device:
@@ -51,7 +91,7 @@ class Trained:
         return torch.cat([self._logits(part.to(self.device)) for part in images.split(EVALUATION_BATCH)]).cpu()
 
     def _logits(self, images: Tensor) -> Tensor:
-        return self.method.predict(self.net, augment.normalise(images, self.mean, self.std)) - self.offset
+        return self.method.predict(self.net, self.prepare(images)) - self.offset
 
     def probabilities(self, images: Tensor) -> Tensor:
         """[n, C], rows sum to 1."""
@@ -60,23 +100,25 @@ class Trained:
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Pooled features of the backbone, [n, D]."""
-        return torch.cat([self.net(augment.normalise(part.to(self.device), self.mean, self.std)).f.cpu()
+        return torch.cat([self.net(self.prepare(part.to(self.device))).f.cpu()
                           for part in images.split(EVALUATION_BATCH)])
 
-    def predict(self, pictures: Tensor | Iterable[str | Path]) -> pd.DataFrame:
+    def predict(self, pictures: Tensor | str | Path | Iterable[str | Path]) -> pd.DataFrame:
         """A row a picture: what it is taken for, how confidently, and the second guess.
 
-        pictures: image files of any size, or uint8 [n, 3, side, side]. Raises BadInput for a file that is no picture.
+        pictures: a file of any size, a folder (all files below it), several of both, or uint8 [n, 3, side, side].
+        `picture` is the path as it was given, or below the folder that was given. Raises BadInput for a file that is
+        no picture.
         """
-        names: list[str | int] | None = None
+        paths: list[Any] | None = None
         if not isinstance(pictures, Tensor):
-            files = [Path(p) for p in pictures]
-            if not files:
-                raise BadInput("pictures", [], "at least one picture")
-            names = [file.name for file in files]
-            pictures = torch.stack([self._read(file) for file in files])
+            given: list[Any] = [pictures] if isinstance(pictures, str | Path) else list(pictures)
+            paths = [file.as_posix() for one in given for file in files_below(Path(one))]
+            if not paths:
+                raise BadInput("pictures", [str(one) for one in given], "at least one picture")
+            pictures = torch.stack([self._read(Path(path)) for path in paths])
         top, index = self.probabilities(pictures).topk(min(2, len(self.class_names)), dim=-1)
-        frame = pd.DataFrame({"picture": names or list(range(len(top))),
+        frame = pd.DataFrame({"picture": paths or list(range(len(top))),
                               "class": [self.class_names[i] for i in index[:, 0]], "confidence": top[:, 0].tolist()})
         if len(self.class_names) > 1:
             frame["second"], frame["its_confidence"] = [self.class_names[i] for i in index[:, 1]], top[:, 1].tolist()
@@ -91,22 +133,21 @@ class Trained:
     def export(self, path: str | Path) -> Path:
         """Write an ONNX file that maps `images`, uint8 [n, 3, side, side], to `probabilities`, float [n, C].
 
-        It runs in any ONNX runtime. The names of the classes are in its metadata, as `class_names`, one a line. Needs
-        the extra "export".
+        It runs in any ONNX runtime. Its metadata say what a caller needs: `class_names`, one a line, and `input`, how
+        a picture becomes its input. Normalising is inside of the file.
         """
-        try:
-            import onnx
-            import onnxscript  # noqa: F401  the exporter's own
-        except ImportError as error:
-            wanted = 'the extra "export": pip install -c constraints.txt -e ".[export]"'
-            raise BadInput("export", str(path), wanted) from error
+        import onnx
         path = Path(path)
-        example = torch.zeros(2, 3, self.run.side, self.run.side, dtype=torch.uint8, device=self.device)
+        side = self.run.side
+        example = torch.zeros(2, 3, side, side, dtype=torch.uint8, device=self.device)
         program = torch.onnx.export(Probabilities(self).eval(), (example,), dynamo=True, verbose=False,
                                     input_names=["images"], output_names=["probabilities"],
                                     dynamic_shapes={"images": {0: torch.export.Dim("n")}})
         made = program.model_proto  # type: ignore[union-attr]  # dynamo gives a program
-        made.metadata_props.append(onnx.StringStringEntryProto(key="class_names", value="\n".join(self.class_names)))
+        how = (f"RGB, uint8, [n, 3, {side}, {side}]: resize the centred square of the picture to {side} x {side} "
+               "(bicubic, antialiased); do not normalise, the file does")
+        for key, value in (("class_names", "\n".join(self.class_names)), ("input", how)):
+            made.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
         files.write_atomically(path, lambda file: file.write(made.SerializeToString()))
         return path
 
@@ -114,18 +155,20 @@ class Trained:
 class Probabilities(nn.Module):
     """Bytes to probabilities, as one module."""
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, model: Trained):
         super().__init__()
-        self.net, self.method, self.offset = model.net, model.method, model.offset
-        self.register_buffer("scale", 1 / (255 * torch.tensor(model.std, device=model.device)).view(1, 3, 1, 1))
-        shift = -torch.tensor(model.mean) / torch.tensor(model.std)
-        self.register_buffer("shift", shift.to(model.device).view(1, 3, 1, 1))
+        self.prepare, self.net, self.method, self.offset = model.prepare, model.net, model.method, model.offset
 
     def forward(self, images: Tensor) -> Tensor:
-        return (self.method.predict(self.net, images.float() * self.scale + self.shift) - self.offset).softmax(-1)
+        return (self.method.predict(self.net, self.prepare(images)) - self.offset).softmax(-1)
+
+
+def files_below(path: Path) -> list[Path]:
+    """A file itself; of a folder all files below it, by name, without hidden ones."""
+    if not path.is_dir():
+        return [path]
+    below = (file for file in path.rglob("*") if file.is_file())
+    return sorted(file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts))
 
 
 def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu") -> Trained:
@@ -146,11 +189,18 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     state = checkpoint.load(folder / "checkpoint.npz")
     where = torch.device(device)
     counts = torch.tensor(found["split"]["labelled_counts"])
-    backbone = make_backbone(run.network, run.variant, run.bn_momentum)
+    prepare: nn.Module = Pictures(tuple(facts["mean"]), tuple(facts["std"]))
+    channels, solid = 3, None
+    if run.encoder != "none":
+        encoder = encoders.load(run.encoder, run.encoder_side, run.encoder_weights)
+        prepare = Features(encoder, state["data/scale"], state["data/shift"])
+        channels, solid = encoder.features, _solid(prepare, run.side, facts)
+    backbone = make_backbone(run.network, run.variant, run.bn_momentum, channels)
     labels = torch.arange(len(counts)).repeat_interleave(counts)
     info = Info(classes=len(counts), features=backbone.features, counts=counts, n_labelled=int(counts.sum()),
                 n_unlabelled=1, batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed, device=where,
-                dtype=torch.float32, first_pass=labels, run=run, map_widths=backbone.map_widths)
+                dtype=torch.float32, first_pass=labels, run=run, map_widths=backbone.map_widths,
+                solid=solid)
     method = run.method_class()(run.method_options(), info)
     method.build()
     method.phase = method.phases()[-1].name
@@ -165,7 +215,16 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     method.to(where).eval()
     offset = run.post_hoc * info.prior().log() if run.post_hoc else 0.0
     class_names = list(found["split"]["class_names"])
-    return Trained(run, net, method, class_names, tuple(facts["mean"]), tuple(facts["std"]), offset)
+    return Trained(run, net, method, class_names, prepare.to(where).eval(), offset)
+
+
+def _solid(prepare: nn.Module, side: int, facts: dict[str, Any]) -> Callable[[float], Tensor]:
+    """`Info.solid` of a network on features."""
+    def solid(value: float) -> Tensor:
+        picture = colour_of(value, facts["mean"], facts["std"]).expand(1, 3, side, side)
+        with torch.no_grad():
+            return prepare(picture)
+    return solid
 
 
 def _facts(run: Run) -> dict[str, sources.Colour]:

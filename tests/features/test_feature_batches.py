@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import kit
+import onnxruntime
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from semilib.errors import BadInput
 from semilib.features import batches
 from semilib.features.batches import FeatureData
 from semilib.methods import METHODS, get
+from semilib.training import record, trained
 from semilib.training.config import Run
 from semilib.training.engine import Trainer
 from semilib.training.train import train
@@ -65,8 +67,9 @@ def test_a_step_shows_stored_views_of_its_images_and_different_ones_of_one_image
             which = [next(k for k in range(3) if torch.equal(one, stored[k])) for one in shown]
             assert sorted(which) == [0, 1, 2]
             seen.add(tuple(which))
-        labelled = data.labelled[batch.index_l][0]
-        assert any(torch.equal(views["l"][0].flatten(), data.store.read("weak", k, labelled.view(1))[0]) for k in range(2))
+        labelled = data.labelled[batch.index_l][:1]
+        weak = [data.store.read("weak", k, labelled)[0] for k in range(2)]
+        assert any(torch.equal(views["l"][0].flatten(), one) for one in weak)
     assert len(seen) > 1
 
 
@@ -189,3 +192,19 @@ def test_a_weights_file_counts_by_its_content(root, tmp_path):
     assert run(root).key == run(root, encoder_weights=str(tmp_path / "moved.pth")).key
     (tmp_path / "moved.pth").write_bytes(b"other")
     assert run(root).key != run(root, encoder_weights=str(tmp_path / "moved.pth")).key
+
+
+# ---- a finished run in use -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["semi", "cdmad"])
+def test_a_loaded_network_and_its_onnx_file_say_of_pictures_what_the_run_s_evaluation_said(method, root, tmp_path):
+    folder = train(run(root, method), tmp_path, source=SOURCE)
+    model = trained.load(folder)
+    said = model.probabilities(SOURCE.test_images)
+    confusion = torch.zeros(4, 4, dtype=torch.int64)
+    confusion.index_put_((SOURCE.test_labels, said.argmax(-1)), torch.ones(20, dtype=torch.int64), accumulate=True)
+    assert confusion.tolist() == record.read_log(folder)[-1]["confusion"]
+    session = onnxruntime.InferenceSession(str(model.export(tmp_path / "m.onnx")))
+    exported, = session.run(None, {"images": SOURCE.test_images.numpy()})
+    assert (torch.from_numpy(exported) - said).abs().max() < 0.02           # a feature at the border of two halves

@@ -1,4 +1,4 @@
-"""Stores: the same bits however they came about, nothing computed twice, damage noticed, nothing begun that cannot end."""
+"""Stores: the same bits however they came about, nothing computed twice, damage noticed, no start without room."""
 import json
 import subprocess
 import sys

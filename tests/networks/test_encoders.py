@@ -1,4 +1,4 @@
-"""Pretrained encoders: where weights come from, what is refused before any work, and that the fast way is the exact one."""
+"""Pretrained encoders: where weights come from, what is refused before any work, and that the fast way is exact."""
 import hashlib
 
 import pytest
@@ -105,8 +105,9 @@ def test_pictures_are_resized_as_pillow_does_and_normalised_once(lite0):
     import numpy as np
     from PIL import Image
     x = pictures(3)
-    want = np.stack([np.asarray(Image.fromarray(one.permute(1, 2, 0).numpy()).resize((64, 64), Image.Resampling.BICUBIC))
-                     for one in x]).transpose(0, 3, 1, 2)
+    files = [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in x]
+    large = [np.asarray(file.resize((64, 64), Image.Resampling.BICUBIC)) for file in files]
+    want = np.stack(large).transpose(0, 3, 1, 2)
     have = lite0.resize(x)
     assert have.dtype == torch.uint8 and np.abs(have.numpy().astype(int) - want).max() <= 1
     assert torch.allclose(lite0.prepare(x), have.float() / 127.5 - 1, atol=1e-6)

@@ -8,12 +8,13 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from kit import DATA, ROOT, smoke_run
 from PIL import Image
 
-from semilib.data import examples, sources
+from semilib.data import augment, examples, sources
 from semilib.errors import BadInput
 from semilib.report import diagrams, paint
 from semilib.study import insight
@@ -60,7 +61,9 @@ def test_pictures_are_named_with_confidence_and_second_guess(models, source, tmp
         files.append(tmp_path / f"{i}.png")
         Image.fromarray(source.test_images[i].permute(1, 2, 0).numpy()).save(files[-1])
     frame = models["semi"].predict(files)
-    assert frame["picture"].tolist() == ["0.png", "500.png"]
+    assert frame["picture"].tolist() == [file.as_posix() for file in files]
+    assert models["semi"].predict(tmp_path)["picture"].tolist() == frame["picture"].tolist()
+    assert models["semi"].predict(str(files[0]))["class"].tolist() == frame["class"].tolist()[:1]
     assert frame.columns.tolist() == ["picture", "class", "confidence", "second", "its_confidence"]
     direct = models["semi"].predict(source.test_images[[0, 500]])
     assert frame["class"].tolist() == direct["class"].tolist()
@@ -75,13 +78,12 @@ def test_pictures_are_named_with_confidence_and_second_guess(models, source, tmp
 
 @pytest.mark.parametrize("method", ["semi", "cdmad"])
 def test_an_exported_network_needs_no_torch_and_says_the_same(method, models, source, tmp_path):
-    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     session = onnxruntime.InferenceSession(str(models[method].export(tmp_path / "m.onnx")))
     for n in (1, 5):                                                                    # any number of pictures
         said, = session.run(None, {"images": source.test_images[:n].numpy()})
         np.testing.assert_allclose(said, models[method].probabilities(source.test_images[:n]).numpy(), atol=1e-5)
-    assert session.get_modelmeta().custom_metadata_map["class_names"].split("\n") == models[method].class_names
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts["class_names"].split("\n") == models[method].class_names and "[n, 3, 32, 32]" in facts["input"]
 
 
 def test_only_a_finished_run_with_its_weights_can_be_loaded(folders, tmp_path):
@@ -95,7 +97,8 @@ def test_only_a_finished_run_with_its_weights_can_be_loaded(folders, tmp_path):
 def test_a_record_says_what_images_were_normalised_by_so_that_no_data_set_is_needed(folders, tmp_path):
     model = trained.load(folders["semi"], tmp_path / "nothing here")
     source = sources.load("mnistm5k", DATA)
-    assert (model.mean, model.std) == (source.mean, source.std)
+    want = augment.normalise(source.test_images[:2], source.mean, source.std)
+    torch.testing.assert_close(model.prepare(source.test_images[:2]), want)
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
