@@ -15,7 +15,7 @@ from kit import method, time, values, views
 from torch import Tensor, nn
 
 from semilib.data.step import Batch
-from semilib.methods import cossl, crest, darp_solver, remixmatch
+from semilib.methods import cossl, crest, darp_solver, remixmatch, semi_released
 from semilib.methods import seval_search as search
 from semilib.methods.base import Method
 from semilib.methods.cpg import radii
@@ -24,7 +24,8 @@ from semilib.networks.net import Net, View, Views
 from semilib.training.engine import Trainer
 
 __all__ = ["F64", "UNSCALED", "Gate", "View", "Views", "cossl", "crest", "darp_solver", "differences", "draw", "gradient",
-           "host", "load", "method", "mixed_step", "optimisers", "pixel_net", "radii", "regime", "search", "step", "two_heads", "views",
+           "host", "load", "method", "mixed_step", "optimisers", "pixel_net", "radii", "regime", "search", "semi_released", "step",
+           "two_heads", "views",
            "weights"]
 
 F64 = torch.float64
