@@ -14,7 +14,7 @@ import torch
 from kit import method, time, values, views
 from torch import Tensor, nn
 
-from semilib.data.step import Batch
+from semilib.data.step import Batch, Notes
 from semilib.methods import cossl, crest, darp_solver, remixmatch, semi_released
 from semilib.methods import seval_search as search
 from semilib.methods.base import Method
@@ -23,10 +23,9 @@ from semilib.methods.metaexpert import Gate, regime
 from semilib.networks.net import Net, View, Views
 from semilib.training.engine import Trainer
 
-__all__ = ["F64", "UNSCALED", "Gate", "View", "Views", "cossl", "crest", "darp_solver", "differences", "draw", "gradient",
-           "host", "load", "method", "mixed_step", "optimisers", "pixel_net", "radii", "regime", "search", "semi_released", "step",
-           "two_heads", "views",
-           "weights"]
+__all__ = ["F64", "UNSCALED", "Gate", "Notes", "View", "Views", "cossl", "crest", "darp_solver", "differences", "draw",
+           "gradient", "host", "load", "method", "mixed_step", "optimisers", "pixel_net", "radii", "regime", "search",
+           "semi_released", "step", "two_heads", "views", "weights"]
 
 F64 = torch.float64
 UNSCALED = dict(dataset="cifar10", steps=250_000, n_unlabelled=64)     # with this many steps no momentum is scaled
