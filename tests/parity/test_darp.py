@@ -4,9 +4,11 @@ The recorded code solves each equation to 1e-10, not to its own 0.1: that tolera
 is that a refinement here falls between two steps. So the rows of the recorded steps that refine repeat what was stored
 of them. In step 3 two classes of a row tie, in step 12 nobody is sure, and odd steps lack the last label.
 """
+from types import SimpleNamespace
+
 import torch
 
-from .kit import darp_solver, differences, gradient, host, load, method, mixed_step, pixel_net, step
+from .kit import View, darp_solver, differences, gradient, host, load, method, mixed_step, pixel_net, step
 
 EPOCH, EVERY = 10, 5
 
@@ -62,3 +64,22 @@ def test_losses_refined_rows_mixed_targets_and_gradients_on_remixmatch_are_the_r
             same("gradient head", out.grads["head"], d["re_gradA"][s])
             same("gradient rotation", out.grads["rotation"], d["re_gradR"][s])
             after_step(same, m, d, "re", s + 1)
+
+
+def test_the_estimated_totals_and_which_of_them_are_trusted_are_the_release_s():
+    d = load("darp")
+    y, classes = d["es_y"].long(), len(d["counts"])
+    pool = d["i_es_w"].shape[1]
+    m = method("darp", dict(estimate=True), torch.bincount(y), n_unlabelled=pool, steps=400)
+    m.held.copy_(d["es_held"].bool())
+    total, trusted = torch.zeros(classes, dtype=torch.float64), 0
+    with differences(1e-10) as same:
+        for labelled, unlabelled, totals, condition in zip(d["i_es_l"], d["i_es_w"], d["es_totals"], d["es_condition"]):
+            scans = {"labelled": (View({"head": labelled.double()}, labelled), y, None),
+                     "unlabelled": (View({"head": unlabelled.double()}, unlabelled), None, None)}
+            m.take_estimate(SimpleNamespace(scan=scans.get))
+            if condition < 100 and bool((totals >= 0).all()):           # the release's rule
+                total, trusted = total + totals, trusted + 1
+            same("trusted", m.trusted, trusted)
+            same("their sum", m.estimates, total)
+    assert 0 < trusted < len(d["es_totals"])
