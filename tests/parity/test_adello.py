@@ -12,10 +12,9 @@ from .kit import differences, gradient, load, method, step
 VIEWS = ("l", "w", "s1")
 CASES = {"plain": ({}, 1e-12), "unknown": (dict(exclude_labelled=True), 1e-12),
          "temperature": (dict(imbalance_temperature=True), 1e-7)}
-DIFFERS = pytest.mark.xfail(strict=True, reason="T is read before u moves, the release reads it after")
 
 
-@pytest.mark.parametrize("case", ["plain", "unknown", pytest.param("temperature", marks=DIFFERS)])
+@pytest.mark.parametrize("case", CASES)
 def test_losses_masks_temperature_estimated_prior_and_gradients_are_the_release_s(case):
     d = load("adello")
     options, tolerance = CASES[case]
