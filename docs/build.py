@@ -141,11 +141,12 @@ def toctree(entries: list[str], *options: str) -> list[str]:
 def method_page(name: str) -> str:
     """A method as its file tells it."""
     this, row = about(name), parity().get(name)
+    beside = [":doc:`Beside its release <../parity>`", inline(f"{row[0]}, largest difference {row[2]}")] if row else []
     facts = [[inline("Published"), inline(f"{this.venue} {this.year}" if this.year else DASH)],
              ["Run it", code(f"semilib run method={name}")],
              ["Runs on", ", ".join(f":doc:`{title_of(b)} <{b}>`" for b in this.cls.bases) or "itself, a whole method"],
              *([f"Not with ``{what}``", inline(why)] for what, why in this.cls.refuses.items()),
-             *([[":doc:`Beside its release <../parity>`", inline(f"{row[0]}, largest difference {row[2]}")]] if row else []),
+             *([beside] if row else []),
              ["Code", f":mod:`{this.module}`"]]
     out = [*heading(this.title), inline(" ".join(this.text[0])), "",
            ".. list-table::", "    :stub-columns: 1", "    :widths: auto", "",
@@ -277,7 +278,8 @@ def page_of(path: str, pages: Pages) -> str:
     """The page of the site that shows a file or folder of the project, or ""."""
     path = path.rstrip("/")
     own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "docs/architecture.md": "architecture.md",
-           "semilib": "api/index.rst", "semilib/methods": "methods/index.rst", "results": "results/README.md"}
+           "docs/parity.md": "parity.md", "semilib": "api/index.rst", "semilib/methods": "methods/index.rst",
+           "results": "results/README.md"}
     if path.endswith(".py") and path.startswith("semilib/"):
         module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         named = [f"methods/{name}.rst" for name in METHODS if file_of(name) == module]

@@ -73,6 +73,7 @@ def test_the_last_line_names_the_first_step_and_quantity_that_part():
     parted = side.verdict([same, same | {"mask": 1.0, "unlabelled": .5}, same | {"bank": 1.0}])
     assert parted == f"they part at step 1: mask by 1; {side.REASONS['mask']}"
     assert side.verdict([same | {"loss": float("nan")}]).startswith("they part at step 0: loss by nan")
+    assert side.verdict([same | {"pseudo-label": float("nan")}]).endswith(side.NOT_A_NUMBER)
 
 
 def test_differences_are_the_largest_of_each_quantity_in_the_order_of_a_step():
