@@ -51,7 +51,7 @@ REASONS = {                       # in the order of a step: the first that diffe
     "loss": "the alignment of embeddings differs, as all other terms agree",
     "parameters": "the gradients differ, from the same losses"}
 NOT_A_NUMBER = "one side is not a number: where no row was sure in an epoch, the release divides 0 by 0 for the use u"
-Seen = dict[str, Tensor]          # what one step computed: the keys of `REASONS`
+Step = dict[str, Tensor]          # what one step computed: the keys of `REASONS`
 Shared = list[tuple[Tensor, dict[str, Tensor]]]          # labels and views of each step
 
 
@@ -134,7 +134,7 @@ class Meter(list):
         self.append(value)
 
 
-def theirs(script: ModuleType, net: nn.Module, preset: str, shared: Shared) -> list[Seen]:
+def run_release(script: ModuleType, net: nn.Module, preset: str, shared: Shared) -> list[Step]:
     """The release's `train` over all steps."""
     length, values, out, meters = len(shared) // EPOCHS, PRESETS[preset], [], []
     args = SimpleNamespace(
@@ -163,11 +163,11 @@ def theirs(script: ModuleType, net: nn.Module, preset: str, shared: Shared) -> l
     script.train(args, labelled, unlabelled, None, net, SimpleNamespace(step=step), None,
                  SimpleNamespace(step=lambda: None), bank, script.ProtoClassifier(num_classes=CLASSES),
                  torch.ones(CLASSES), torch.ones(CLASSES), None)
-    for epoch in range(EPOCHS):
+    for epoch in range(EPOCHS):                    # six meters each; the third to fifth are told the losses
         for i in range(length):
-            seen = out[epoch * length + i]
+            record = out[epoch * length + i]
             for name, meter in zip(("loss", "labelled", "unlabelled"), meters[6 * epoch + 2:]):
-                seen[name] = torch.tensor(meter[i])
+                record[name] = torch.tensor(meter[i])
     return out
 
 
@@ -204,7 +204,7 @@ def our_method(preset: str, steps: int) -> Method:
     return method
 
 
-def ours(net: nn.Module, preset: str, shared: Shared) -> list[Seen]:
+def run_ours(net: nn.Module, preset: str, shared: Shared) -> list[Step]:
     """The same steps by our method, as the engine makes them."""
     net, method, out = SharedNet(net), our_method(preset, len(shared)), []
     inner, bank = optimiser(net), method.blend.bank
@@ -230,19 +230,19 @@ def ours(net: nn.Module, preset: str, shared: Shared) -> list[Seen]:
 # ---- both ------------------------------------------------------------------------------------------------------------
 
 
-def differences(a: Seen, b: Seen) -> dict[str, float]:
+def differences(a: Step, b: Step) -> dict[str, float]:
     """Quantity -> the largest difference, in the order of a step."""
     return {name: float((a[name].double() - b[name].double()).abs().max()) for name in REASONS}
 
 
 def verdict(steps: list[dict[str, float]], tolerance: float = TOLERANCE) -> str:
     """The sentence of the last line; it begins with "they part" if a quantity of a step is beyond the tolerance."""
-    for at, found in enumerate(steps):
-        for name, gap in found.items():
+    for at, gaps in enumerate(steps):
+        for name, gap in gaps.items():
             if not gap <= tolerance:
                 why = NOT_A_NUMBER if name == "pseudo-label" and math.isnan(gap) else REASONS[name]
                 return f"they part at step {at}: {name} by {gap:.2g}; {why}"
-    largest, name = max((gap, name) for found in steps for name, gap in found.items())
+    largest, name = max((gap, name) for gaps in steps for name, gap in gaps.items())
     return f"they agree over {len(steps)} steps: largest difference {largest:.2g}, of {name}"
 
 
@@ -263,25 +263,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", choices=list(PRESETS), default="readme", help="whose values: default readme")
     parser.add_argument("--steps", type=int, default=27, help=f"in {EPOCHS} epochs; default 27")
     parser.add_argument("--any-order", action="store_true", help="leave the release's sort as it is")
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        if asked.steps < EPOCHS or asked.steps % EPOCHS:
-            raise BadInput("--steps", asked.steps, f"a multiple of {EPOCHS}, the epochs")
-        script = load_release(asked.release, stable=not asked.any_order)
+        if args.steps < EPOCHS or args.steps % EPOCHS:
+            raise BadInput("--steps", args.steps, f"a multiple of {EPOCHS}, the epochs")
+        script = load_release(args.release, stable=not args.any_order)
     except BadInput as error:
         parser.error(str(error))
     torch.manual_seed(0)
     with doubles():
         network = importlib.import_module("models.wideresnet")
         net = network.build_wideresnet(depth=10, widen_factor=2, dropout=0, num_classes=CLASSES).double()
-        mine, shared = copy.deepcopy(net), shared_batches(asked.steps)
+        mine, shared = copy.deepcopy(net), shared_batches(args.steps)
         with contextlib.redirect_stdout(io.StringIO()):
-            original = theirs(script, net, asked.preset, shared)
-        found = [differences(a, b) for a, b in zip(ours(mine, asked.preset, shared), original, strict=True)]
+            original = run_release(script, net, args.preset, shared)
+        steps = [differences(a, b) for a, b in zip(run_ours(mine, args.preset, shared), original, strict=True)]
     print("step  " + "  ".join(f"{name:>12s}" for name in REASONS) + "   sure rows")
-    for at, (row, seen) in enumerate(zip(found, original)):
-        print(f"{at:4d}  " + "  ".join(f"{gap:12.1e}" for gap in row.values()) + f"{int(seen['mask'].sum()):12d}")
-    sentence = verdict(found)
+    for at, (row, record) in enumerate(zip(steps, original)):
+        print(f"{at:4d}  " + "  ".join(f"{gap:12.1e}" for gap in row.values()) + f"{int(record['mask'].sum()):12d}")
+    sentence = verdict(steps)
     print(sentence)
     return int(sentence.startswith("they part"))
 

@@ -55,10 +55,10 @@ def test_steps_that_are_no_whole_epochs_are_refused(tmp_path, capsys):
 @pytest.mark.parametrize("preset", side.PRESETS)
 def test_our_side_makes_every_step_and_fills_the_bank(preset):
     with side.doubles():
-        seen = side.ours(Toy(), preset, side.shared_batches(6))
-    assert len(seen) == 6 and all(set(step) == set(side.REASONS) for step in seen)
-    assert not seen[0]["bank"].any() and seen[-1]["bank"].any()
-    assert not torch.equal(seen[0]["parameters"], seen[-1]["parameters"])
+        steps = side.run_ours(Toy(), preset, side.shared_batches(6))
+    assert len(steps) == 6 and all(set(step) == set(side.REASONS) for step in steps)
+    assert not steps[0]["bank"].any() and steps[-1]["bank"].any()
+    assert not torch.equal(steps[0]["parameters"], steps[-1]["parameters"])
 
 
 def test_batches_are_a_function_of_the_seed():
@@ -70,16 +70,16 @@ def test_batches_are_a_function_of_the_seed():
 def test_the_last_line_names_the_first_step_and_quantity_that_part():
     same = dict.fromkeys(side.REASONS, 1e-9)
     assert side.verdict([same, same | {"mask": 2e-9}]) == "they agree over 2 steps: largest difference 2e-09, of mask"
-    parted = side.verdict([same, same | {"mask": 1.0, "unlabelled": .5}, same | {"bank": 1.0}])
-    assert parted == f"they part at step 1: mask by 1; {side.REASONS['mask']}"
+    sentence = side.verdict([same, same | {"mask": 1.0, "unlabelled": .5}, same | {"bank": 1.0}])
+    assert sentence == f"they part at step 1: mask by 1; {side.REASONS['mask']}"
     assert side.verdict([same | {"loss": float("nan")}]).startswith("they part at step 0: loss by nan")
     assert side.verdict([same | {"pseudo-label": float("nan")}]).endswith(side.NOT_A_NUMBER)
 
 
 def test_differences_are_the_largest_of_each_quantity_in_the_order_of_a_step():
     a = {name: torch.zeros(3) for name in side.REASONS}
-    found = side.differences(a, a | {"mask": torch.tensor([0., 1., -2.])})
-    assert list(found) == list(side.REASONS) and found["mask"] == 2 and sum(found.values()) == 2
+    gaps = side.differences(a, a | {"mask": torch.tensor([0., 1., -2.])})
+    assert list(gaps) == list(side.REASONS) and gaps["mask"] == 2 and sum(gaps.values()) == 2
 
 
 @pytest.mark.skipif("SEMI_RELEASE" not in os.environ, reason="SEMI_RELEASE does not name a checkout of pywin/SeMi")

@@ -21,11 +21,11 @@ def main(methods: list[str]) -> int:
     for name in methods or sorted(path.stem.removeprefix("test_") for path in HERE.glob("test_*.py")):
         done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-rP", f"tests/parity/test_{name}.py"],
                               cwd=HERE.parent.parent, capture_output=True, text=True)
-        found = [(float(gap), float(allowed), what.strip()) for what, gap, allowed in LINE.findall(done.stdout)]
+        rows = [(float(gap), float(allowed), what.strip()) for what, gap, allowed in LINE.findall(done.stdout)]
         worst = max(worst, done.returncode)
-        if found:
-            gap, _, what = max(found)
-            print(f"{name:12s} {gap:8.1e}  {what:28s} widest tolerance {max(f[1] for f in found):g}", flush=True)
+        if rows:
+            gap, _, what = max(rows)
+            print(f"{name:12s} {gap:8.1e}  {what:28s} widest tolerance {max(row[1] for row in rows):g}", flush=True)
         else:
             print(f"{name:12s} {done.stdout}{done.stderr}")
     return worst
