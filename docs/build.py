@@ -8,7 +8,7 @@
     METHODS                          -> methods/NAME: the module's docstring, its options, its published recipe
     semilib/**.py                    -> api/MODULE: by autodoc
     results/**.md, figures/**.md     -> records and tables, with the figures that lie beside them
-    docs/*.md                        -> the pages that are written by hand
+    docs/*.md                        -> the pages that are written by hand; a row of parity.md -> its method's page too
 
 Sphinx reads no page from outside its source folder, so all of them are written to FOLDER-source, with the same relative
 paths as in the project: links between README, notebooks, tables and pictures stay valid. A link to a file that the site
@@ -89,6 +89,15 @@ def about(name: str) -> About:
                  what.lstrip(": ") or first)
 
 
+def parity() -> dict[str, list[str]]:
+    """Method -> what its row in docs/parity.md says: release and commit, what was compared, largest difference,
+    departures."""
+    lines = (HERE / "parity.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| [")]
+    by_title = {re.match(r"\[(.*?)\]", title)[1]: cells for title, *cells in rows}
+    return {name: by_title[title_of(name)] for name in METHODS if title_of(name) in by_title}
+
+
 def modules() -> list[str]:
     """The package's modules, without `__main__`."""
     found = pkgutil.walk_packages(semilib.__path__, "semilib.")
@@ -131,11 +140,13 @@ def toctree(entries: list[str], *options: str) -> list[str]:
 
 def method_page(name: str) -> str:
     """A method as its file tells it."""
-    this = about(name)
+    this, row = about(name), parity().get(name)
+    beside = [":doc:`Beside its release <../parity>`", inline(f"{row[0]}, largest difference {row[2]}")] if row else []
     facts = [[inline("Published"), inline(f"{this.venue} {this.year}" if this.year else DASH)],
              ["Run it", code(f"semilib run method={name}")],
              ["Runs on", ", ".join(f":doc:`{title_of(b)} <{b}>`" for b in this.cls.bases) or "itself, a whole method"],
              *([f"Not with ``{what}``", inline(why)] for what, why in this.cls.refuses.items()),
+             *([beside] if row else []),
              ["Code", f":mod:`{this.module}`"]]
     out = [*heading(this.title), inline(" ".join(this.text[0])), "",
            ".. list-table::", "    :stub-columns: 1", "    :widths: auto", "",
@@ -267,7 +278,8 @@ def page_of(path: str, pages: Pages) -> str:
     """The page of the site that shows a file or folder of the project, or ""."""
     path = path.rstrip("/")
     own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "docs/architecture.md": "architecture.md",
-           "semilib": "api/index.rst", "semilib/methods": "methods/index.rst", "results": "results/README.md"}
+           "docs/parity.md": "parity.md", "semilib": "api/index.rst", "semilib/methods": "methods/index.rst",
+           "results": "results/README.md"}
     if path.endswith(".py") and path.startswith("semilib/"):
         module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         named = [f"methods/{name}.rst" for name in METHODS if file_of(name) == module]
@@ -363,7 +375,7 @@ def home_page(text: str, pages: Pages) -> str:
     def tree(caption: str, *entries: str) -> str:
         return "\n".join(["", "```{toctree}", ":hidden:", ":glob:", f":caption: {caption}", "", *entries, "```", ""])
     return (text + tree("Notebooks", "notebooks/*") + tree("Methods", "methods/index")
-            + tree("Results", *results) + tree("Reference", "architecture", "changelog", "api/index"))
+            + tree("Results", *results) + tree("Reference", "architecture", "parity", "changelog", "api/index"))
 
 
 # ---- all of it -------------------------------------------------------------------------------------------------------

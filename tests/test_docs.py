@@ -70,6 +70,15 @@ def test_each_method_has_a_page_that_names_its_paper(site, build, name):
     assert title_of(name) in row and about.year in row
 
 
+def test_each_method_with_a_parity_test_has_a_row_beside_its_release_and_names_it_on_its_page(site, build):
+    rows, page = build.parity(), Page(site / "parity.html").text
+    assert set(rows) == {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "parity").glob("test_*.py")}
+    for name, (release, compared, difference, _) in rows.items():
+        assert re.fullmatch(r"\S+/\S+ [0-9a-f]{7}", release) and release in page and compared
+        assert float(difference) < 1e-5
+        assert f"{release}, largest difference {difference}" in Page(site / "methods" / f"{name}.html").text
+
+
 def test_a_page_has_each_option_with_its_sentence_and_range(site):
     text = Page(site / "methods" / "semi.html").text
     assert "strength of the blend at the end of the run" in text and "at least 0, at most 1" in text

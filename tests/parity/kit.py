@@ -4,7 +4,7 @@ The tests take what they need of semilib from here.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,19 +12,20 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from kit import method, time, values, views
-from torch import Tensor
+from torch import Tensor, nn
 
-from semilib.data.step import Batch
-from semilib.methods import cossl, crest
+from semilib.data.step import Batch, Notes
+from semilib.methods import cossl, crest, darp_solver, remixmatch, semi_released
 from semilib.methods import seval_search as search
 from semilib.methods.base import Method
 from semilib.methods.cpg import radii
 from semilib.methods.metaexpert import Gate, regime
-from semilib.networks.net import View, Views
+from semilib.networks.net import Net, View, Views
 from semilib.training.engine import Trainer
 
-__all__ = ["F64", "UNSCALED", "Gate", "View", "Views", "cossl", "crest", "differences", "draw", "gradient", "load",
-           "method", "optimisers", "radii", "regime", "search", "step", "two_heads", "views", "weights"]
+__all__ = ["F64", "UNSCALED", "Gate", "Notes", "View", "Views", "cossl", "crest", "darp_solver", "differences", "draw",
+           "gradient", "host", "load", "method", "mixed_step", "optimisers", "pixel_net", "radii", "regime", "search",
+           "semi_released", "step", "two_heads", "views", "weights"]
 
 F64 = torch.float64
 UNSCALED = dict(dataset="cifar10", steps=250_000, n_unlabelled=64)     # with this many steps no momentum is scaled
@@ -60,6 +61,7 @@ class Differences:
         lines = [f"{'BAD' if gap > allowed else 'ok '} {quantity:28s} {gap:.3g} (tolerance {allowed:g})"
                  for quantity, (gap, allowed) in sorted(self.worst.items(), key=lambda x: -x[1][0])]
         assert lines, "nothing was compared"
+        print("\n".join(lines))                       # shown by pytest -rP
         bad = sum(line.startswith("BAD") for line in lines)
         assert not bad, "\n".join([f"{bad} of {len(lines)} quantities differ; largest differences:", *lines])
 
@@ -124,6 +126,76 @@ def optimisers(m: Method, net, rate: float) -> list[torch.optim.Optimizer]:
     average = SimpleNamespace(spare=lambda modules: None)
     engine = SimpleNamespace(run=m.info.run, lr=torch.tensor(rate), device=torch.device("cpu"), average=average)
     return m.optimisers(net, lambda modules, **changes: Trainer._make_optimiser(engine, modules, **changes))
+
+
+def host(m: Method, done: int, **context) -> None:
+    """The host's work after `done` steps, as the engine asks for it; context: what a method reads of `Context`."""
+    every = m.host_every()
+    if every and done % every == 0:
+        with torch.no_grad():
+            m.host_work(SimpleNamespace(step=done, **context))
+
+
+# ---- one step on ReMixMatch, which mixes images: a linear network reads their pixels ---------------------------------
+
+
+class Pixels(nn.Module):
+    """A backbone whose map is the pixels of small images x [n, 3, H, W], as [n, 3 H W, 1, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :, None, None]
+
+
+def pixel_net(**heads: Tensor) -> Net:
+    """A network of linear heads without a bias; each is given as a matrix [3 H W, outputs]."""
+    def linear(w: Tensor) -> nn.Linear:
+        out = nn.Linear(*w.shape, bias=False, dtype=F64)
+        with torch.no_grad():
+            out.weight.copy_(w.T)
+        return out
+    return Net(Pixels(), {name: linear(w) for name, w in heads.items()})
+
+
+@contextmanager
+def recorded_draws(share: Tensor, order: Tensor, turns: Tensor) -> Iterator[None]:
+    """ReMixMatch's random numbers of a step: the mix's share, its permutation of rows, the images' quarter turns."""
+    words = torch.stack([order.argsort()] * 3, 1)
+    own, remixmatch.rng = remixmatch.rng, SimpleNamespace(words=lambda *_: words, uniform=lambda w: w,
+                                                          beta=lambda *_: share, integers=lambda *_: turns.long())
+    try:
+        yield
+    finally:
+        remixmatch.rng = own
+
+
+def mixed_step(m: Method, net: Net, images: dict[str, Tensor], batch: dict, at: int, share: Tensor, order: Tensor,
+               turns: Tensor, rows: Sequence[str] = remixmatch.MIXED, phase: str = "main") -> SimpleNamespace:
+    """One step as the engine makes it, with a network. images: view -> [n, 3, H, W]; rows: in which order the release
+    joins them before `order` permutes their rows.
+
+    Returns what `step` does, `grads` by head as the matrix of `pixel_net`, and `mixed`, the mixed targets in the
+    release's order."""
+    place = dict(zip(rows, torch.arange(len(order)).split([len(images[name]) for name in rows])))
+    place = torch.cat([place[name] for name in remixmatch.MIXED])          # of our rows among the release's
+    order = place.argsort()[order.long()[place]]
+    m.phase = phase
+    b = Batch(**{"index_l": torch.arange(len(batch["y"])), **batch})
+    t = time(at, m.info.steps, phase)
+    with recorded_draws(share, order, turns):
+        v = m.forward(net, {name: x.to(F64) for name, x in images.items()}, b, t, net)
+    seen = v.detach()
+    with torch.no_grad():
+        p = m.pseudo(seen, b, t)
+    losses = values(m.terms(v, b, p, t))
+    total = sum(losses.values())
+    parameters = {name: head.weight for name, head in net.heads.items()}
+    grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    with torch.no_grad():
+        m.end_step(seen, b, p, t)
+    return SimpleNamespace(p=p, losses={name: x.detach() for name, x in losses.items()}, total=total.detach(), v=v,
+                           grads={name: torch.zeros_like(w).T if g is None else g.T
+                                  for (name, w), g in zip(parameters.items(), grads)},
+                           mixed=torch.cat([b.notes.mixed[name] for name in rows]))
 
 
 # ---- inputs of Meta-Expert, drawn by NumPy so that its file need not hold them ---------------------------------------
