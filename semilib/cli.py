@@ -366,6 +366,45 @@ def prepare(args) -> None:
           f"in {len(source.class_names)} classes")
 
 
+def encode(args) -> None:
+    """Make, list or delete stores of an encoder's features; what making takes is said before it starts."""
+    from semilib import files
+    from semilib.features import store
+    from semilib.training.progress import Terminal
+    root = files.place(args.root)
+    if args.delete:
+        store.delete(root, args.delete)
+    if args.delete or args.list:
+        for found in store.stores_in(root):
+            views = ", ".join(f"{count} {kind}" for kind, count in found["views"].items()) or "no view"
+            print(f"{found['bytes'] / 1e6:10,.1f} MB  {found['store']}: {found['pictures']:,} pictures, {views}")
+        return
+    tables, fields = words_of(args.what)
+    runs = given_runs(tables, [*fields, f"root={root}"], args) if tables else [given_run([*fields, f"root={root}"])]
+    from semilib.features.batches import needs
+    progress = Terminal()
+    wanted = needs(runs, progress.working)
+    for place, views, rows in wanted:
+        cost = place.cost(views, rows)
+        print(f"{place.folder.name}: {cost['views']:,.0f} views to encode, {cost['bytes'] / 1e6:,.1f} MB, "
+              f"about {cost['seconds'] / 60:.1f} min", flush=True)
+    for place, views, rows in () if args.cost else wanted:
+        place.ensure(views, rows)
+
+
+def tune(args) -> None:
+    """Choose each method's settings on features by trials on a cell that no table reports."""
+    from semilib import files
+    from semilib.study import tuning
+    from semilib.study.sweep import ensure
+    runs = tuning.runs(args.method, args.order, str(files.place("data")))
+    ensure(runs, files.place(args.runs), slots=args.slots)
+    print(tuning.frame(files.place(args.runs), args.order).to_string(index=False))
+    if args.choose:
+        tuning.choose(args.runs)
+        print(f"chosen: {files.shown(tuning.FILE)}")
+
+
 def parser() -> argparse.ArgumentParser:
     from semilib.study import launchers
     top = argparse.ArgumentParser(prog="semilib",
@@ -472,6 +511,23 @@ def parser() -> argparse.ArgumentParser:
                      help="imagenet127: folder of the down-sampled ImageNet's batches, or of ImageNet")
     sub.add_argument("--side", type=int, default=32, help="imagenet127: 32 or 64")
     sub.add_argument("--root", default="data", help="folder of the data sets (default: data)")
+
+    sub = verb(encode, "make, list or delete the stored features of a pretrained encoder")
+    sub.add_argument("what", nargs="*", metavar="TABLE or NAME=VALUE",
+                     help="the runs whose features are wanted, as for `run`: table1 profile=features, or fields")
+    sub.add_argument("--root", default="data", help="folder of the data sets (default: data)")
+    sub.add_argument("--cost", action="store_true", help="only say what it would take")
+    sub.add_argument("--list", action="store_true", help="the stores that there are")
+    sub.add_argument("--delete", default=None, metavar="STORE", help="remove a store")
+    sub.add_argument("--again", action="store_true", help="also for runs that committed records hold")
+    sub.add_argument("--runs", default="runs")
+
+    sub = verb(tune, "choose the settings of profile features by trials on held-out images")
+    sub.add_argument("method", nargs="*", help="none: all")
+    sub.add_argument("--order", default="consistent", choices=("consistent", "reversed"), help="of the unlabelled pool")
+    sub.add_argument("--runs", default="runs")
+    sub.add_argument("--slots", type=int, default=1, help="trials side by side")
+    sub.add_argument("--choose", action="store_true", help="write the best settings of all methods into the package")
 
     sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds and then show committed records "
                                 "again, for the tests",

@@ -5,14 +5,16 @@ different ones. The engine, the methods and the network's heads see no differenc
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from semilib.data import rng
+from semilib.data import rng, sources, splits
 from semilib.data.batches import Data, LiveStream
 from semilib.data.sources import Source
 from semilib.data.splits import Split
@@ -200,6 +202,32 @@ def stores(source: Source, run: Run, device: torch.device,
              run.encoder_weights, device, report)
     return (Store(run.root, f"{name}-train", source.images, *given),
             Store(run.root, f"{name}-{evaluated}", source.test_images, *given))
+
+
+Need = tuple[Store, dict[str, int], Tensor]             # a store, kind of view -> how many, numbers of the pictures
+
+
+def needs(runs: Iterable[Run], report: Callable[[str], None] = lambda line: None) -> list[Need]:
+    """What runs will ask of stores, joined store by store, so that it can be made before any of them starts: the weak
+    and strong views of all their images, plain ones too. Raises BadInput for a run without an encoder."""
+    out: dict[Path, Need] = {}
+    source_of = functools.cache(sources.load)
+    for run in runs:
+        if run.encoder == "none":
+            raise BadInput("encoder", "none", "an encoder, such as efficientnet-lite0, or profile=features")
+        source = source_of(run.dataset, run.root, run.side, run.split_seed if run.dataset == "imagefolder" else None,
+                           run.flip)
+        split = splits.make_split(np.asarray(source.labels), len(source.class_names), run.n1, run.m1, run.gamma_l,
+                                  run.gamma_u, run.order, run.labelled_in_unlabelled, run.split_seed,
+                                  run.labelled_share)
+        own = torch.from_numpy(np.union1d(split.labelled, split.unlabelled))
+        train, test = stores(source, run, torch.device("cuda" if torch.cuda.is_available() else "cpu"), report)
+        views = {"none": 1, "weak": run.stored_weak, "strong": run.stored_strong}
+        for store, kinds, rows in ((train, views, own), (test, {"none": 1}, torch.arange(len(source.test_images)))):
+            before = out.get(store.folder, (store, {}, rows[:0]))
+            joined = {kind: max(count, before[1].get(kind, 0)) for kind, count in kinds.items()}
+            out[store.folder] = (store, {**before[1], **joined}, torch.unique(torch.cat([before[2], rows])))
+    return list(out.values())
 
 
 def colour_of(value: float, mean: Sequence[float], std: Sequence[float]) -> Tensor:
