@@ -138,8 +138,8 @@ def run_release(script: ModuleType, net: nn.Module, preset: str, shared: Shared)
     """The release's `train` over all steps."""
     length, values, out, meters = len(shared) // EPOCHS, PRESETS[preset], [], []
     args = SimpleNamespace(
-        device="cpu", world_size=1, start_epoch=0, epochs=EPOCHS, eval_step=length, resume="", mu=1, num_classes=CLASSES,
-        proto_dim=FEATURES, use_ema=False, local_rank=1, T=1, pula=0, use_pc=1, df=0.99, tau_tar=0.1, scale=0.75,
+        device="cpu", world_size=1, start_epoch=0, epochs=EPOCHS, eval_step=length, resume="", mu=1,
+        num_classes=CLASSES, proto_dim=FEATURES, use_ema=False, local_rank=1, T=1, pula=0, use_pc=1, df=0.99, tau_tar=0.1, scale=0.75,
         conswt=0.15, est_epoch=0, decay_step=DECAY, threshold=values["threshold"], alpha=values["alpha"],
         proto_t=values["t_e"], writer=None, logger=None)
     prior = script.compute_py([(None, labels_of_a_pass())], args)
@@ -221,7 +221,8 @@ def run_ours(net: nn.Module, preset: str, shared: Shared) -> list[Step]:
         value = {name: loss.detach() for name, loss in losses.items()}
         out.append({"bank": bank.features.clone(), "confidences": bank.confidence.clone(), "pseudo-label": pseudo.prob,
                     "mask": pseudo.mask, "labelled": value["x"] + value["x_b"],
-                    "unlabelled": value["u"] + value["u_b"], "loss": sum(value.values()), "parameters": parameters(net)})
+                    "unlabelled": value["u"] + value["u_b"], "loss": sum(value.values()),
+                    "parameters": parameters(net)})
         with torch.no_grad():
             method.end_step(views.detach(), batch, pseudo, now)
     return out
