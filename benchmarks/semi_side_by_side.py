@@ -139,10 +139,9 @@ def run_release(script: ModuleType, net: nn.Module, preset: str, shared: Shared)
     length, values, out, meters = len(shared) // EPOCHS, PRESETS[preset], [], []
     args = SimpleNamespace(
         device="cpu", world_size=1, start_epoch=0, epochs=EPOCHS, eval_step=length, resume="", mu=1,
-        num_classes=CLASSES,
-        proto_dim=FEATURES, use_ema=False, local_rank=1, T=1, pula=0, use_pc=1, df=0.99, tau_tar=0.1, scale=0.75,
-        conswt=0.15, est_epoch=0, decay_step=DECAY, threshold=values["threshold"], alpha=values["alpha"],
-        proto_t=values["t_e"], writer=None, logger=None)
+        num_classes=CLASSES, proto_dim=FEATURES, use_ema=False, local_rank=1, T=1, pula=0, use_pc=1, df=0.99,
+        tau_tar=0.1, scale=0.75, conswt=0.15, est_epoch=0, decay_step=DECAY, threshold=values["threshold"],
+        alpha=values["alpha"], proto_t=values["t_e"], writer=None, logger=None)
     prior = script.compute_py([(None, labels_of_a_pass())], args)
     for name in ("adjustment_l1", "adjustment_l12", "adjustment_l2"):
         setattr(args, name, script.compute_adjustment_by_py(prior, 2, args))

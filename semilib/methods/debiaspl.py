@@ -18,7 +18,8 @@ Keeps: nothing.
 Differs: USB's averages p over classes too, so its q stays 1 / C: a no-op, not followed. (3) as released assigns by the
     LEAST probability (cld_assign="argmin"; argmax, the default here, was probably meant). A class without a weak row
     takes no part in it; the release keeps a centroid of zeros for it (cld_empty="zero"), which at 100 classes raised a
-    loss of 4.17 to 4.78. lambda_cld 0 turns it off. The release's `multiviews` (two weak views) and `masked-qhat` (of a
+    loss of 4.17 to 4.78. The release's strong rows have the margin of (2) there, those of the paper's (3) have none
+    (cld_margin). lambda_cld 0 turns it off. The release's `multiviews` (two weak views) and `masked-qhat` (of a
     wrong shape) are left out. On ReMixMatch the margin of (2) stands on each student of the unlabelled images, mixed
     and unmixed, and (1) takes the place of the base's alignment, which corrects for the same average: with both
     (align=True) trial runs of two seeds end at a balanced accuracy of .40 and .41, with (1) alone at .45 and .44, with
@@ -52,6 +53,7 @@ class DebiasPL(FixMatch):
                                  choices=("argmax", "argmin"))
         cld_empty: str = option("out", "a class without a weak row in (3): out, or a centroid of zeros as released",
                                 choices=("out", "zero"), in_key="changed")
+        cld_margin: bool = option(False, "the strong rows of (3) have the margin of (2), as released", in_key="changed")
         align: bool = option(False, "on ReMixMatch: its alignment, after (1)")
 
     cfg: Config
@@ -90,7 +92,8 @@ class DebiasPL(FixMatch):
         shifted = {name: View({**x, "head": x["head"] + margin}, x.f, x.map) for name, x in students.items()}
         out = super().terms(Views({**v, **shifted}, []), batch, p, t)
         if self.cfg.lambda_cld > 0:
-            rows = self.cld(v.s["head"].softmax(-1), v.w["head"].detach().softmax(-1))
+            strong = v.s["head"] + margin if self.cfg.cld_margin else v.s["head"]
+            rows = self.cld(strong.softmax(-1), v.w["head"].detach().softmax(-1))
             out["cld"] = Term(rows, scale=self.cfg.lambda_cld)
         return out
 

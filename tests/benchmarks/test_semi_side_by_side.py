@@ -1,5 +1,5 @@
-"""SeMi's released script beside ours, as far as it can be tested without the release: what is refused, our steps,
-and the sentence that says where both part. With SEMI_RELEASE=PATH the whole program runs, for minutes."""
+"""SeMi's released script beside ours, as far as it can be tested without the release: what is refused, our side's
+steps, and the sentence that says where both part. With SEMI_RELEASE=PATH the whole program runs, for minutes."""
 from __future__ import annotations
 
 import os

@@ -12,9 +12,8 @@ EPOCH = 3
 def test_losses_labels_gradients_and_the_thresholds_of_each_scan_are_the_release_s():
     d = load("adsh")
     batch, mu = d["y"].shape[1], 2
-    m = method("adsh", dict(threshold=.8, epoch=EPOCH, rho_one=True, strong_views=1), (9, 4, 2, 1, 1),
-               batch=batch, mu=mu,
-               steps=len(d["y"]))
+    options = dict(threshold=.8, epoch=EPOCH, rho_one=True, strong_views=1)
+    m = method("adsh", options, (9, 4, 2, 1, 1), batch=batch, mu=mu, steps=len(d["y"]))
     scans = iter(d["i_pool"].double())
 
     def scan(stream, view, net):

@@ -8,18 +8,16 @@ import pytest
 from .kit import differences, gradient, load, method, step
 
 VIEWS = ("l", "w", "s1")
-CLD = dict(lambda_cld=.3, cld_assign="argmin", cld_empty="zero")
+CLD = dict(lambda_cld=.3, cld_assign="argmin", cld_empty="zero", cld_margin=True)
 CASES = {"plain": {}, "cld": CLD, "empty": CLD}
-DIFFERS = pytest.mark.xfail(strict=True, reason="the release's third term reads the strong rows with their margin")
 
 
-@pytest.mark.parametrize("case", ["plain", *(pytest.param(case, marks=DIFFERS) for case in ("cld", "empty"))])
+@pytest.mark.parametrize("case", CASES)
 def test_losses_debiased_rows_masks_average_prediction_and_gradients_are_the_release_s(case):
     d = load("debiaspl")
     batch, mu = d[f"{case}_y"].shape[1], 2
-    m = method("debiaspl", dict(strong_views=1, threshold=.7, lambda_u=3.0, **CASES[case]), (9, 4, 2, 1, 1),
-               batch=batch,
-               mu=mu)
+    options = dict(strong_views=1, threshold=.7, lambda_u=3.0, **CASES[case])
+    m = method("debiaspl", options, (9, 4, 2, 1, 1), batch=batch, mu=mu)
     m.q_momentum = .8
     with differences(1e-12) as same:
         for s, z in enumerate(d[f"i_{case}"]):

@@ -1,4 +1,4 @@
-"""SeMi in the presets `released` and `readme` over four epochs of five steps, beside the authors' code.
+"""SeMi's presets `released` and `readme` over four epochs of five steps, beside the authors' code (see the package).
 
 These presets have all of the release's defects. A release's epoch has 500 steps, which is also its divisor of r; both
 are five here. The cells are so small that the release's sort keeps the order of ties, which both views of an image

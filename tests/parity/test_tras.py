@@ -31,5 +31,5 @@ def test_both_heads_losses_labels_masks_adjustment_enhancement_and_gradients_are
             assert len(out.losses) == (4 if phase == "balanced" else 2)
             have = torch.cat([gradient(out, "head", *VIEWS), gradient(out, "balanced", *VIEWS)], 1)
             same("gradient", have, d["grad"][s].view(-1, 2 * classes))
-            both = out.grads["w", "head"].abs() + out.grads["w", "balanced"].abs()
-            same("gradient w", both, torch.zeros(batch, classes))
+            weak = out.grads["w", "head"].abs() + out.grads["w", "balanced"].abs()
+            same("gradient w", weak, torch.zeros(batch, classes))
