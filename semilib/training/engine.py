@@ -173,7 +173,7 @@ class Trainer:
         self.net.bf16 = self.precision == "bf16"                  # heads, losses and state keep their precision
         self.average = Average(self.net, run.ema, run.ema_rule, run.weight_decay)
         self.now = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.lr = torch.zeros((), dtype=torch.float32, device=self.device)
+        self.lr = torch.zeros((), dtype=self.dtype, device=self.device)
         self.optimisers = self.method.optimisers(self.net, self._make_optimiser)
         self.monitor = Monitor(self.data.classes, self.device)
         self.last_losses: dict[str, Tensor] = {}

@@ -44,6 +44,14 @@ def test_ten_steps_in_float64_are_the_stored_ones_and_leave_the_global_random_st
         assert have == pytest.approx(want, rel=1e-8, abs=1e-12), f"step {step}"
 
 
+def test_a_run_in_float64_has_its_rate_in_float64(source):
+    trainer = smoke_trainer("fixmatch", source, precision="fp64")
+    losses_of(trainer, range(3))
+    want = trainer.run.lr * math.cos(7 * math.pi / 16 * 2 / trainer.total)
+    assert trainer.lr.dtype == torch.float64 and float(trainer.lr) == pytest.approx(want, rel=1e-15)
+    assert trainer.optimisers[0].param_groups[0]["lr"] is trainer.lr
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_run_goes_on_to_the_last_bit(variant, source, tmp_path):
     whole = smoke_trainer(variant, source)
