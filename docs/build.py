@@ -278,7 +278,8 @@ def page_of(path: str, pages: Pages) -> str:
     """The page of the site that shows a file or folder of the project, or ""."""
     path = path.rstrip("/")
     own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "docs/architecture.md": "architecture.md",
-           "docs/parity.md": "parity.md", "docs/features.md": "features.md", "semilib": "api/index.rst", "semilib/methods": "methods/index.rst",
+           "docs/parity.md": "parity.md",
+           "docs/features.md": "features.md", "semilib": "api/index.rst", "semilib/methods": "methods/index.rst",
            "results": "results/README.md"}
     if path.endswith(".py") and path.startswith("semilib/"):
         module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
@@ -375,7 +376,8 @@ def home_page(text: str, pages: Pages) -> str:
     def tree(caption: str, *entries: str) -> str:
         return "\n".join(["", "```{toctree}", ":hidden:", ":glob:", f":caption: {caption}", "", *entries, "```", ""])
     return (text + tree("Notebooks", "notebooks/*") + tree("Methods", "methods/index")
-            + tree("Results", *results) + tree("Reference", "features", "architecture", "parity", "changelog", "api/index"))
+            + tree("Results", *results)
+            + tree("Reference", "features", "architecture", "parity", "changelog", "api/index"))
 
 
 # ---- all of it -------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class Blend(nn.Module):
         self.bank, self.alpha, self.t_proto, self.u_norm, self.beta = bank, alpha, t_proto, u_norm, beta
         self.warmup, self.epoch, self.decay_every = warmup, epoch, decay_every
         self.register_buffer("used", torch.zeros(bank.classes, dtype=torch.int64))
-        self.register_buffer("u", torch.ones(bank.classes, dtype=bank.features.dtype))
+        self.register_buffer("u", torch.ones(bank.classes, dtype=bank.stored.dtype))
 
     def forward(self, prob: Tensor, f: Tensor, t: Time) -> Tensor:
         """(1): prob [n, C] blended with the semantic pseudo-label of f [n, D], [n, C]; rows need not sum to 1."""

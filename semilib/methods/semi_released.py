@@ -145,13 +145,13 @@ class ReleasedBank(MemoryBank):
             return super().push(features, confidence, label, mask)
         for i in range(len(label)):
             cell = label[i] if self.balanced else torch.zeros_like(label[i])
-            f, c = self.features[cell], self.confidence[cell]
+            f, c = self.cells[cell], self.confidence[cell]
             enters = (mask[i] > 0) & (confidence[i] > c[-1])
             new_c, order = torch.sort(torch.cat([c[:-1], confidence[i:i + 1]]), descending=True, stable=True)
             new_f = torch.cat([f[1:], features[i:i + 1]])[order]
             new_fresh = torch.cat([self.fresh[cell][:-1], torch.ones_like(self.fresh[cell][-1:])])[order]
             new_label = torch.cat([self.label[cell][1:], label[i:i + 1]])[order]
-            self.features[cell] = torch.where(enters, new_f, f)
+            self.cells[cell] = torch.where(enters, new_f, f)
             self.confidence[cell] = torch.where(enters, new_c, c)
             self.fresh[cell] = torch.where(enters, new_fresh, self.fresh[cell])
             self.label[cell] = torch.where(enters, new_label, self.label[cell])
@@ -160,7 +160,7 @@ class ReleasedBank(MemoryBank):
         super().decay(now, beta)
         if self.shifted:                             # its push compares with the last slot, so the order must hold here
             self.confidence, order = torch.sort(self.confidence, dim=1, descending=True, stable=True)
-            self.features = self.features.gather(1, order.unsqueeze(-1).expand_as(self.features))
+            self.cells.copy_(self.cells.gather(1, order.unsqueeze(-1).expand_as(self.cells)))
             self.label, self.fresh = self.label.gather(1, order), self.fresh.gather(1, order)
 
     def prototypes(self) -> tuple[Tensor, Tensor]:

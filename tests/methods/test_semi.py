@@ -657,8 +657,8 @@ def drive_readme(**change):
 
 
 @pytest.mark.parametrize("defect, states, losses", [
-    ("misaligned_features", {"blend.bank.features", "align.qbar"}, {"e", "u"}),
-    ("shifted_bank", {"blend.bank.features"}, {"u"}),
+    ("misaligned_features", {"blend.bank.stored", "align.qbar"}, {"e", "u"}),
+    ("shifted_bank", {"blend.bank.stored"}, {"u"}),
     ("empty_as_zero", set(), {"u"}),
     ("droplast_prior", {"adjust_x", "adjust_u"}, {"x_b", "u_b"}),
     ("u_from_blend", {"blend.used", "blend.u"}, {"u"}),
