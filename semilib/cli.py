@@ -316,7 +316,13 @@ def smoke_notebooks(args) -> None:
 
 def publish(args) -> None:
     from semilib import files
+    from semilib.report import compact
+    from semilib.report.records import load
     from semilib.training import record
+    if args.results.endswith(compact.ENDING):
+        table = compact.add(files.place(args.results), load(args.run))
+        print(f"{files.shown(table)}: {len(compact.read(table)):,} runs, {table.stat().st_size / 1e6:.2f} MB")
+        return
     for path in args.run:
         print(files.shown(record.publish(path, args.results)))
 
@@ -399,7 +405,7 @@ def tune(args) -> None:
     from semilib.study.sweep import ensure
     runs = tuning.runs(args.method, args.order, str(files.place("data")))
     ensure(runs, files.place(args.runs), slots=args.slots)
-    print(tuning.frame(files.place(args.runs), args.order).to_string(index=False))
+    print(tuning.frame(args.runs, args.order).to_string(index=False))
     if args.choose:
         tuning.choose(args.runs)
         print(f"chosen: {files.shown(tuning.FILE)}")
@@ -487,7 +493,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb(publish, "copy finished runs' records (no weights) into a folder of results/")
     sub.add_argument("run", nargs="+", help="folders of runs")
-    sub.add_argument("results", help="such as results/quickstart")
+    sub.add_argument("results", help="such as results/quickstart; FILE.jsonl.gz: one compressed table, a line a run")
 
     sub = verb(report, "table and figures of a folder of records")
     sub.add_argument("results", help="folder of records")

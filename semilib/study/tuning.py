@@ -21,11 +21,13 @@ from semilib import files
 from semilib.data import rng
 from semilib.errors import BadInput
 from semilib.methods import METHODS
+from semilib.report import compact
 from semilib.study.grids import Row, on_features
 from semilib.training import record
 from semilib.training.config import PROFILES, Run
 
 FILE = Path(__file__).with_name("tuned.json")
+TABLE = Path("results/features/tuning.jsonl.gz")
 TRIALS = 8
 CELL: dict[str, Any] = dict(dataset="cifar10", n1=1000, m1=2000, gamma_l=50.0, gamma_u=50.0, split_seed=100,
                             holdout_images=100)
@@ -72,13 +74,17 @@ def runs(methods: Iterable[str] | None = None, order: str = "consistent", root: 
     return list({one.key: one for one in every}.values())
 
 
-def frame(folder: str | Path, order: str = "consistent", root: str = "data") -> pd.DataFrame:
-    """A row a finished trial: method, trial, settings, held-out balanced accuracy (mean of the last 20)."""
+def frame(folder: str | Path = "runs", order: str = "consistent", table: Path = TABLE) -> pd.DataFrame:
+    """A row a finished trial: method, trial, settings, held-out balanced accuracy (mean of the last 20). Trials are
+    those of the folder, else of the committed table."""
+    kept = {one["key"]: one for one in (compact.read(files.place(table)) if files.place(table).exists() else [])}
     out = []
     for row in on_features(list(METHODS)):
         for number in range(TRIALS + 1):
-            one = run(row, number, order, root)
-            done = [found for path in record.folders(one, folder) if (found := record.read(path))["status"] == "done"]
+            one = run(row, number, order)
+            done = [found for path in record.folders(one, files.place(folder))
+                    if (found := record.read(path)) and found["status"] == "done"]
+            done = done or [kept[one.key]] if one.key in kept else done
             if done:
                 fields = {name: getattr(one, name) for name in ("lr", "weight_decay", "ema", "network")}
                 out.append({"method": row.method, "trial": number, **fields,
@@ -86,9 +92,9 @@ def frame(folder: str | Path, order: str = "consistent", root: str = "data") -> 
     return pd.DataFrame(out)
 
 
-def choose(folder: str | Path, path: Path = FILE) -> dict[str, dict[str, Any]]:
+def choose(folder: str | Path = "runs", path: Path = FILE) -> dict[str, dict[str, Any]]:
     """The best trial of each method, written to `path`. Raises BadInput where a method lacks trials."""
-    found = frame(files.place(folder))
+    found = frame(folder)
     out: dict[str, dict[str, Any]] = {}
     for row in on_features(list(METHODS)):
         mine = found[found["method"] == row.method] if len(found) else found

@@ -459,6 +459,6 @@ def test_runs_without_a_share_keep_the_keys_that_they_had():
     kept = [record.read(path.parent) for path in (ROOT / "results").rglob("*fixmatch*/run.json")]
     kept = [one for one in kept if "policy" in one["config"]]             # made when a run had every field but this one
     assert kept and all(Run(**one["config"]).key == one["key"] for one in kept)
-    run = Run.of("imagefolder", "fixmatch", labelled_share=0.5, root="photos")
+    run = Run.of("imagefolder", "fixmatch", labelled_share=0.5, root="photos", encoder="none")
     assert run.cell == "imagefolder-photos.l0.5.mrest.g1-1"
     assert set(FIXED) <= set(CELLS)
