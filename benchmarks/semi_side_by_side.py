@@ -79,7 +79,7 @@ def parameters(net: nn.Module) -> Tensor:
 
 def optimiser(net: nn.Module) -> torch.optim.SGD:
     """The script's, with a rate at which some rows are sure within the first nine steps."""
-    return torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    return torch.optim.SGD(net.parameters(), lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
 # ---- the release -----------------------------------------------------------------------------------------------------

@@ -171,11 +171,14 @@ def files_below(path: Path) -> list[Path]:
     return sorted(file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts))
 
 
-def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu") -> Trained:
+def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu",
+         encoder_weights: str = "") -> Trained:
     """The network of a finished run from its folder, which holds run.json and checkpoint.npz.
 
-    root: folder of the data sets, needed only for records that do not hold what their images were normalised by. Raises
-    BadInput if the folder holds no finished run with its weights (published records hold none).
+    root: folder of the data sets, needed only for records that do not hold what their images were normalised by.
+    encoder_weights: the file of the run's encoder, where it had one; a record knows the file by its content alone.
+    Raises BadInput if the folder holds no finished run with its weights (published records hold none), and for another
+    file.
     """
     folder = Path(folder)
     found = record.read(folder)
@@ -184,7 +187,11 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     names = {f.name for f in dataclasses.fields(Run)}
     config: dict[str, Any] = {k: v for k, v in found["config"].items() if k in names}
     config |= {"device": device, "precision": "fp32"} | ({"root": str(root)} if root else {})
-    run = Run(**config)
+    known = config.get("encoder_weights", "")
+    if (encoders.file_hash(encoder_weights) if encoder_weights else "") != known:
+        raise BadInput("encoder_weights", encoder_weights, f"the file of {config['encoder']} whose hash is {known}" if known
+                       else "'': the run has no such file")
+    run = Run(**{**config, "encoder_weights": encoder_weights})
     facts = found.get("normalisation") or _facts(run)
     state = checkpoint.load(folder / "checkpoint.npz")
     where = torch.device(device)

@@ -200,7 +200,10 @@ def test_a_weights_file_counts_by_its_content(root, tmp_path):
 @pytest.mark.parametrize("method", ["semi", "cdmad"])
 def test_a_loaded_network_and_its_onnx_file_say_of_pictures_what_the_run_s_evaluation_said(method, root, tmp_path):
     folder = train(run(root, method), tmp_path, source=SOURCE)
-    model = trained.load(folder)
+    weights = kit.tiny_encoder(root)[2]
+    with pytest.raises(BadInput, match="encoder_weights='': the file of timm:test_efficientnet whose hash is"):
+        trained.load(folder)
+    model = trained.load(folder, encoder_weights=weights)
     said = model.probabilities(SOURCE.test_images)
     confusion = torch.zeros(4, 4, dtype=torch.int64)
     confusion.index_put_((SOURCE.test_labels, said.argmax(-1)), torch.ones(20, dtype=torch.int64), accumulate=True)

@@ -111,8 +111,8 @@ def test_the_optimiser_follows_the_schedule_and_the_textbook(source):
     velocity = {k: torch.zeros_like(p) for k, p in twin.items()}
     for step in range(3):
         t.advance()
-        lr = torch.tensor(0.05 * math.cos(7 * math.pi * step / (16 * 24)), dtype=torch.float32).double()
-        assert float(t.lr) == float(lr)
+        lr = torch.tensor(0.05 * math.cos(7 * math.pi * step / (16 * 24)), dtype=torch.float64)
+        assert float(t.lr) == pytest.approx(float(lr), rel=1e-15)
         for k, p in params.items():
             g = p.grad + (5e-4 * twin[k] if k == "weight" else 0)
             velocity[k] = 0.9 * velocity[k] + g
