@@ -189,8 +189,8 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     config |= {"device": device, "precision": "fp32"} | ({"root": str(root)} if root else {})
     known = config.get("encoder_weights", "")
     if (encoders.file_hash(encoder_weights) if encoder_weights else "") != known:
-        raise BadInput("encoder_weights", encoder_weights, f"the file of {config['encoder']} whose hash is {known}" if known
-                       else "'': the run has no such file")
+        wanted = f"the file of {config['encoder']} whose hash is {known}" if known else "'': the run has no such file"
+        raise BadInput("encoder_weights", encoder_weights, wanted)
     run = Run(**{**config, "encoder_weights": encoder_weights})
     facts = found.get("normalisation") or _facts(run)
     state = checkpoint.load(folder / "checkpoint.npz")
