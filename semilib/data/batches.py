@@ -6,6 +6,7 @@ memory behind the same `batch(now)`: `prepare(step)`, which runs on the host bef
 images over. """
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semilib.data import augment, rng
+from semilib.data import augment, rng, splits
 from semilib.data.sources import Source
 from semilib.data.splits import Split
 from semilib.data.step import Batch, StepImages, Stream, Time
@@ -23,6 +24,23 @@ if TYPE_CHECKING:
     from semilib.training.config import Run
 
 SAMPLERS = ("shuffled", "balanced")
+
+
+def split_of(source: Source, run: Run) -> tuple[Source, Split]:
+    """A run's source and its split. Images that are held out stand in the place of the test set, which is then not
+    looked at. Raises BadInput as `make_split` does."""
+    split = splits.make_split(np.asarray(source.labels), len(source.class_names), run.n1, run.m1, run.gamma_l,
+                              run.gamma_u, run.order, run.labelled_in_unlabelled, run.split_seed, run.labelled_share)
+    if not (run.holdout or run.holdout_images):
+        return source, split
+    labels = np.asarray(source.labels)
+    if run.holdout:
+        split, out = splits.hold_out(split, labels, run.holdout)
+    else:
+        out = splits.held_beside(split, labels, run.holdout_images, run.split_seed)
+    held = torch.as_tensor(out)
+    return dataclasses.replace(source, test_images=source.images[held], test_subset=None,
+                               test_labels=torch.as_tensor(source.labels)[held]), split
 
 
 class LiveStream:

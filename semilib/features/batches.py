@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semilib.data import rng, sources, splits
-from semilib.data.batches import Data, LiveStream
+from semilib.data import rng, sources
+from semilib.data.batches import Data, LiveStream, split_of
 from semilib.data.sources import Source
 from semilib.data.splits import Split
 from semilib.data.step import Batch, StepImages, Time
@@ -204,6 +204,10 @@ def stores(source: Source, run: Run, device: torch.device,
             Store(run.root, f"{name}-{evaluated}", source.test_images, *given))
 
 
+# The fields of a run that say what it asks of stores: runs that share them are asked once.
+ASKS = ("dataset", "root", "side", "flip", "crop", "strong_pool", "encoder", "encoder_side", "encoder_weights",
+        "stored_weak", "stored_strong", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_in_unlabelled",
+        "split_seed", "labelled_share", "holdout", "holdout_images")
 Need = tuple[Store, dict[str, int], Tensor]             # a store, kind of view -> how many, numbers of the pictures
 
 
@@ -212,14 +216,12 @@ def needs(runs: Iterable[Run], report: Callable[[str], None] = lambda line: None
     and strong views of all their images, plain ones too. Raises BadInput for a run without an encoder."""
     out: dict[Path, Need] = {}
     source_of = functools.cache(sources.load)
-    for run in runs:
+    for run in {tuple(getattr(run, name) for name in ASKS): run for run in runs}.values():
         if run.encoder == "none":
             raise BadInput("encoder", "none", "an encoder, such as efficientnet-lite0, or profile=features")
         source = source_of(run.dataset, run.root, run.side, run.split_seed if run.dataset == "imagefolder" else None,
                            run.flip)
-        split = splits.make_split(np.asarray(source.labels), len(source.class_names), run.n1, run.m1, run.gamma_l,
-                                  run.gamma_u, run.order, run.labelled_in_unlabelled, run.split_seed,
-                                  run.labelled_share)
+        source, split = split_of(source, run)
         own = torch.from_numpy(np.union1d(split.labelled, split.unlabelled))
         train, test = stores(source, run, torch.device("cuda" if torch.cuda.is_available() else "cpu"), report)
         views = {"none": 1, "weak": run.stored_weak, "strong": run.stored_strong}

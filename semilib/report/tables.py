@@ -103,7 +103,8 @@ def _groups(started: list[Record]) -> Iterable[str]:
 
 def _spread(done: pd.DataFrame) -> str:
     if (done.groupby("label").size() > 1).any():
-        return "±: standard deviation over the n seeds (n - 1 in the denominator). A number without it is a single run."
+        return ("±: standard deviation over the n seeds (n - 1 in the denominator). "
+            "A number without it is a single run.")
     return "Single runs: no spread is known."
 
 

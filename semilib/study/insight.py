@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from semilib.data import sources, splits
+from semilib.data import sources
+from semilib.data.batches import split_of
 from semilib.errors import BadInput
 from semilib.methods.losses import normalised_entropy
 from semilib.report import paint
@@ -40,11 +41,7 @@ def _source(run: Run) -> sources.Source:
 
 def pool(run: Run) -> tuple[torch.Tensor, np.ndarray]:
     """Unlabelled images of a run, uint8 [n, 3, H, W], and their true classes [n], for measuring only."""
-    source = _source(run)
-    split = splits.make_split(source.labels, len(source.class_names), run.n1, run.m1, run.gamma_l, run.gamma_u,
-                              run.order, run.labelled_in_unlabelled, run.split_seed, run.labelled_share)
-    if run.holdout:
-        split, _ = splits.hold_out(split, source.labels, run.holdout)
+    source, split = split_of(_source(run), run)
     members = torch.as_tensor(split.unlabelled)
     return source.images[members], np.asarray(source.labels)[members.numpy()]
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import dataclasses
 import functools
 import math
 import platform
@@ -27,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semilib.data import rng, sources, splits
-from semilib.data.batches import Data
+from semilib.data import rng, sources
+from semilib.data.batches import Data, split_of
 from semilib.data.step import Batch, Time
 from semilib.errors import BadInput, MethodError
 from semilib.features.batches import dealt
@@ -131,17 +130,7 @@ class Trainer:
         self.capture = resolve_capture(run, self.device)
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
         self.source = source or sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
-        self.split = splits.make_split(self.source.labels, len(self.source.class_names), run.n1, run.m1, run.gamma_l,
-                                       run.gamma_u, run.order, run.labelled_in_unlabelled, run.split_seed,
-                                       run.labelled_share)
-        if run.holdout or run.holdout_images:                     # the test set is not looked at
-            if run.holdout:
-                self.split, held = splits.hold_out(self.split, self.source.labels, run.holdout)
-            else:
-                held = splits.held_beside(self.split, self.source.labels, run.holdout_images, run.split_seed)
-            held = torch.as_tensor(held)
-            self.source = dataclasses.replace(self.source, test_images=self.source.images[held], test_subset=None,
-                                              test_labels=torch.as_tensor(self.source.labels)[held])
+        self.source, self.split = split_of(self.source, run)
         self.data: Data = dealt(self.source, self.split, run, self.device, report)
         self.test_x = self.data.test_images
         self.test_y = torch.as_tensor(self.source.test_labels).to(self.device)
