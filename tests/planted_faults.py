@@ -63,6 +63,7 @@ FAULTS = {
     "ccl": Fault("(y.sum(0) - y[c:])", "y.sum(0)"),
     "metaexpert": Fault("most(~half) > 2 * least(half)", "most(~half) > least(half)"),
     "cpg": Fault("self.cfg.smoothing / (self.info.classes - 1)", "self.cfg.smoothing / self.info.classes"),
+    "farad": Fault("z.abs().mean(0)", "z.mean(0).abs()"),
     "semi": Fault("(weak - self.qbar) / (self.t_e / 5)", "(weak - self.qbar) / self.t_e"),
 }
 SHARED = {"supervised": "losses", "fixmatch": "losses"}                         # methods without an own test file

@@ -96,7 +96,8 @@ class Data:
     unknown); no method sees them. `channels`: of what the network is given. """
 
     channels = 3
-    solid: Callable[[float], Tensor] | None = None          # see `Info`
+    encoded: Callable[[Tensor], Tensor] | None = None       # see `Info`, as the next one
+    pictures: Callable[[int], Tensor] | None = None
 
     def __init__(self, source: Source, split: Split, run: Run, device: torch.device):
         self.source, self.split, self.run, self.device = source, split, run, device

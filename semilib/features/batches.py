@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semilib.data import rng, sources
+from semilib.data import augment, rng, sources
 from semilib.data.batches import Data, LiveStream, split_of
 from semilib.data.sources import Source
 from semilib.data.splits import Split
@@ -157,7 +157,7 @@ class FeatureData(Data):
         """Features float16 [n, D, 1, 1], standardised."""
         return torch.addcmul(self.shift.to(dtype), x.to(dtype), self.scale.to(dtype))
 
-    # ---- whole sets, single colours, new pictures --------------------------------------------------------------------
+    # ---- whole sets, new pictures ------------------------------------------------------------------------------------
 
     def shown(self, rows: Tensor, kind: str, stream: str, step: int | Tensor) -> Tensor:
         rows = rows.cpu()
@@ -170,15 +170,16 @@ class FeatureData(Data):
             out[at] = self.store.read(kind, number, rows[at])
         return as_pictures(out).to(self.device)
 
-    def solid(self, value: float) -> Tensor:
-        """The standardised features of a picture of one colour, float64 [1, D, 1, 1]; see `Info`."""
-        picture = colour_of(value, self.source.mean, self.source.std)
-        return self.normalise(self.encoded(picture.expand(1, 3, *self.source.images.shape[2:])), torch.float64)
-
     def encoded(self, pictures: Tensor) -> Tensor:
-        """Features of new pictures, uint8 [n, 3, H, W], as the store keeps them: float16 [n, D, 1, 1]."""
+        """Standardised features, float64 [n, D, 1, 1], of normalised pictures [n, 3, H, W]; see `Info`."""
         compute = encoders.runner(self.store.encoder(), self.device, self.store.stores / "encoders")
-        return as_pictures(compute(pictures).to(self.device, torch.float16))
+        features = compute(bytes_of(pictures, self.source.mean, self.source.std)).to(self.device, torch.float16)
+        return self.normalise(as_pictures(features), torch.float64)
+
+    def pictures(self, n: int) -> Tensor:
+        """At most n of the run's pictures, evenly over them, normalised, float64 [n, 3, H, W]; see `Info`."""
+        chosen = self.rows[::max(1, len(self.rows) // n)][:n]
+        return augment.normalise(self.source.images[chosen], self.source.mean, self.source.std, torch.float64)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Also the standardisation, with which a finished run's network is used."""
@@ -232,10 +233,10 @@ def needs(runs: Iterable[Run], report: Callable[[str], None] = lambda line: None
     return list(out.values())
 
 
-def colour_of(value: float, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """The pixel, uint8 [1, 3, 1, 1], whose channels have a value after normalising, as far as there is one."""
-    colour = torch.tensor([round(255 * (m + value * s)) for m, s in zip(mean, std, strict=True)])
-    return colour.clamp(0, 255).to(torch.uint8).view(1, 3, 1, 1)
+def bytes_of(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalised pictures [n, 3, H, W] as uint8, as far as there are such colours."""
+    m, s = (torch.tensor(x, dtype=torch.float64).view(1, 3, 1, 1) for x in (mean, std))
+    return (255 * (m + pictures.double().cpu() * s)).round().clamp(0, 255).to(torch.uint8)
 
 
 def as_pictures(features: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ METHODS: dict[str, Entry] = {
     "ccl": ("CCL", "semilib.methods.ccl:CCL"),
     "metaexpert": ("Meta-Expert", "semilib.methods.metaexpert:MetaExpert"),
     "cpg": ("CPG", "semilib.methods.cpg:CPG"),
+    "farad": ("FARAD", "semilib.methods.farad:FARAD"),
     "semi": ("SeMi", "semilib.methods.semi_released:SeMi"),      # semi.py, and its release's defects as options
 }
 

@@ -64,8 +64,9 @@ class Info:
 
     counts: labelled images a class, int64 [C]. n_unlabelled: images in the pool. first_pass: labels of the labelled
     images of one drop-last pass, which a release's loader would have counted. map_widths: channels of the backbone's
-    maps that a head with `reads = "maps"` gets. solid: on an encoder's features, value -> those
-    [1, D, 1, 1] of a picture of one colour, whose normalised channels all have this value; on pictures None."""
+    maps that a head with `reads = "maps"` gets. side: of the pictures, in pixels. Two functions on an encoder's
+    features, None on pictures: encoded, of normalised pictures [n, 3, H, W], gives their standardised features, float64
+    [n, D, 1, 1]; pictures, of a number, gives as many of the run's pictures, plain and normalised, float64."""
 
     classes: int
     features: int
@@ -81,7 +82,9 @@ class Info:
     first_pass: Tensor
     run: Any
     map_widths: tuple[int, ...] = ()
-    solid: Callable[[float], Tensor] | None = None
+    side: int = 32
+    encoded: Callable[[Tensor], Tensor] | None = None
+    pictures: Callable[[int], Tensor] | None = None
 
     def prior(self, drop_last: bool = False) -> Tensor:
         """Labelled class prior N_k / N, [C]; drop_last: counted over `first_pass`, as releases count it."""

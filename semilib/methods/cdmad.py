@@ -29,12 +29,15 @@ import torch
 from torch import Tensor
 
 from semilib.data.splits import arrange, long_tailed_counts
+from semilib.data.step import Batch, Time
 from semilib.errors import BadInput
 from semilib.methods.fixmatch import FixMatch
 from semilib.options import Duration, duration_in_steps, option, span
 
 
-class CDMAD(FixMatch):
+class Debiased(FixMatch):
+    """CDMAD with any reference image. A subclass says which: `reference` of a step, `test_reference`."""
+
     @dataclasses.dataclass(frozen=True)
     class Config(FixMatch.Config):
         preset: str = option("paper", "values to start from: paper, released, and on FixMatch thresholded")
@@ -42,8 +45,7 @@ class CDMAD(FixMatch):
         targets: str = option("soft", "what the strong views are trained on: soft, the rows q; hard, their label",
                               choices=("soft", "hard"))
         start: Duration = option(span(50_500), "steps before pseudo-labels are debiased", low=0)
-        blank: float = option(1.0, "level of the blank image after normalisation; 0 = the mean colour", low=-4, high=4)
-        blank_pass: str = option("eval", "the live network's mode when it is shown the blank image; train, as "
+        blank_pass: str = option("eval", "the live network's mode when it is shown the reference image; train, as "
                                          "released, moves its running statistics", choices=("eval", "train"))
 
         @classmethod
@@ -56,7 +58,6 @@ class CDMAD(FixMatch):
             return {"paper": paper, "released": dict(blank_pass="train", **paper), **more}
 
     cfg: Config
-    encoded_blank: Tensor
 
     bases = ("fixmatch", "remixmatch")
     uses = ("threshold",)                   # on ReMixMatch only 0: it refuses others itself
@@ -66,7 +67,7 @@ class CDMAD(FixMatch):
     def __init__(self, cfg, info):
         super().__init__(cfg, info)
         self.start = duration_in_steps(cfg.start, info.steps)
-        self.must_act = {**self.must_act, "debias": "the blank image's logits never differed after `start`: begin "
+        self.must_act = {**self.must_act, "debias": "the reference's logits never differed after `start`: begin "
                                                     "earlier"}
         if info.run.base == "remixmatch" and (cfg.targets == "hard" or cfg.threshold > 0):
             raise BadInput("targets", cfg.targets, "soft, with threshold=0, on remixmatch: its targets are mixed into "
@@ -102,21 +103,20 @@ class CDMAD(FixMatch):
             raise BadInput("blank_pass", "train",
                            "eval with an encoder: a batch norm over features cannot train on one row")
 
-    def build(self):
-        super().build()
-        solid = self.info.solid and self.info.solid(self.cfg.blank).to(self.info.device, self.info.dtype)
-        self.register_buffer("encoded_blank", solid, persistent=False)
+    def reference(self, images: dict[str, Tensor], batch: Batch, t: Time) -> Tensor:
+        """The step's reference images, [R, 3, H, W], or their features; the logits of all are averaged."""
+        raise NotImplementedError
 
-    def blank(self, like: Tensor) -> Tensor:
-        """The blank image, [1, 3, H, W], of the size of images `like`, or its features."""
-        return torch.full_like(like[:1], self.cfg.blank) if self.encoded_blank is None else self.encoded_blank
+    def test_reference(self, x: Tensor) -> Tensor:
+        """The reference images of test images x, as those of a step."""
+        raise NotImplementedError
 
     def before_forward(self, net, images, batch, t, teacher):
         """Note: `blank`, b [1, C], for `pseudo_logits` and `acted`."""
         super().before_forward(net, images, batch, t, teacher)
         was_training = net.training
         net.train(self.cfg.blank_pass == "train")
-        batch.notes.blank = net(self.blank(images["w"]))["head"]
+        batch.notes.blank = net(self.reference(images, batch, t))["head"].mean(0, keepdim=True)
         net.train(was_training)
 
     def pseudo_logits(self, v, batch, t):
@@ -132,4 +132,32 @@ class CDMAD(FixMatch):
         return {**super().acted(v, batch, p, t, terms), "debias": acted}
 
     def predict(self, net, x: Tensor) -> Tensor:
-        return super().predict(net, x) - super().predict(net, self.blank(x))                                  # (3)
+        blank = super().predict(net, self.test_reference(x)).mean(0, keepdim=True)
+        return super().predict(net, x) - blank                                                                 # (3)
+
+
+class CDMAD(Debiased):
+    @dataclasses.dataclass(frozen=True)
+    class Config(Debiased.Config):
+        blank: float = option(1.0, "level of the blank image after normalisation; 0 = the mean colour", low=-4, high=4)
+
+    cfg: Config
+    encoded_blank: Tensor
+
+    def build(self):
+        super().build()
+        info, encoded = self.info, None
+        if info.encoded is not None:
+            solid = torch.full((1, 3, info.side, info.side), self.cfg.blank)
+            encoded = info.encoded(solid).to(info.device, info.dtype)
+        self.register_buffer("encoded_blank", encoded, persistent=False)
+
+    def blank(self, like: Tensor) -> Tensor:
+        """The blank image, [1, 3, H, W], of the size of images `like`, or its features."""
+        return torch.full_like(like[:1], self.cfg.blank) if self.encoded_blank is None else self.encoded_blank
+
+    def reference(self, images, batch, t):
+        return self.blank(images["w"])
+
+    def test_reference(self, x):
+        return self.blank(x)

@@ -147,7 +147,8 @@ class Trainer:
                     batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed, device=self.device, dtype=self.dtype,
                     run=run,
                     first_pass=one_pass[:max(1, len(one_pass) // run.batch) * run.batch],
-                    map_widths=backbone.map_widths, solid=self.data.solid)
+                    map_widths=backbone.map_widths, side=self.source.images.shape[-1], encoded=self.data.encoded,
+                    pictures=self.data.pictures)
         self.method = run.method_class()(run.method_options(), info)
         self.method.build()
         self.method.to(self.device)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from semilib import files
 from semilib.data import sources
 from semilib.errors import BadInput
-from semilib.features.batches import colour_of
+from semilib.features.batches import bytes_of
 from semilib.methods.base import Info, Method
 from semilib.networks import encoders
 from semilib.networks.backbones import make_backbone
@@ -197,17 +197,17 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     where = torch.device(device)
     counts = torch.tensor(found["split"]["labelled_counts"])
     prepare: nn.Module = Pictures(tuple(facts["mean"]), tuple(facts["std"]))
-    channels, solid = 3, None
+    channels, encoded = 3, None
     if run.encoder != "none":
         encoder = encoders.load(run.encoder, run.encoder_side, run.encoder_weights)
         prepare = Features(encoder, state["data/scale"], state["data/shift"])
-        channels, solid = encoder.features, _solid(prepare, run.side, facts)
+        channels, encoded = encoder.features, _encoded(prepare, facts)
     backbone = make_backbone(run.network, run.variant, run.bn_momentum, channels)
     labels = torch.arange(len(counts)).repeat_interleave(counts)
     info = Info(classes=len(counts), features=backbone.features, counts=counts, n_labelled=int(counts.sum()),
                 n_unlabelled=1, batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed, device=where,
                 dtype=torch.float32, first_pass=labels, run=run, map_widths=backbone.map_widths,
-                solid=solid)
+                side=run.side, encoded=encoded)
     method = run.method_class()(run.method_options(), info)
     method.build()
     method.phase = method.phases()[-1].name
@@ -225,13 +225,12 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     return Trained(run, net, method, class_names, prepare.to(where).eval(), offset)
 
 
-def _solid(prepare: nn.Module, side: int, facts: dict[str, Any]) -> Callable[[float], Tensor]:
-    """`Info.solid` of a network on features."""
-    def solid(value: float) -> Tensor:
-        picture = colour_of(value, facts["mean"], facts["std"]).expand(1, 3, side, side)
-        with torch.no_grad():
-            return prepare(picture)
-    return solid
+def _encoded(prepare: nn.Module, facts: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    """`Info.encoded` of a network on features."""
+    @torch.no_grad()
+    def encoded(pictures: Tensor) -> Tensor:
+        return prepare(bytes_of(pictures, facts["mean"], facts["std"])).double()
+    return encoded
 
 
 def _facts(run: Run) -> dict[str, sources.Colour]:

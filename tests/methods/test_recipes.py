@@ -119,7 +119,7 @@ def test_a_recipe_moves_the_key_even_where_it_changes_nothing():
 
 # ---- what each method was published with -----------------------------------------------------------------------------
 
-# A: methods-a, B: methods-b, C: methods-c, with their sections. Options are compared by their own names.
+# A: methods-a, B: methods-b, C: methods-c, D: methods-d, with their sections. Options are compared by their own names.
 SGD = dict(optimiser="sgd", lr=0.03, weight_decay=5e-4)
 PORT = dict(**SGD, variant="V1", rate="cosine", decay="weights", ema_rule="parameters", bn_momentum=0.001,
             crop="reflect", policy="joint",
@@ -182,6 +182,7 @@ ROWS = {
     "cpg": {**USB, "mu": 7, "strong_views": 1, "labelled_strong": True, "official_radius": True, "absolute_floor": 12},
     "semi": {**PORT, "mu": 1, "steps": 250_000, "eval_steps": 500, "strong_pool": "A", "labelled_in_unlabelled": True},
 }
+ROWS["farad"] = {**ROWS["cdmad"], "blank_pass": "eval"}                                                       # D 1.2, 2.3
 # The references give LA no training run of its own; DASO's repository is the one that has it in this field (B 5.2, A
 # 2.9).
 ROWS["la"] = {k: v for k, v in DASO.items() if k not in ("strong_views", "strong_pool", "labelled_in_unlabelled")}
@@ -201,6 +202,7 @@ ON_REMIXMATCH = {
     "cdmad": {**{k: v for k, v in MIXED.items() if k != "report"}, "mu": 2, "variant": "V2", "bn_momentum": 0.1,
               "steps": 300 * 500, "weight_decay": 0.04, "lambda_u": 2.0, "lambda_r": 1.0},
 }
+ON_REMIXMATCH["farad"] = {**ON_REMIXMATCH["cdmad"], "align": False, "temperature": 1.0}                       # D 2.3
 
 WITH_RECIPE = [name for name in METHODS if not kit.recipe_refusal(name)]
 
