@@ -13,9 +13,10 @@ from semilib.training.config import Run
 
 START = 50_500
 TOY = views(l=view(kit.A.X), w=view(kit.A.W), s1=view(kit.A.S1), s2=view(kit.A.S2))
-I, J = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
-IMAGES = torch.stack([((3 * I + 5 * J) % 7).double() / 4 - .5, ((2 * I + 3 * J + 1) % 5).double() / 3 - .6])[:, None]
-NOISE = (((7 * I + 11 * J + 3) % 13).double() / 13)[None, None]
+ROW, COLUMN = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
+IMAGES = torch.stack([((3 * ROW + 5 * COLUMN) % 7).double() / 4 - .5,
+                      ((2 * ROW + 3 * COLUMN + 1) % 5).double() / 3 - .6])[:, None]
+NOISE = (((7 * ROW + 11 * COLUMN + 3) % 13).double() / 13)[None, None]
 A = spectrum(IMAGES)
 HALF = [[-.075520, -.093368, -.415603, .000119], [.174913, .257918, -.165169, -1.043542],
         [-.125039, -.319790, -.465122, .981670], [.125395, .031496, -.214688, -.061990]]
@@ -92,16 +93,15 @@ def test_a_constant_in_the_reference_s_logits_changes_nothing():
 # ---- in training and at test -----------------------------------------------------------------------------------------
 
 
-def test_with_the_blank_image_it_is_cdmad_to_the_last_bit(monkeypatch):
-    for base in ("", "remixmatch"):
-        t = kit.trainer("farad", {"start": 2}, base=base)
-        blank = torch.ones(1, 3, 16, 16)
-        monkeypatch.setattr(t.method, "reference", lambda images, batch, now: blank)
-        monkeypatch.setattr(t.method, "end_step", lambda *given: None)
-        monkeypatch.setattr(t.method, "test_reference", lambda x: blank)
-        want = kit.trainer("cdmad", {"start": 2}, base=base)
-        assert kit.losses_of(t, range(5)) == kit.losses_of(want, range(5))
-        assert torch.equal(t.predictions(), want.predictions())
+@pytest.mark.parametrize("base", ["", "remixmatch"])
+def test_with_the_blank_image_it_is_cdmad_to_the_last_bit(base, monkeypatch):
+    t, blank = kit.trainer("farad", {"start": 2}, base=base), torch.ones(1, 3, 16, 16)
+    monkeypatch.setattr(t.method, "reference", lambda images, batch, now: blank)
+    monkeypatch.setattr(t.method, "end_step", lambda *given: None)
+    monkeypatch.setattr(t.method, "test_reference", lambda x: blank)
+    want = kit.trainer("cdmad", {"start": 2}, base=base)
+    assert kit.losses_of(t, range(5)) == kit.losses_of(want, range(5))
+    assert torch.equal(t.predictions(), want.predictions())
 
 
 def test_a_step_s_reference_has_the_spectrum_of_its_images_and_fresh_phases():
