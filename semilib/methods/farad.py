@@ -59,7 +59,8 @@ class FARAD(Debiased):
             return {"paper": super().presets(run)["paper"]}
 
     cfg: Config
-    amplitudes: Tensor              # [3, H, W/2 + 1], mean of (1) over training; all zero: no batch yet
+    clouds: Tensor                  # [R, 3, H, W], references of (5), mean over training; all zero: no batch yet
+    test_phases: Tensor             # theirs, complex [R, 3, H, W/2 + 1]
     encoded: Tensor                 # [ENCODED, D, 1, 1], on features
 
     def __init__(self, cfg, info):
@@ -83,9 +84,13 @@ class FARAD(Debiased):
 
     def build(self):
         super().build()
-        info = self.info
-        self.register_buffer("amplitudes", torch.zeros(3, info.side, info.side // 2 + 1, dtype=info.dtype))
-        if info.encoded is not None:
+        info, n = self.info, self.cfg.test_references
+        if info.encoded is None:
+            zeros = torch.zeros(n, 3, info.side, info.side, dtype=info.dtype)
+            phases = self.random_phases("farad/test", 0, n, zeros)
+            self.register_buffer("clouds", zeros)
+            self.register_buffer("test_phases", phases, persistent=False)
+        else:
             seen = torch.zeros(1, 3, info.side, info.side) if info.pictures is None else info.pictures(OF)
             made = clouds(spectrum(seen), self.random_phases("farad/encoded", 0, ENCODED, seen), seen)
             self.register_buffer("encoded", info.encoded(made).to(info.device, info.dtype))
@@ -111,8 +116,7 @@ class FARAD(Debiased):
     def test_reference(self, x):
         if self.info.encoded is not None:
             return self.encoded[:self.cfg.test_references]
-        amplitudes = spectrum(x) if self.cfg.test_amplitudes == "batch" else self.amplitudes.to(x.dtype)
-        return clouds(amplitudes, self.random_phases("farad/test", 0, self.cfg.test_references, x), x)            # (5)
+        return clouds(spectrum(x), self.test_phases, x) if self.cfg.test_amplitudes == "batch" else self.clouds   # (5)
 
     def terms(self, v, batch, p, t):
         if self.cfg.subtract == "all":
@@ -124,9 +128,9 @@ class FARAD(Debiased):
     def end_step(self, v, batch, p, t):
         super().end_step(v, batch, p, t)
         if self.info.encoded is None:
-            now = batch.notes.amplitudes
-            moved = self.momentum * self.amplitudes + (1 - self.momentum) * now
-            self.amplitudes.copy_(torch.where(self.amplitudes.any(), moved, now))
+            now = clouds(batch.notes.amplitudes, self.test_phases, self.clouds)
+            moved = self.momentum * self.clouds + (1 - self.momentum) * now
+            self.clouds.copy_(torch.where(self.clouds.any(), moved, now))
 
 
 def spectrum(x: Tensor) -> Tensor:
