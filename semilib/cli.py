@@ -316,13 +316,15 @@ def smoke_notebooks(args) -> None:
 
 def publish(args) -> None:
     from semilib import files
-    from semilib.report import compact
-    from semilib.report.records import load
+    from semilib.report import compact, records
     from semilib.training import record
     if args.results.endswith(compact.ENDING):
-        table = compact.add(files.place(args.results), load(args.run))
+        rows = [records.row(one, args.logs) for one in records.load(args.run)]
+        table = compact.add(files.place(args.results), rows)
         print(f"{files.shown(table)}: {len(compact.read(table)):,} runs, {table.stat().st_size / 1e6:.2f} MB")
         return
+    if args.logs:
+        raise BadInput("logs", args.logs, f"given with a compressed table, FILE{compact.ENDING}; a folder has them")
     for path in args.run:
         print(files.shown(record.publish(path, args.results)))
 
@@ -494,6 +496,7 @@ def parser() -> argparse.ArgumentParser:
     sub = verb(publish, "copy finished runs' records (no weights) into a folder of results/")
     sub.add_argument("run", nargs="+", help="folders of runs")
     sub.add_argument("results", help="such as results/quickstart; FILE.jsonl.gz: one compressed table, a line a run")
+    sub.add_argument("--logs", action="store_true", help="keep whole logs in the compressed table, for figures")
 
     sub = verb(report, "table and figures of a folder of records")
     sub.add_argument("results", help="folder of records")

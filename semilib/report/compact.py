@@ -1,13 +1,13 @@
-"""Many finished runs in one compressed file: a line of JSON a run, for studies whose logs would be too large to keep.
+"""A table of many runs in one compressed file, for studies whose folders would be too large to keep: a line of JSON a run.
 
-    add("results/features/table1.jsonl.gz", load(folders))      # a run that is there already is replaced
+    add("results/features/table1.jsonl.gz", [records.row(record) for record in records.load(folders)])
     rows = read("results/features/table1.jsonl.gz")
 
-A line has the run's run.json, whose result holds the reported number; `means`, over the evaluations that this number
-averages; and `curve`, the step and the balanced accuracy of each evaluation. `id` is the run's key and code.
+`semilib.report.records` says what a line holds, and reads one as a record. Each has an `id`, the run's key and code.
 """
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 from collections.abc import Iterable
@@ -16,40 +16,36 @@ from typing import Any
 
 from semilib.errors import BadInput
 from semilib.files import write_atomically
-from semilib.report.records import METRIC, Record, result_of
 
 ENDING = ".jsonl.gz"
 
 
-def row(record: Record) -> dict[str, Any]:
-    """A finished run in one line. Raises BadInput for an unfinished one, or one whose log does not give its result."""
-    if not record.done:
-        raise BadInput("record", record.run["name"], f"a finished run; this one is {record.state}")
-    result = result_of(record)
-    names = ("head", "medium", "tail", "geometric_mean")
-    curve = [[e["step"], round(e[METRIC], 5)] for e in record.log]
-    return {"id": record.id, **record.run, "means": {**{name: result[name] for name in names},
-                                                     "recall": [round(float(r), 5) for r in record.recalls]},
-            "curve": curve}
+def read(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The lines of a table by id, in order. Raises BadInput for a file that is none."""
+    try:
+        about = Path(path).stat()
+    except OSError as error:
+        raise BadInput("path", str(path), f"a table of runs: {error}") from error
+    return _read(Path(path), about.st_mtime_ns, about.st_size)
 
 
-def read(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a table, in order. Raises BadInput for a file that is none."""
+@functools.lru_cache(maxsize=16)
+def _read(path: Path, mtime_ns: int, size: int) -> dict[str, dict[str, Any]]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
-    except (OSError, EOFError, ValueError) as error:
+            return {row["id"]: row for row in map(json.loads, file)}
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise BadInput("path", str(path), f"a table of runs, whole: {error}") from error
 
 
-def add(path: str | Path, records: Iterable[Record]) -> Path:
-    """Put finished runs into a table; the same runs make the same bytes, in whatever order they came."""
+def add(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """Put lines into a table; one that is there already is replaced. The same lines make the same bytes, in whatever
+    order they came."""
     path = Path(path)
     if not path.name.endswith(ENDING):
         raise BadInput("path", path.name, f"a file whose name ends in {ENDING}")
-    rows = {one["id"]: one for one in (read(path) if path.exists() else [])}
-    rows |= {one["id"]: one for one in map(row, records)}
-    lines = [json.dumps(one) + "\n" for one in sorted(rows.values(), key=lambda one: (one["name"], one["id"]))]
+    every = (read(path) if path.exists() else {}) | {row["id"]: row for row in rows}
+    lines = [json.dumps(row) + "\n" for row in sorted(every.values(), key=lambda row: (row["name"], row["id"]))]
     content = gzip.compress("".join(lines).encode("utf-8"), 9, mtime=0)
     write_atomically(path, lambda file: file.write(content))
     return path

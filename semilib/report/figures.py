@@ -86,7 +86,7 @@ def _class_label(names: list[str]) -> str:
 
 def confusion_matrices(records: list[Record]) -> Shown:
     """Of the test images of each true class, the share (%) predicted as each class: `frames.confusion`."""
-    groups = frames.finished(records)
+    groups = frames.finished(records, "confusion")
     return _show("confusion_matrices", frames.confusion(groups), records, groups, "last evaluation")
 
 

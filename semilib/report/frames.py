@@ -46,7 +46,10 @@ def runs(records: list[Record]) -> pd.DataFrame:
 
 
 def finished(records: list[Record], needed: str = "") -> Groups:
-    """The finished records by label, in every figure's order. needed="pseudo_labels": those that logged any.
+    """The finished records by label, in every figure's order.
+
+    needed: those alone whose log has it, such as "confusion" (only whole logs do) or "pseudo_labels" (not of every
+    method).
 
     Raises BadInput without one, for records of different scales (`labels.scale`), and for a log that is not its run's.
     """
@@ -54,10 +57,10 @@ def finished(records: list[Record], needed: str = "") -> Groups:
     name = {id(r): label for r, label in zip(records, labels(records), strict=True)}
     groups: Groups = {}
     for r in ordered(records):
-        if r.done and result_of(r) and (not needed or r.log[-1][needed]):
+        if r.done and result_of(r) and (not needed or r.log[-1].get(needed)):
             groups.setdefault(name[id(r)], []).append(r)
     if not groups:
-        which = f" of a method that has {needed.replace('_', '-')}" if needed else ""
+        which = f" whose log has {needed.replace('_', '-')}" if needed else ""
         raise BadInput("records", [r.run["status"] for r in records], f"at least one finished run{which}")
     return groups
 

@@ -2,6 +2,7 @@
 
     records = load(sorted(Path("results/quickstart").iterdir()))
 
+A line of a compact table is a record too. Its place is TABLE.jsonl.gz/KEY-CODE, as if the table were a folder.
 Numbers of a record are shares in [0, 1], as its log holds them. They have to agree with the result kept in run.json.
 """
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from semilib.errors import BadInput
 from semilib.files import shown, write_text
+from semilib.report import compact
 from semilib.training import metrics
 
 METRIC = "balanced_accuracy"
@@ -29,10 +31,14 @@ FOLDER = re.compile(r"(^|/)(?P<cell>[^/_]+\.s\d+)[/_](?P<method>[^/]+?)-(?P<key>
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A run as its folder tells it. run: run.json. log: the evaluations, in order."""
+    """A run as its folder tells it. run: run.json. log: the evaluations, in order.
+
+    means: of a line of a compact table without its whole log, the numbers that only the whole log gives. Such a `log`
+    has the step and the balanced accuracy of each evaluation."""
 
     run: dict[str, Any]
     log: list[dict[str, Any]] = field(default_factory=list)
+    means: dict[str, Any] = field(default_factory=dict)
 
     @property
     def cell(self) -> str:
@@ -94,26 +100,62 @@ class Record:
     @property
     def recalls(self) -> np.ndarray:
         """Recall of each class, the mean over `averaged`: [C]; NaN for a class without test images."""
+        if self.means:
+            return np.array(self.means["recall"], dtype=float)
         return np.array([e["recall"] for e in self.averaged], dtype=float).mean(0)
 
 
 def load(folders: Iterable[str | Path]) -> list[Record]:
-    """Read folders of runs, under runs/ or results/.
+    """Read runs: folders under runs/ or results/, or places in a compact table.
 
     A folder without run.json counts as a run that was not started, if its name is CELL.sSEED/METHOD-KEY-CODE or
     CELL.sSEED_METHOD-KEY. Raises BadInput for any other."""
-    return [read(folder) if (Path(folder) / "run.json").is_file() else _not_started(Path(folder)) for folder in folders]
+    return [read(folder) if in_table(folder) or (Path(folder) / "run.json").is_file() else _not_started(Path(folder))
+            for folder in folders]
 
 
 def read(folder: str | Path) -> Record:
-    """Read one folder; its log may be missing or cut short. Raises BadInput without a run.json."""
+    """Read one run; its log may be missing or cut short. Raises BadInput without a run.json, and for a place that its
+    compact table does not have."""
     folder = Path(folder)
+    if in_table(folder):
+        return _of_row(folder)
     if not (folder / "run.json").is_file():
         raise BadInput("folder", folder.name, "a run's folder, which holds run.json")
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     log = folder / "log.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
     return Record(run, [json.loads(line) for line in lines if line.endswith("\n")])
+
+
+def in_table(place: str | Path) -> bool:
+    """Whether a record's place is in a compact table."""
+    return Path(place).parent.name.endswith(compact.ENDING)
+
+
+def row(record: Record, whole: bool = False) -> dict[str, Any]:
+    """A finished run in one line of a compact table: its `id`, its run.json, and either its whole log, or the numbers
+    of that (`means`) and the balanced accuracy of each evaluation (`curve`).
+
+    Raises BadInput for an unfinished run, and for one whose log does not give its result."""
+    if not record.done:
+        raise BadInput("record", record.run["name"], f"a finished run; this one is {record.state}")
+    result = result_of(record)
+    if whole:
+        return {"id": record.id, **record.run, "log": record.log}
+    means = {name: result[name] for name in (*GROUPS, "geometric_mean")}
+    means["recall"] = [round(float(recall), 5) for recall in record.recalls]
+    return {"id": record.id, **record.run, "means": means,
+            "curve": [[e["step"], round(e[METRIC], 5)] for e in record.log]}
+
+
+def _of_row(place: Path) -> Record:
+    line = compact.read(place.parent).get(place.name)
+    if line is None:
+        raise BadInput("folder", place.name, f"the id of a run in {place.parent.name}")
+    run = {name: value for name, value in line.items() if name not in ("id", "log", "means", "curve")}
+    curve = [{"step": step, METRIC: value} for step, value in line.get("curve", ())]
+    return Record(run, line.get("log", curve), line.get("means", {}))
 
 
 def _not_started(folder: Path) -> Record:
@@ -125,12 +167,18 @@ def _not_started(folder: Path) -> Record:
 
 
 def folders_below(path: str | Path) -> list[Path]:
-    """The folders of runs below a folder, in order."""
-    return sorted(file.parent for file in Path(path).rglob("run.json"))
+    """The folders of runs below a folder, and the places in its compact tables, in order."""
+    tables = sorted(Path(path).rglob(f"*{compact.ENDING}"))
+    return [*sorted(file.parent for file in Path(path).rglob("run.json")),
+            *(table / name for table in tables for name in compact.read(table))]
 
 
 def result_of(record: Record) -> dict[str, Any]:
     """A finished run's numbers. Raises BadInput if its log does not give the result kept in run.json."""
+    if record.means:
+        kept = record.run["result"]
+        return {"rule": kept["rule"], **{k: kept[k] for k in SUMMARIES},
+                **{name: record.means[name] for name in (*GROUPS, "geometric_mean")}}
     summary = metrics.summary(record.log, METRIC) if record.log else {}
     kept, steps = record.run["result"], record.log[-1]["step"] if record.log else 0
     if steps != record.config["steps"] or any(not math.isclose(summary[k], kept[k], abs_tol=1e-9) for k in SUMMARIES):

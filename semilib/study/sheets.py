@@ -44,17 +44,18 @@ Folders = dict[str, Path]                      # key of a run -> folder of its r
 
 
 def find(grid: Grid, runs: str | Path = "runs", results: str | Path = "results") -> Folders:
-    """The folder of each of the grid's runs that is finished.
+    """The place of each of the grid's runs that is finished.
 
     It is in `runs`, made by today's code, or else among the committed records, made by the code of their commit."""
     folders = {}
+    kept = committed(str(place(results)))
     for run in grid.runs:
         mine = record.folder(run, place(runs)) if record.folders(run, place(runs)) else None
         run_json = mine and record.read(mine)
         if run_json and run_json["status"] == "done":
             folders[run.key] = mine
             continue
-        same = [(kept, path) for path, kept in committed(str(place(results))) if is_of(run, kept["config"])]
+        same = [(one, path) for path, one in kept.get(_fixed(run.identity()), ()) if is_of(run, one["config"])]
         if len(same) > 1:                      # today's code first, then the latest
             code = fingerprint.code_of(run.identity())
             same = [max(same, key=lambda item: (item[0]["code"] == code, item[0].get("finished", "")))]
@@ -68,17 +69,26 @@ def missing(grid: Grid, folders: Folders) -> list[Run]:
 
 
 @functools.lru_cache(maxsize=4)
-def committed(results: str) -> list[tuple[Path, dict[str, Any]]]:
-    """The finished runs below a folder: (folder, run.json)."""
-    loaded = [(path, record.read(path)) for path in records.folders_below(results)]
-    return [(path, run) for path, run in loaded if run["status"] == "done"]
+def committed(results: str) -> dict[tuple[Any, ...], list[tuple[Path, dict[str, Any]]]]:
+    """The finished runs below a folder, by `_fixed` of their configuration: (place, run.json) of each."""
+    found: dict[tuple[Any, ...], list[tuple[Path, dict[str, Any]]]] = {}
+    for path in records.folders_below(results):
+        run = records.read(path).run if records.in_table(path) else record.read(path)
+        if run["status"] == "done":
+            found.setdefault(_fixed(run["config"]), []).append((path, run))
+    return found
+
+
+def _fixed(config: dict[str, Any]) -> tuple[Any, ...]:
+    """The fields that every configuration has had."""
+    return tuple(config.get(name) for name in ("dataset", "method", "seed", "profile"))
 
 
 def is_of(run: Run, config: dict[str, Any]) -> bool:
     """Whether a record's configuration is this run's. A field or option that came later counts as its default."""
-    if any(getattr(run, k) != config.get(k) for k in ("dataset", "method", "seed", "profile")):
-        return False
-    return _equal(run.identity(), config, Run) and _equal(run.options, config["options"], run.method_class().Config)
+    identity = run.identity()
+    return _fixed(identity) == _fixed(config) and _equal(identity, config, Run) and _equal(
+        run.options, config["options"], run.method_class().Config)
 
 
 def _equal(a: dict[str, Any], b: dict[str, Any], kind: type) -> bool:

@@ -77,7 +77,8 @@ def runs(methods: Iterable[str] | None = None, order: str = "consistent", root: 
 def frame(folder: str | Path = "runs", order: str = "consistent", table: Path = TABLE) -> pd.DataFrame:
     """A row a finished trial: method, trial, settings, held-out balanced accuracy (mean of the last 20). Trials are
     those of the folder, else of the committed table."""
-    kept = {one["key"]: one for one in (compact.read(files.place(table)) if files.place(table).exists() else [])}
+    table = files.place(table)
+    kept = {row["key"]: row for row in compact.read(table).values()} if table.exists() else {}
     out = []
     for row in on_features(list(METHODS)):
         for number in range(TRIALS + 1):
