@@ -1,4 +1,4 @@
-"""A table of many runs in one compressed file, for studies whose folders would be too large to keep: a line of JSON a run.
+"""A table of many runs in one compressed file, a line of JSON a run, where their folders would be too large to keep.
 
     add("results/features/table1.jsonl.gz", [records.row(record) for record in records.load(folders)])
     rows = read("results/features/table1.jsonl.gz")

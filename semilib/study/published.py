@@ -24,8 +24,12 @@ def rows() -> list[dict[str, str]]:
 
 
 def rows_of(run: Run, name: str, metric: str = "balanced_accuracy") -> list[dict[str, str]]:
-    """Published numbers of a run's method in the run's cell, by a metric. name: the method as it is written."""
-    if run.dataset not in PUBLISHED_DATASETS or run.add or run.post_hoc or run.holdout or not _has_usual_options(run):
+    """Published numbers of a run's method in the run's cell, by a metric. name: the method as it is written.
+
+    They are of networks trained from scratch: none stands beside a run on features of a pretrained encoder."""
+    if run.encoder != "none" or run.dataset not in PUBLISHED_DATASETS or run.add or run.post_hoc or run.holdout:
+        return []
+    if not _has_usual_options(run):
         return []
     wanted = {"dataset": PUBLISHED_DATASETS[run.dataset], "image_size": str(run.side),
               "method": PUBLISHED_METHODS.get(run.method, name)}

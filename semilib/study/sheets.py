@@ -5,10 +5,9 @@
     for table in sheets(grid, folders):
         print(table.text)
 
-Every number is of records. A cell without all its runs says so. A difference is the mean over the seeds that both rows
-have. Three seeds or more give the 95 % interval of Student's t over those pairs, two give both differences, one gives
-no statement. Bold is a row whose worst seed is above every other row's best. Published numbers have a column a source,
-because sources differ in split, recipe, checkpoint rule and metric. None is SeMi's, whose tables this project has not
+Every number is of records. A cell without all its runs says so. `differences` has what is said of two rows.
+Published numbers have a column a source, because sources differ in split, recipe, checkpoint rule and metric. They are
+of networks trained from scratch, and stand beside such runs alone. None is SeMi's, whose tables this project has not
 seen.
 """
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import statistics
 import string
 from collections import Counter
@@ -31,6 +31,7 @@ from semilib.report.records import GROUPS
 from semilib.report.table import DASH, Column, Table, column
 from semilib.report.tables import count, mean_and_spread, never_acted, short
 from semilib.study import published
+from semilib.study.differences import LEVEL, difference, holm, in_words
 from semilib.study.grids import Entry, Grid
 from semilib.training import fingerprint, metrics, record
 from semilib.training.config import Run
@@ -119,11 +120,11 @@ def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path)
     sources = dict(zip(string.ascii_lowercase, by_source.values(), strict=False))
     frame = pd.DataFrame([{**_summary(entry, measured[measured["row"] == entry.row]),
                            **difference(scores.get(entry.row, {}), scores.get(entry.against, {})),
-                           "bold": entry.row == best(scores), "published": published.by_source(literature[entry.row])}
-                          for entry in entries])
-    seeds = "n seeds, one split for all of them; ± is the standard deviation over seeds"
-    notes = [f"Scale: {scale(first.runs[0])}; {seeds}.", *_groups_note(first.metric), *_difference_note(frame),
-             *_bold_note(frame), *_missing_note(frame), *_idle_notes(measured, folders), *_source_notes(sources),
+                           "published": published.by_source(literature[entry.row])} for entry in entries])
+    frame["p_holm"] = holm(frame["p"])
+    frame["difference"] = frame.apply(in_words, axis=1)
+    notes = [f"Scale: {scale(first.runs[0])}; {_seeds(first)}.", *_groups_note(first.metric), *_difference_note(frame),
+             *_missing_note(frame), *_idle_notes(measured, folders), *_source_notes(sources),
              *_split_note(measured), *_code_notes(measured)]
     return Table(grid.title, _columns(first.metric, frame, sources), frame, notes, measured,
                  subtitle="; ".join(filter(None, (first.column, first.section))))
@@ -132,9 +133,10 @@ def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path)
 def _measured(entry: Entry, folders: Folders, runs: str | Path) -> Iterable[dict[str, Any]]:
     """A row a run of an entry: its state and, if it is done, its numbers (shares in [0, 1])."""
     for run in entry.runs:
-        row = {"section": entry.section, "row": entry.row, "column": entry.column, "seed": run.seed, "name": run.name,
-               "key": run.key, "metric": entry.metric, "state": "done", "score": math.nan, "rule": "", "code": "",
-               "split": "", "commit": "", **dict.fromkeys((*GROUPS, "minutes"), math.nan)}
+        row = {"section": entry.section, "row": entry.row, "column": entry.column, "metric": entry.metric,
+               "seed": run.seed, "split_seed": run.split_seed, "name": run.name, "key": run.key, "state": "done",
+               "score": math.nan, **dict.fromkeys(("rule", "code", "split", "commit"), ""),
+               **dict.fromkeys((*GROUPS, "minutes"), math.nan)}
         if run.key not in folders:
             yield {**row, "state": record.state(run, place(runs))}
             continue
@@ -163,44 +165,16 @@ def _summary(entry: Entry, measured: pd.DataFrame) -> dict[str, Any]:
             "against": entry.against}
 
 
-def difference(values: dict[int, float], reference: dict[int, float]) -> dict[str, Any]:
-    """The difference over the seeds that both have, in percentage points: gain, low, high, and as text.
-
-    values, reference: seed -> share."""
-    pairs = [100 * (values[s] - reference[s]) for s in sorted(values.keys() & reference.keys())]
-    gain = statistics.fmean(pairs) if pairs else math.nan
-    low = high = math.nan
-    text = f"{gain:+.1f}" if pairs else ""
-    if len(pairs) == 2:
-        low, high = min(pairs), max(pairs)
-        text += f" ({low:+.1f}, {high:+.1f})"
-    elif len(pairs) > 2:
-        from scipy import stats
-        half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
-        low, high = gain - half, gain + half
-        text += f" [{low:+.1f}, {high:+.1f}]" + ("" if low <= 0 <= high else " *")
-    return {"gain": gain, "low": low, "high": high, "difference": text}
-
-
-def best(scores: dict[str, dict[int, float]]) -> str:
-    """The row whose worst seed is above every other row's best; "" if seeds overlap, or if a row has but one seed."""
-    if len(scores) < 2 or min(len(v) for v in scores.values()) < 2:
-        return ""
-    top = max(scores, key=lambda name: min(scores[name].values()))
-    others = max(max(v.values()) for name, v in scores.items() if name != top)
-    return top if min(scores[top].values()) > others else ""
-
-
 def _columns(metric: str, frame: pd.DataFrame, sources: dict[str, list[dict[str, str]]]) -> list[Column]:
     """sources: letter -> rows of a published source."""
-    def mean(row: dict[str, Any]) -> str:
-        text = mean_and_spread(row["mean"], row["spread"], 1)
-        return f"**{text}**" if row["bold"] else text
     compared = (frame["against"] != "").any()
-    return [column("row", "", left=True), Column(f"{METRIC_NAMES[metric]} %", mean),
+    return [column("row", "", left=True),
+            Column(f"{METRIC_NAMES[metric]} %", lambda row: mean_and_spread(row["mean"], row["spread"], 1)),
             Column("n", lambda row: count(row["done"], row["runs"], row["state"])),
             *(column(g, g, "{:.1f}".format) for g in GROUPS if metric == records.METRIC),
-            *([column("difference", "difference")] if compared else []), column("rule", "rule"),
+            *([column("difference", "difference")] if compared else []),
+            *([column("effect", "d", "{:+.1f}".format)] if frame["effect"].notna().any() else []),
+            column("rule", "rule"),
             *(Column(letter, lambda row, source=rows[0]["source_paper"]: row["published"].get(source, DASH))
               for letter, rows in sources.items())]
 
@@ -209,9 +183,19 @@ def _columns(metric: str, frame: pd.DataFrame, sources: dict[str, list[dict[str,
 
 
 def scale(run: Run) -> str:
-    """What the numbers of a run's table rest on, in a phrase."""
-    return (f"{run.cell}, {run.steps:,} steps of profile {run.profile}, batch {run.batch} + {run.mu * run.batch}, "
-            f"{run.network}, recipe {run.recipe}")
+    """What the numbers of a run's table rest on, in a phrase. On features the network is tuned by method."""
+    tuned = run.encoder != "none"
+    return (f"{re.sub('[.]split[0-9]+', '', run.cell)}, {run.steps:,} steps of profile {run.profile}, "
+            f"batch {run.batch} + {run.mu * run.batch}, "
+            + (f"frozen {run.encoder} at {run.encoder_side} px, head and settings tuned by method, " if tuned
+               else f"{run.network}, ") + f"recipe {run.recipe}")
+
+
+def _seeds(entry: Entry) -> str:
+    """What n and ± are of, in a phrase."""
+    own = len({run.split_seed for run in entry.runs}) == len(entry.runs) > 1
+    return (f"n seeds, {'each with a split of its own' if own else 'one split for all of them'}; ± is the standard "
+            "deviation over seeds")
 
 
 def _groups_note(metric: str) -> Iterable[str]:
@@ -221,16 +205,15 @@ def _groups_note(metric: str) -> Iterable[str]:
 
 def _difference_note(frame: pd.DataFrame) -> Iterable[str]:
     against = [row for row in dict.fromkeys(frame["against"]) if row]
-    if against:
-        other = against[0] if len(against) == 1 else "the row that it changes"
-        yield (f"Difference: this row less {other}, seed by seed, percentage points; with three seeds or more the 95 % "
-               "interval of Student's t over the pairs, * where it leaves out 0; it is not corrected for the number of "
-               "rows.")
-
-
-def _bold_note(frame: pd.DataFrame) -> Iterable[str]:
-    if frame["bold"].any():
-        yield "Bold: its worst seed is above every other row's best."
+    if not against:
+        return
+    other = against[0] if len(against) == 1 else "the row that it changes"
+    compared = int(frame["p"].notna().sum())
+    yield (f"Difference: this row less {other}, seed by seed, percentage points; with three seeds or more the 95 % "
+           "interval of Student's t over the pairs.")
+    if compared:
+        yield (f"* Holm's p of the paired t tests, {compared} in this table, is below {LEVEL}. d: mean of the pairs "
+               "over their standard deviation (Cohen's d_z).")
 
 
 def _missing_note(frame: pd.DataFrame) -> Iterable[str]:
@@ -251,9 +234,10 @@ def _source_notes(sources: dict[str, list[dict[str, str]]]) -> Iterable[str]:
 
 
 def _split_note(measured: pd.DataFrame) -> Iterable[str]:
-    splits = sorted({split for split in measured["split"] if split})
-    if len(splits) > 1:
-        yield f"Not one split: the records hold {', '.join(splits)}. Their numbers are not comparable."
+    kept = measured[measured["split"] != ""].groupby("split_seed", dropna=False)["split"].unique()
+    mixed = sorted(split for splits in kept if len(splits) > 1 for split in splits)
+    if mixed:
+        yield f"Not one split: the records hold {', '.join(mixed)}. Their numbers are not comparable."
 
 
 def _code_notes(measured: pd.DataFrame) -> Iterable[str]:

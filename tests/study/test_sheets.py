@@ -2,6 +2,7 @@
 published numbers apart."""
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from kit import ROOT
 from PIL import Image
@@ -17,6 +19,7 @@ from semilib.methods import title_of
 from semilib.report import diagrams, figures, paint  # noqa: F401  each draws kinds of figures
 from semilib.report.table import write_all
 from semilib.study import grids, insight, published, sheet_figures, sheets  # noqa: F401
+from semilib.study.differences import difference, holm, in_words
 from semilib.training import record
 
 SCORES = {"supervised": (0.50, 0.52, 0.54), "fixmatch": (0.60, 0.61, 0.65), "semi": (0.70, 0.74, 0.72)}
@@ -74,25 +77,53 @@ def test_a_difference_is_paired_over_seeds_with_student_s_interval(made):
     row = show(*made).frame.set_index("row").loc["FixMatch"]
     pairs = [-10, -13, -7]
     half = 4.302653 * statistics.stdev(pairs) / math.sqrt(3)                       # t, 2 degrees of freedom, 97.5 %
-    assert row["gain"] == pytest.approx(-10)
+    assert row["gain"] == pytest.approx(-10) and row["effect"] == pytest.approx(-10 / 3)
     assert (row["low"], row["high"]) == pytest.approx((-10 - half, -10 + half), abs=1e-4)
-    assert row["difference"].endswith("*") and "[-17.5, -2.5]" in row["difference"]
+    t = 10 / (3 / math.sqrt(3))
+    assert row["p"] == pytest.approx(1 - t / math.sqrt(t**2 + 2))                  # closed form, 2 degrees of freedom
+    assert "-10.0 [-17.5, -2.5]" in row["difference"]
+
+
+def test_a_star_is_of_holm_s_p_over_all_rows_of_the_table(made):
+    frame = show(*made).frame.set_index("row")
+    supervised, fixmatch = frame.loc["Supervised"], frame.loc["FixMatch"]
+    assert supervised["p"] == pytest.approx(0.003317, abs=1e-5) and supervised["p_holm"] == 2 * supervised["p"]
+    assert fixmatch["p_holm"] == fixmatch["p"] and fixmatch["difference"].endswith(" *")
+    assert math.isnan(frame.loc["SeMi", "p_holm"]), "the row that others are compared with"
+    assert holm([0.01, 0.04, 0.03, math.nan, 0.005]) == pytest.approx([0.03, 0.06, 0.06, math.nan, 0.02], nan_ok=True)
+    assert holm([0.6, 0.5]) == [1.0, 1.0] and holm([]) == []
+    assert "2 in this table, is below 0.05" in " ".join(show(*made).notes)
 
 
 def test_fewer_seeds_make_smaller_claims():
-    assert sheets.difference({0: .5}, {0: .4})["difference"] == "+10.0"
-    assert sheets.difference({0: .5, 1: .6}, {0: .4, 1: .4})["difference"] == "+15.0 (+10.0, +20.0)"
-    assert sheets.difference({0: .5}, {1: .4})["difference"] == "" and sheets.difference({}, {})["difference"] == ""
-    assert not sheets.difference({0: .5, 1: .6, 2: .4}, {0: .5, 1: .5, 2: .5})["difference"].endswith("*")
+    one, two = difference({0: .5}, {0: .4}), difference({0: .5, 1: .6}, {0: .4, 1: .4})
+    assert in_words(pd.Series({**one, "p_holm": one["p"]})) == "+10.0" and math.isnan(one["effect"])
+    assert in_words(pd.Series({**two, "p_holm": two["p"]})) == "+15.0 (+10.0, +20.0)" and math.isnan(two["p"])
+    none = difference({0: .5}, {1: .4})
+    assert none["pairs"] == 0 and in_words(pd.Series({**none, "p_holm": none["p"]})) == ""
+    same = difference({0: .5, 1: .6, 2: .4}, {0: .5, 1: .6, 2: .4})
+    assert (same["gain"], same["low"], same["high"]) == (0, 0, 0) and math.isnan(same["p"])
 
 
-def test_bold_only_where_no_seed_overlaps(made):
-    bold = show(*made).frame.set_index("row")["bold"].to_dict()
-    assert bold == {"Supervised": False, "FixMatch": False, "SeMi": True}
-    assert sheets.best({"a": {0: .7, 1: .6}, "b": {0: .5, 1: .6}}) == ""
-    assert sheets.best({"a": {0: .7}, "b": {0: .5}}) == ""
-    assert sheets.best({"a": {0: .7, 1: .61}, "b": {0: .5, 1: .6}}) == "a"
-    assert "**72.0 ± 2.0**" in show(*made).markdown
+def test_on_features_each_seed_has_its_split_and_no_published_number_stands_beside(tmp_path):
+    grid = grids.grid("table2", "features", ["fixmatch", "semi"])
+    grid = dataclasses.replace(grid, entries=tuple(e for e in grid.entries if e.column.endswith("100, reversed")))
+    for run in grid.runs:
+        write(tmp_path / "results" / run.key, run, 0.7 + run.seed / 100 + (run.method == "semi") * (5 + run.seed) / 100,
+              split={"labelled_counts": [2, 1, 1], "fingerprint": f"{run.seed}" * 8})
+    sheets.committed.cache_clear()
+    sheet = show(grid, tmp_path)
+    assert "each with a split of its own" in sheet.text and ".split" not in sheet.text
+    assert "frozen efficientnet-lite0 at 128 px" in sheet.text
+    assert not any(note.startswith("Not one split") for note in sheet.notes)
+    run = grid.runs[0]
+    scratch = next(e for e in grids.grid("table2", "short", ["fixmatch"]).entries if e.column == grid.entries[0].column)
+    assert published.rows_of(run, "FixMatch") == [] != published.rows_of(scratch.runs[0], "FixMatch")
+    path = tmp_path / "results" / run.key / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "split": {"labelled_counts": [2, 1, 1],
+                                                                          "fingerprint": "other"}}))
+    sheets.committed.cache_clear()
+    assert [note for note in show(grid, tmp_path).notes if "Not one split: the records hold" in note]
 
 
 def test_what_is_missing_or_failed_is_visible(made):
