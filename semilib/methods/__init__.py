@@ -49,6 +49,7 @@ METHODS: dict[str, Entry] = {
     "metaexpert": ("Meta-Expert", "semilib.methods.metaexpert:MetaExpert"),
     "cpg": ("CPG", "semilib.methods.cpg:CPG"),
     "farad": ("FARAD", "semilib.methods.farad:FARAD"),
+    "scssl": ("SC-SSL", "semilib.methods.scssl:SCSSL"),
     "semi": ("SeMi", "semilib.methods.semi_released:SeMi"),      # semi.py, and its release's defects as options
 }
 

@@ -182,6 +182,8 @@ ROWS = {
     "cpg": {**USB, "mu": 7, "strong_views": 1, "labelled_strong": True, "official_radius": True, "absolute_floor": 12},
     "semi": {**PORT, "mu": 1, "steps": 250_000, "eval_steps": 500, "strong_pool": "A", "labelled_in_unlabelled": True},
 }
+ROWS["scssl"] = {**{k: v for k, v in USB.items() if k != "report"}, "mu": 2, "rate": "constant",
+                 "strong_views": 1}                                                                        # D 1.2, 4.5
 ROWS["farad"] = {**ROWS["cdmad"], "blank_pass": "eval"}                                                     # D 1.2, 2.3
 # The references give LA no training run of its own; DASO's repository is the one that has it in this field (B 5.2, A
 # 2.9).
