@@ -68,14 +68,18 @@ def run(args) -> None:
 
 def single(args, fields: list[str]) -> None:
     from semilib import files
-    from semilib.training import progress, record  # no pandas, no notebooks: a bare machine with torch can run this
+    from semilib.data import folders  # no pandas, no notebooks: a bare machine with torch can run this
+    from semilib.training import metrics, progress, record
     from semilib.training.train import train
-    wanted = given_run(fields)
-    path = train(wanted, files.place(args.runs), args.folder, progress.Terminal())
+    wanted, shown = given_run(fields), progress.Terminal()
+    folders.prepare([wanted], shown.working)
+    path = train(wanted, files.place(args.runs), args.folder, shown)
     found = record.read(path)
     result = found["result"]
     print(f"{found['name']}, {wanted.steps:,} steps of profile {wanted.profile}: {result['metric'].replace('_', ' ')} "
           f"{result['mean_last']:.2%} ({result['rule']}; last {result['last']:.2%})")
+    if wanted.dataset == "imagefolder":
+        print(f"last evaluation: {metrics.counted(*result['right'])}; {found['split']['data']}")
     for name, advice in result.get("never_acted", {}).items():
         print(f"never acted: {name} ({advice})")
     print(f"record: {files.shown(path)} ({found['status']})")
@@ -377,6 +381,7 @@ def prepare(args) -> None:
 def encode(args) -> None:
     """Make, list or delete stores of an encoder's features; what making takes is said before it starts."""
     from semilib import files
+    from semilib.data import folders
     from semilib.features import store
     from semilib.training.progress import Terminal
     root = files.place(args.root)
@@ -391,6 +396,7 @@ def encode(args) -> None:
     runs = given_runs(tables, [*fields, f"root={root}"], args) if tables else [given_run([*fields, f"root={root}"])]
     from semilib.features.batches import needs
     progress = Terminal()
+    folders.prepare(runs, progress.working)
     wanted = needs(runs, progress.working)
     for place, views, rows in wanted:
         cost = place.cost(views, rows)

@@ -1,4 +1,5 @@
 """The command line as a user meets it: a run on one's own pictures, states, reports, and errors in one line."""
+import re
 import subprocess
 import sys
 
@@ -37,12 +38,18 @@ def refusal(*words: str) -> str:
     return said
 
 
-def test_a_run_on_ones_own_pictures(photos, tmp_path, capsys):
+def test_a_run_on_ones_own_pictures(photos, tmp_path, capsys, monkeypatch):
+    from semilib.data import pictures
+    walked, walk = [], pictures.files_below
+    monkeypatch.setattr(pictures, "files_below", lambda place: (walked.append(place.name), walk(place))[1])
     words = ["run", "dataset=imagefolder", f"root={photos}", "profile=smoke", "method=fixmatch",
              "fixmatch.threshold=0.2", "flip=False", "--runs", str(tmp_path)]
     cli.main(words)
     said = capsys.readouterr().out
+    assert walked == ["train", "unlabelled"], "a process looks at its folder once"
     assert "24 steps of profile smoke: balanced accuracy" in said and "(done)" in said
+    assert re.search(r"last evaluation: \d of 9 right, [\d.]+% \(95% interval [\d.]+ to [\d.]+%\); test pictures: "
+                     r"a fifth of each class of train/, at least one, held out by a draw with split_seed=0\n", said)
     (path,) = [p.parent for p in tmp_path.rglob("run.json")]
     found = record.read(path)
     assert found["split"]["class_names"] == ["one", "two", "zero"] and found["split"]["labelled_counts"] == [15, 10, 20]
@@ -129,7 +136,7 @@ def test_importing_the_package_is_cheap():
 
 
 def test_a_long_tail_of_ones_own_pictures_and_linked_folders(photos, tmp_path):
-    from semilib.data.sources import folder_id
+    from semilib.data import folders
     from semilib.training.config import Run
     run = Run.of("imagefolder", "fixmatch", root=str(photos), n1=10, gamma_l=5)
     assert run.gamma_u == 1 and run.cell.startswith("imagefolder-")
@@ -137,9 +144,10 @@ def test_a_long_tail_of_ones_own_pictures_and_linked_folders(photos, tmp_path):
     (linked / "train").mkdir(parents=True)
     for name in ("zero", "one", "two"):
         (linked / "train" / name).symlink_to(photos / "train" / name)
-    alone = folder_id(linked)
+    alone = folders.look(linked).id
     (linked / "unlabelled").symlink_to(photos / "unlabelled")
-    assert folder_id(linked) == folder_id(photos) != alone
+    folders.look_again()
+    assert folders.look(linked).id == folders.look(photos).id != alone
 
 
 TABLE = ["table1", "profile=smoke", 'methods=["fixmatch"]', "seeds=[0]"]

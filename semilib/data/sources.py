@@ -27,16 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from semilib.data import rng
+from semilib.data import folders, rng
 from semilib.data.arrays import arrays_at, require_space
 from semilib.errors import BadInput, check_name
 from semilib.files import write_atomically, write_text
 
 Colour = tuple[float, float, float]
-Tree = dict[str, list[Path]]  # the files of each class
 
 
 @dataclass
@@ -342,73 +341,8 @@ def first_of_each(labels: Tensor, n: int) -> Tensor:
 
 # ---- a user's own pictures -------------------------------------------------------------------------------------------
 
-def _visible(folder: Path) -> list[Path]:
-    """What a folder holds, by name, without hidden entries."""
-    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """All files below a folder, at any depth, in the order of their names."""
-    return [file for path in _visible(folder) for file in (_pictures(path) if path.is_dir() else [path])]
-
-
-def _classes(folder: Path) -> Tree:
-    """The class folders inside a folder, by name."""
-    return {path.name: _pictures(path) for path in _visible(folder) if path.is_dir()}
-
-
-def _hold_out(train: Tree, seed: int, root: Path) -> tuple[Tree, Tree]:
-    """Split every class into what stays in training and 20 % (at least 1) for testing, drawn by `seed`."""
-    kept, held = {}, {}
-    for k, (name, files) in enumerate(train.items()):
-        if len(files) < 2:
-            raise BadInput("root", str(root),
-                           f"train/{name} has 1 picture; it needs 2, one to be held out, or a folder test/")
-        chosen = set(rng.permutation(seed, f"holdout/{k}", 0, len(files))[:max(1, len(files) // 5)].tolist())
-        held[name] = [file for i, file in enumerate(files) if i in chosen]
-        kept[name] = [file for i, file in enumerate(files) if i not in chosen]
-    return kept, held
-
-
-def read_picture(path: str | Path, side: int) -> Tensor:
-    """One picture file as uint8 [3, side, side].
-
-    Turned as its EXIF orientation says, converted to RGB (transparency dropped, 16-bit grey to 8, the first frame of
-    several), then the shorter side resized to `side` with bicubic interpolation and the centre cropped (done as one
-    resize of the centred square). Raises what Pillow raises, and `ValueError` for floating-point pixels, whose range is
-    unknown.
-    """
-    with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
-        if picture.mode == "F":
-            raise ValueError("floating-point pixels")
-        if picture.mode.startswith("I"):
-            picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
-        # one transparent colour: Pillow's direct way to RGB warns and may keep the mark
-        if "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-        picture = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-
-def _read_all(files: tuple[Path, ...], side: int, root: Path) -> Tensor:
-    """All files as one uint8 tensor [n, 3, side, side]. One error names all files that cannot be read."""
-    images = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
-    unreadable = []
-    for i, path in enumerate(files):
-        try:
-            images[i] = read_picture(path, side)
-        except Exception as error:  # Pillow's decoders raise many kinds, and one bad file must not hide the others
-            unreadable.append(f"{path.relative_to(root).as_posix()} ({str(error).replace(str(path), path.name)})")
-    if unreadable:
-        raise BadInput("root", str(root),
-                       f"{len(unreadable)} of its files cannot be read as pictures; remove or replace "
-                       f"{'; '.join(unreadable)}")
-    return images
-
-
 def image_folder(root: str | Path = "data", side: int = 32, split_seed: int | None = None, flip: bool = True) -> Source:
-    """Your own pictures, of any format that Pillow reads, each brought to `side` x `side` by `read_picture`.
+    """Your own pictures, of any format that Pillow reads, each brought to `side` x `side` by `pictures.read_picture`.
 
         root/
             train/                   at least two class folders; the folder's name is the class's name
@@ -423,61 +357,25 @@ def image_folder(root: str | Path = "data", side: int = 32, split_seed: int | No
     0), so another split_seed has another test set. Classes are numbered in the order of their names. Hidden files are
     passed over, and so are files that lie in train/ or test/ itself. The training images are those of train/, class by
     class, then those of unlabelled/ with the label -1; mean and std are computed from both. In memory a picture takes 3
-    * side * side bytes.
+    * side * side bytes. Decoded pictures are kept in root/.semilib/.
 
     flip: whether a mirrored picture keeps its class (not so for digits, letters or signs).
-    Raises `BadInput` for a tree that is not like this one, and one that lists every file that cannot be read.
+    Raises `BadInput` for a tree that is not like this one, and one that names the files that cannot be read.
     """
-    root = Path(root).expanduser()
     if not side >= 1:
         raise BadInput("side", side, "the width and height to bring pictures to, a whole number >= 1")
-    train, test = _folder_tree(root, 0 if split_seed is None else split_seed)
-    unlabelled = _pictures(root / "unlabelled") if (root / "unlabelled").is_dir() else []
+    folder, seed = folders.look(root), 0 if split_seed is None else split_seed
+    train, test = folder.held_out(seed)
     number = {name: k for k, name in enumerate(train)}
-    rows = [(file, number[name]) for name in train for file in train[name]] + [(file, -1) for file in unlabelled]
+    rows = [(file, number[name]) for name in train for file in train[name]] + [(file, -1) for file in folder.unlabelled]
     test_rows = [(file, number[name]) for name in test for file in test[name]]
     files, labels = zip(*rows, *test_rows)
-    images, labels, n = _read_all(files, side, root), torch.tensor(labels), len(rows)
+    images, labels, n = folders.read(folder, files, side), torch.tensor(labels), len(rows)
     mean, std = channel_statistics(images[:n])
-    return Source("imagefolder", images[:n], labels[:n], images[n:], labels[n:], list(train), mean, std, flip)
-
-
-def folder_id(root: str | Path) -> str:
-    """Sixteen hex digits over the relative names and sizes of all pictures of a folder tree.
-
-    They are equal for equal copies, wherever they lie. Raises `BadInput` (field root) if there is no `train` folder.
-    """
-    root = Path(root).expanduser()
-    if not (root / "train").is_dir():
-        raise BadInput("root", str(root), "a folder that holds train/<class>/<pictures>")
-    digest = hashlib.sha256()
-    for part in ("train", "test", "unlabelled"):
-        for path in _pictures(root / part) if (root / part).is_dir() else ():
-            digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _folder_tree(root: Path, seed: int) -> tuple[Tree, Tree]:
-    """The training and test files by class, in the order of the classes. Raises `BadInput` for a wrong tree."""
-    if not (root / "train").is_dir():
-        raise BadInput("root", str(root), "a folder that holds train/<class>/<pictures>; it has no folder train")
-    train = _classes(root / "train")
-    if len(train) < 2:
-        raise BadInput("root", str(root), f"train/ must hold at least 2 class folders; it has {len(train)}")
-    empty = [name for name, files in train.items() if not files]
-    if empty:
-        raise BadInput("root", str(root),
-                       f"class without labelled images: no picture in train/{', train/'.join(empty)}")
-    if not (root / "test").is_dir():
-        return _hold_out(train, seed, root)
-    test = _classes(root / "test")
-    unknown = [name for name in test if name not in train]
-    if unknown:
-        raise BadInput("root", str(root), f"classes of test/ that train/ lacks: {', '.join(unknown)}")
-    if not any(test.values()):
-        raise BadInput("root", str(root),
-                       "no picture in test/<class>/; without a folder test/, a part of train/ is held out")
-    return train, test
+    held = f"a fifth of each class of train/, at least one, held out by a draw with split_seed={seed}"
+    origin = f"test pictures: {'those of test/' if folder.test else held}"
+    return Source("imagefolder", images[:n], labels[:n], images[n:], labels[n:], list(train), mean, std, flip,
+                  origin=origin)
 
 
 # ---- by name ---------------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class SweepStatus:
         if outcome.state == "done":
             if seconds is not None:
                 self.seconds.append(seconds)
-            score = result_text(record.read(outcome.folder)["result"])
+            score = result_text(outcome.run, record.read(outcome.folder)["result"])
             self.note(f"{line}{score}" + ("" if seconds is None else f"  {clock(seconds)}"))
         elif outcome.state != "done before":
             self.note(f"{line}  {outcome.error}".rstrip())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from semilib import files
+from semilib.data import folders
 from semilib.errors import TrainingError
 from semilib.study import clusters, local
 from semilib.study.launchers import Local, Ray
@@ -32,7 +33,8 @@ DO = {"local": local.do, "slurm": clusters.slurm, "ray": clusters.ray}
 def sweep(runs: Iterable[Run], folder: str | Path = "runs", how: Local | Ray | None = None,
           progress: Progress | None = None) -> list[Outcome]:
     """Do the runs that are not done, on this machine or where `how` says; an outcome for each run."""
-    how = how or Local()
+    how, runs = how or Local(), list(runs)
+    folders.prepare(runs, (progress or automatic(len(runs))).working)
     return DO[how.name](runs, folder, how, progress)
 
 
@@ -44,12 +46,13 @@ def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress 
     process has, because its numbers are not there yet. slots: more than one does them side by side, a process a run.
     """
     runs = list(runs)
+    progress = progress or automatic(len(runs))
+    folders.prepare(runs, progress.working)
     if slots != 1:
         outcomes = local.do(runs, folder, Local(slots=slots, notebook=False), progress)
         if busy := [outcome for outcome in outcomes if outcome.state == "busy"]:
             raise record.RunBusy(f"{busy[0].folder} is being trained by another process: wait for it, or stop it first")
         return [record.folder(run, folder) for run in runs]
-    progress = progress or automatic(len(runs))
     paths = [record.folder(run, folder) for run in runs]
     for run, path in zip(runs, paths, strict=True):
         run_json = record.read(path)

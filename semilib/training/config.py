@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from semilib.data import folders
 from semilib.data.splits import ORDERS
 from semilib.errors import BadInput, check_name
 from semilib.networks.backbones import ON_FEATURES, ON_PICTURES, VARIANTS, parse_network, reads_features
@@ -194,12 +195,15 @@ class Run:
     @classmethod
     def of(cls, dataset: str = "mnistm5k", method: str = "semi", **given: Any) -> Run:
         """A run of the data set's default cell and profile, changed by what is given; profile="" is the data set's own.
+        A run on a folder of pictures is one of the pictures that lie there now.
 
         Under recipe="original" the method's own recipe lies between the profile and what is given; a profile other than
         "paper" keeps its scale (`SCALE`). Under profile "smoke" the method's `smoke` options lie between them too.
         Raises BadInput naming field and value.
         """
         check_name("dataset", dataset, CELLS)
+        if dataset == "imagefolder":
+            folders.look_again()
         for name in given:
             check_parameter(name, given[name], method, given.get("base", ""), given.get("add", ""))
         encoder = given.get("encoder")
@@ -362,8 +366,7 @@ class Run:
         if self.encoder_weights:
             out["encoder_weights"] = file_hash(self.encoder_weights)
         if self.dataset == "imagefolder":
-            from semilib.data.sources import folder_id
-            out["folder"] = folder_id(self.root)
+            out["folder"] = folders.look(self.root).id
         return out
 
     @property

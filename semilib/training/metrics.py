@@ -4,6 +4,7 @@ C classes; confusion [C, C]: rows are true classes, columns predictions. Everyth
 """
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -61,6 +62,22 @@ def top1(confusion: np.ndarray) -> float:
     return float(confusion.diagonal().sum() / max(1, confusion.sum()))
 
 
+def interval(right: int, images: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share of `right` in `images`: (low, high). It holds at 0 and at all of few, too
+    (Wilson, J. Am. Stat. Assoc. 22, 1927; Brown, Cai and DasGupta, Stat. Sci. 16, 2001)."""
+    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    share, weight = right / images, 1 + z * z / images
+    middle = share + z * z / (2 * images)
+    half = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
+    return max(0.0, (middle - half) / weight), min(1.0, (middle + half) / weight)
+
+
+def counted(right: int, images: int) -> str:
+    """A share of few images in words: 3 of 3 right, 100.0% (95% interval 43.9 to 100.0%)."""
+    low, high = interval(right, images)
+    return f"{right:,} of {images:,} right, {right / images:.1%} (95% interval {100 * low:.1f} to {100 * high:.1f}%)"
+
+
 def pseudo_label_scores(used: np.ndarray, seen: np.ndarray, predicted: np.ndarray, shown: int) -> dict[str, Any]:
     """Quality of the pseudo-labels since the last evaluation.
 
@@ -92,13 +109,21 @@ def summary(evaluations: list[dict[str, Any]], metric: str = "balanced_accuracy"
 
     `best_on_test` picks by the test set. It is stored for comparison with papers that report it, and is never a
     headline of the shared recipe. report: which of them the run's recipe reports. metrics: the same four numbers of
-    each of `NAMED` that the evaluations have, so that no table needs to take one for another.
+    each of `NAMED` that the evaluations have, so that no table needs to take one for another. right: of the last
+    evaluation, how many test images are classified right, and how many there are.
     """
     named = {name: _four([e[name] for e in evaluations], last) for name in NAMED if all(name in e for e in evaluations)}
     tail = evaluations[-last:]
     return {"metric": metric, "rule": REPORTED if len(tail) == last else f"mean of all {len(tail)} evaluations",
             **_four([e[metric] for e in evaluations], last), "evaluations_averaged": len(tail),
-            "evaluations": len(evaluations), "report": report, "metrics": named}
+            "evaluations": len(evaluations), "report": report, "metrics": named,
+            **({"right": right_of(evaluations[-1])} if "confusion" in evaluations[-1] else {})}
+
+
+def right_of(evaluation: dict[str, Any]) -> list[int]:
+    """Of an evaluation: how many test images are classified right, and how many there are."""
+    confusion = np.asarray(evaluation["confusion"], dtype=np.int64)
+    return [int(confusion.diagonal().sum()), int(confusion.sum())]
 
 
 def _four(values: list[float], last: int) -> dict[str, float]:

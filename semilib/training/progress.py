@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semilib.files import write_text
+from semilib.training import metrics
 
 if TYPE_CHECKING:
     from semilib.training.config import Run
@@ -27,10 +28,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
 
 
-def result_text(result: dict[str, Any]) -> str:
-    """A finished run's result as the end of a line: its number, and the parts of its method that never acted."""
+def result_text(run: Run, result: dict[str, Any]) -> str:
+    """A finished run's result as the end of a line: its number, and the parts of its method that never acted. A folder
+    of pictures may have few to test on, so there their number is said."""
     idle = ", ".join(result.get("never_acted", ()))
-    return f"  balanced accuracy {result['mean_last']:.1%}" + (f"  never acted: {idle}" if idle else "")
+    counted = f"  last: {metrics.counted(*result['right'])}" if run.dataset == "imagefolder" else ""
+    return f"  balanced accuracy {result['mean_last']:.1%}{counted}" + (f"  never acted: {idle}" if idle else "")
 
 
 class Progress:
@@ -61,7 +64,7 @@ class Progress:
                   f"  {rate:.1f} steps/s  {clock((run.steps - done) / max(1e-9, rate))} left")
 
     def end(self, run: Run, status: str, result: dict[str, Any] | None = None) -> None:
-        self.finished.append(f"{self._head(run)}  {status}{result_text(result) if result else ''}")
+        self.finished.append(f"{self._head(run)}  {status}{result_text(run, result) if result else ''}")
         self._say("")
 
     def reused(self, run: Run, result: dict[str, Any]) -> None:

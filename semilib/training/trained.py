@@ -10,7 +10,9 @@ by how much.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from semilib import files
-from semilib.data import sources
+from semilib.data import pictures, sources
+from semilib.data.pictures import Report
 from semilib.errors import BadInput
 from semilib.features.batches import bytes_of
 from semilib.methods.base import Info, Method
@@ -103,32 +106,37 @@ class Trained:
         return torch.cat([self.net(self.prepare(part.to(self.device))).f.cpu()
                           for part in images.split(EVALUATION_BATCH)])
 
-    def predict(self, pictures: Tensor | str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    def predict(self, given: Tensor | str | Path | Iterable[str | Path],
+                report: Report = pictures.silent) -> pd.DataFrame:
         """A row a picture: what it is taken for, how confidently, and the second guess.
 
-        pictures: a file of any size, a folder (all files below it), several of both, or uint8 [n, 3, side, side].
-        `picture` is the path as it was given, or below the folder that was given. Raises BadInput for a file that is
-        no picture.
+        given: a file of any size, a folder (all files below it), several of both, or uint8 [n, 3, side, side].
+        `picture` is the path as it was given, or below the folder that was given. Pictures of the folder that the run
+        was trained on are not decoded again. Raises BadInput for what is not there, before any work, and at the end one
+        that names all files that are no pictures.
         """
-        paths: list[Any] | None = None
-        if not isinstance(pictures, Tensor):
-            given: list[Any] = [pictures] if isinstance(pictures, str | Path) else list(pictures)
-            paths = [file.as_posix() for one in given for file in files_below(Path(one))]
-            if not paths:
-                raise BadInput("pictures", [str(one) for one in given], "at least one picture")
-            pictures = torch.stack([self._read(Path(path)) for path in paths])
-        top, index = self.probabilities(pictures).topk(min(2, len(self.class_names)), dim=-1)
-        frame = pd.DataFrame({"picture": paths or list(range(len(top))),
-                              "class": [self.class_names[i] for i in index[:, 0]], "confidence": top[:, 0].tolist()})
+        if isinstance(given, Tensor):
+            return self._rows(range(len(given)), self.probabilities(given))
+        files = files_of([given] if isinstance(given, str | Path) else list(given))
+        rows: list[pd.DataFrame] = []
+        wrong: dict[Path, str] = {}
+        for root, part in _parts(files):
+            images, unreadable = pictures.read([file.absolute() for file in part], self.run.side, root, report=report)
+            wrong |= unreadable
+            rows.append(self._rows([file.as_posix() for file in part], self.probabilities(images)))
+            report(f"{sum(map(len, rows)):,} of {len(files):,} pictures predicted")
+        if wrong:
+            raise BadInput("pictures", next(iter(wrong)).name, f"files that Pillow reads as pictures; leave out "
+                                                               f"{pictures.listed(wrong, Path.cwd())}")
+        return pd.concat(rows, ignore_index=True)
+
+    def _rows(self, names: Sequence[Any], probabilities: Tensor) -> pd.DataFrame:
+        top, index = probabilities.topk(min(2, len(self.class_names)), dim=-1)
+        frame = pd.DataFrame({"picture": names, "class": [self.class_names[i] for i in index[:, 0]],
+                              "confidence": top[:, 0].tolist()})
         if len(self.class_names) > 1:
             frame["second"], frame["its_confidence"] = [self.class_names[i] for i in index[:, 1]], top[:, 1].tolist()
         return frame
-
-    def _read(self, file: Path) -> Tensor:
-        try:
-            return sources.read_picture(file, self.run.side)
-        except (OSError, ValueError) as error:
-            raise BadInput("pictures", file.name, f"files that Pillow reads as pictures: {error}") from error
 
     def export(self, path: str | Path) -> Path:
         """Write an ONNX file that maps `images`, uint8 [n, 3, side, side], to `probabilities`, float [n, C].
@@ -163,12 +171,25 @@ class Probabilities(nn.Module):
         return (self.method.predict(self.net, self.prepare(images)) - self.offset).softmax(-1)
 
 
-def files_below(path: Path) -> list[Path]:
-    """A file itself; of a folder all files below it, by name, without hidden ones."""
-    if not path.is_dir():
-        return [path]
-    below = (file for file in path.rglob("*") if file.is_file())
-    return sorted(file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts))
+def files_of(given: Sequence[str | Path]) -> list[Path]:
+    """Files, and those below folders (`pictures.files_below`). Raises BadInput for what is not there, and for none."""
+    out = []
+    for one in map(Path, given):
+        if not one.exists():
+            raise BadInput("pictures", str(one), "files and folders that are there")
+        out += pictures.files_below(one, "pictures") if one.is_dir() else [one]
+    if not out:
+        raise BadInput("pictures", [str(one) for one in given], "at least one picture")
+    return out
+
+
+def _parts(files: list[Path]) -> Iterator[tuple[Path | None, list[Path]]]:
+    """Files in their order, some at a time, with the folder around them in which decoded pictures are kept, if any."""
+    kept_around = functools.cache(pictures.kept_around)
+    for root, group in itertools.groupby(files, lambda file: kept_around(file.absolute().parent)):
+        members = list(group)
+        for start in range(0, len(members), pictures.PART):
+            yield root, members[start:start + pictures.PART]
 
 
 def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semilib.data import sources
+from semilib.data import pictures, sources
 from semilib.data.splits import long_tailed_counts, make_split
 from semilib.errors import BadInput
 from semilib.training.config import Run
@@ -425,7 +425,7 @@ def test_a_plain_folder(folder):
 
 
 def is_red(path, tolerance):
-    image = sources.read_picture(path, 8)
+    image = pictures.read_picture(path, 8)
     assert image.shape == (3, 8, 8) and image.dtype == torch.uint8
     return (image.float() - torch.tensor(RED).view(3, 1, 1)).abs().max() <= tolerance
 
@@ -446,12 +446,12 @@ def test_formats_and_modes_in_colour(tmp_path, name, mode, options, tolerance):
 ])
 def test_grey_pictures(tmp_path, pixels, grey):
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert (sources.read_picture(tmp_path / "a.png", 8) == grey).all()
+    assert (pictures.read_picture(tmp_path / "a.png", 8) == grey).all()
 
 
 def test_grey_with_alpha(tmp_path):
     picture(tmp_path / "a.png", (77, 77, 77), "LA")
-    assert (sources.read_picture(tmp_path / "a.png", 8) == 77).all()
+    assert (pictures.read_picture(tmp_path / "a.png", 8) == 77).all()
 
 
 def test_transparent_palettes_are_read_without_a_warning(tmp_path):
@@ -469,7 +469,7 @@ def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path):
     tall.save(tmp_path / "tall.png")
     for name, expected in (("wide.png", wide.resize((30, 10), Image.Resampling.BICUBIC).crop((10, 0, 20, 10))),
                            ("tall.png", tall.resize((10, 30), Image.Resampling.BICUBIC).crop((0, 10, 10, 20)))):
-        picture = sources.read_picture(tmp_path / name, 10).permute(1, 2, 0)
+        picture = pictures.read_picture(tmp_path / name, 10).permute(1, 2, 0)
         difference = picture.int() - torch.tensor(np.array(expected)).int()
         assert difference.abs().max() <= 1
 
@@ -480,7 +480,7 @@ def test_the_orientation_is_respected(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by a quarter clockwise: the top goes to the right
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    image = sources.read_picture(tmp_path / "a.png", 40)
+    image = pictures.read_picture(tmp_path / "a.png", 40)
     assert image[:, 20, 35].tolist() == list(RED) and image[:, 20, 4].tolist() == list(BLUE)
 
 

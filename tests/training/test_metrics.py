@@ -137,3 +137,16 @@ def test_post_hoc_adjustment_leaves_training_and_ties_of_equal_classes_alone():
     logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
     balanced = [kit.trainer("supervised", post_hoc=tau, gamma_l=1.0, gamma_u=1.0) for tau in (0.0, 3.0)]
     assert torch.equal(*(confusion_of(t, logits) for t in balanced))                    # an equal prior moves no argmax
+
+
+@pytest.mark.parametrize("right, images", [(0, 3), (3, 3), (35, 40), (1, 1), (9_000, 10_000)])
+def test_the_interval_of_a_share_is_wilson_s(right, images):
+    from scipy.stats import binomtest
+    want = binomtest(right, images).proportion_ci(0.95, "wilson")
+    assert metrics.interval(right, images) == pytest.approx((want.low, want.high), abs=1e-12)
+
+
+def test_a_share_of_few_images_is_said_with_their_number():
+    assert metrics.counted(3, 3) == "3 of 3 right, 100.0% (95% interval 43.9 to 100.0%)"
+    line = {"balanced_accuracy": 0.5, "confusion": [[3, 1], [2, 0]]}
+    assert metrics.summary([line, line])["right"] == [3, 6]

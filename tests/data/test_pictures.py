@@ -1,0 +1,180 @@
+"""Picture files: read at reduced size, side by side, once; a folder of them is known by what its files hold."""
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from semilib.data import folders, pictures, sources
+from semilib.errors import BadInput
+from semilib.training.config import Run
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A photograph of 2,560 x 1,708 pixels as a JPEG."""
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    Image.fromarray(load_sample_image("china.jpg")).resize((2560, 1708)).save(path, quality=90)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of four pictures, two test pictures and three without a class, all different and ten seconds old."""
+    sizes = {"train/ant": 4, "train/bee": 4, "test/ant": 1, "test/bee": 1, "unlabelled": 3}
+    for k, (place, n) in enumerate(sizes.items()):
+        (tmp_path / place).mkdir(parents=True)
+        for i in range(n):
+            drawn(tmp_path / place / f"{i}.bmp", 10 * k + i)
+    return tmp_path
+
+
+def drawn(path, seed, age=10.0):
+    """Write the picture of a seed, and make its file some seconds old; pictures of all seeds take the same bytes."""
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def load(folder):
+    folders.look_again()
+    return sources.load("imagefolder", folder, SIDE)
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """What is done to files: each that is read whole, by name."""
+    done = []
+    read = pictures.Path.read_bytes
+    monkeypatch.setattr(pictures.Path, "read_bytes", lambda path: (done.append(path.name), read(path))[1])
+    monkeypatch.setattr(pictures, "SETTLED", -60.0)        # files just written count as settled
+    return done
+
+
+# ---- decoding --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side, mean, most", [(32, 2.1, 25), (64, 1.7, 30), (128, 1.0, 20)])
+def test_a_photograph_read_at_reduced_size_is_nearly_the_one_read_whole(photo, side, mean, most, monkeypatch):
+    reduced = pictures.read_picture(photo, side).int()
+    monkeypatch.setattr(pictures, "REDUCED", 10_000)
+    gap = (reduced - pictures.read_picture(photo, side).int()).abs().float()
+    assert 0 < gap.mean() < mean and gap.max() <= most
+
+
+def test_a_small_jpeg_is_read_whole(photo, monkeypatch):
+    whole = pictures.read_picture(photo, 300)                                             # 6 x 300 > 1,708
+    monkeypatch.setattr(pictures, "REDUCED", 10_000)
+    assert torch.equal(whole, pictures.read_picture(photo, 300))
+
+
+def test_the_mark_of_the_decoding_follows_what_it_does(monkeypatch):
+    before = pictures.decoding(SIDE)
+    assert before == pictures.decoding.__wrapped__(SIDE) != pictures.decoding(64)
+    monkeypatch.setattr(pictures, "REDUCED", 1)
+    assert pictures.decoding.__wrapped__(SIDE) != before
+
+
+# ---- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_decoded_once_and_found_again_whatever_has_the_same_content(folder, work):
+    first = load(folder)
+    assert len(work) == 2 * 13                                                    # for its content, and to decode it
+    work.clear()
+    again = load(folder)
+    assert not work and torch.equal(again.images, first.images) and torch.equal(again.test_images, first.test_images)
+    shutil.move(folder / "train/ant/3.bmp", folder / "train/bee/9.bmp")
+    drawn(folder / "unlabelled/9.bmp", 999)
+    moved = load(folder)
+    assert work == ["9.bmp", "9.bmp", "9.bmp"]             # the moved one is looked into, the new one decoded as well
+    assert torch.equal(moved.images[7], first.images[3]) and len(moved.images) == 12
+
+
+@pytest.mark.parametrize("harm", [lambda file: file.write_bytes(file.read_bytes()[:5000]),
+                                  lambda file: file.write_bytes(file.read_bytes().replace(b"ontents", b"ontentt")),
+                                  lambda file: np.savez(file, contents=np.array(["a"], "S32"), images=np.zeros(3))])
+def test_what_is_kept_and_damaged_is_made_again(folder, work, harm):
+    first = load(folder)
+    for file in (folder / ".semilib").rglob("*.npz"):
+        harm(file)
+    (folder / ".semilib/contents.json").write_text("{")
+    again = load(folder)
+    assert torch.equal(again.images, first.images)
+    work.clear()
+    assert torch.equal(load(folder).images, first.images) and not work
+
+
+def test_a_decoder_that_makes_something_else_finds_nothing_and_clears_up(folder, work, monkeypatch):
+    load(folder)
+    monkeypatch.setattr(pictures, "decoding", lambda side: "00000000")
+    work.clear()
+    load(folder)
+    assert len(work) == 13 and [path.name for path in (folder / ".semilib").glob("pic*")] == ["pictures-32-00000000"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_read_every_time(folder, work, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("read-only")
+    monkeypatch.setattr(pictures, "write_atomically", refuse)
+    monkeypatch.setattr(pictures, "write_text", refuse)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="not kept for the next time: read-only"):
+            assert len(load(folder).images) == 11
+    assert len(work) == 4 * 13
+
+
+def test_two_threads_read_what_one_reads_and_say_how_far_they_are(folder):
+    files, lines = pictures.files_below(folder / "train"), []
+    one, _ = pictures.read(files, SIDE)
+    torch.set_num_threads(2)
+    two, wrong = pictures.read(files, SIDE, report=lines.append)
+    assert torch.equal(one, two) and not wrong
+    assert lines[-1].startswith("pictures: 8 of 8 pictures decoded") and lines[-1].endswith("0.0 min left")
+
+
+# ---- what identifies a folder ----------------------------------------------------------------------------------------
+
+
+def test_pictures_replaced_by_others_of_the_same_name_size_and_time_make_another_run(folder):
+    def run():
+        return Run.of("imagefolder", "supervised", root=str(folder), encoder="none", side=SIDE)
+    before, first = run().key, load(folder)
+    drawn(folder / "train/ant/0.bmp", 12345)
+    os.utime(folder / "train/ant/0.bmp", (1e9, 1e9))
+    changed = run().key
+    second = load(folder)
+    drawn(folder / "train/ant/0.bmp", 54321)
+    os.utime(folder / "train/ant/0.bmp", (1e9, 1e9))                                      # in the same tick, perhaps
+    assert len({before, changed, run().key}) == 3
+    assert not torch.equal(first.images[0], second.images[0])
+    assert not torch.equal(load(folder).images[0], second.images[0])
+    assert torch.equal(first.images[1:], second.images[1:])
+
+
+def test_a_picture_changed_while_it_is_read_is_no_other_picture(folder):
+    known = folders.look(folder)
+    drawn(folder / "train/ant/0.bmp", 12345)
+    with pytest.raises(BadInput, match=r"1 of its files .* train/ant/0.bmp \(it was changed while it was read"):
+        folders.read(known, list(known.contents), SIDE)
+
+
+def test_files_that_are_none_are_named_before_anything_is_read(folder):
+    (folder / "train/ant/gone.png").symlink_to("/nowhere/gone.png")
+    (folder / "train/ant/all").symlink_to("..")
+    os.mkfifo(folder / "train/ant/pipe")
+    (folder / "train/ant/round").symlink_to("round")
+    with open(os.fsencode(folder / "train/ant") + b"/caf\xe9.png", "wb"):
+        pass
+    with pytest.raises(BadInput) as error:
+        load(folder)
+    for words in (r"gone.png (a link without a target)", "all (a link to a folder around it)", "pipe (neither file",
+                  r"caf\udce9.png (its name is not UTF-8)", "round (a link without a target)"):
+        assert words in str(error.value)
