@@ -226,6 +226,9 @@ def status(args) -> None:
     from semilib.training import record
     for path in sorted(files.place(args.runs).rglob("run.json")):
         found, state = record.read(path.parent), record.state_of(path.parent)
+        if found is None:
+            print(f"{state:12} {'-':>7}  {files.shown(path.parent)}: it will be done again")
+            continue
         score = f"{found['result']['mean_last']:.1%}" if "result" in found else "-"
         print(f"{state:12} {score:>7}  {found['name']}  {found['config']['profile']} {found['config']['steps']} steps  "
               f"{found['key']}-{found['code']}")

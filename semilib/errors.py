@@ -27,6 +27,18 @@ class RunBusy(RuntimeError):
     """Another process is training this run."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A run that was asked to stop, and that is saved. signal: the number of the signal that asked."""
+
+    def __init__(self, words: str, signal: int):
+        super().__init__(words)
+        self.signal = signal
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback."""
+        return [str(self)]
+
+
 def check_name(kind: str, name: object, valid: Iterable[object]) -> None:
     """Raise `BadInput` unless `name` is one of `valid`; the message offers the nearest valid name."""
     valid = list(valid)

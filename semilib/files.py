@@ -1,6 +1,7 @@
 """Where the project lies, and writing a file whole or not at all."""
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent
 def write_atomically(path: Path, write) -> None:
     """Call `write(file)` on a temporary file beside `path`, flush it to the disk, then rename it.
 
-    Readers see all of it or nothing.
+    Readers see all of it or nothing, also after a power failure. An OSError names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +22,36 @@ def write_atomically(path: Path, write) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
+        part.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> int:
+    """Add a line to a file that is there and flush it to the disk. Returns the bytes written."""
+    content = line.encode("utf-8") + b"\n"
+    with open(path, "ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return len(content)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's names to the disk, where the system and the disk can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what killed writers left in a folder that nobody else writes into now."""
+    for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
 
 

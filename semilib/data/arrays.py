@@ -4,10 +4,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from semilib.errors import BadInput
+
+
+def open_array(file: Path, mode: Literal["r+", "c"]) -> np.memmap:
+    """An array of numbers in a .npy file as a memory map of a mode. Raises ValueError for any other file; numpy's own
+    words advise to load such a file unsafely."""
+    try:
+        return np.load(file, mmap_mode=mode, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{file.name} is no array of numbers, or not all of one") from error
 
 
 def arrays_at(folder: Path, again: str) -> tuple[dict, dict[str, np.ndarray]]:
@@ -18,7 +28,7 @@ def arrays_at(folder: Path, again: str) -> tuple[dict, dict[str, np.ndarray]]:
     """
     try:
         done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in done["arrays"]}
+        arrays: dict[str, np.ndarray] = {name: open_array(folder / f"{name}.npy", "c") for name in done["arrays"]}
         found = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
         if found != done["arrays"]:
             raise ValueError(f"{found}, not {done['arrays']}")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from semilib.data.arrays import open_array
 from semilib.errors import TrainingError
 
 APART = 64 * 2**20          # bytes; a larger state is kept beside the checkpoint
@@ -57,7 +58,7 @@ class RowState(nn.Module):
                 os.fsync(out.fileno())
             self.sums[slot] = checksum(whole)
         else:
-            disk = np.load(file, mmap_mode="r+")
+            disk = open_array(file, "r+")
             for part in self.touched[slot].nonzero().squeeze(1).split(CHUNK):
                 index, new = part.cpu().numpy(), self.rows[part].cpu().numpy()
                 self.sums[slot] = (self.sums[slot] + checksum(new, index) - checksum(disk[index], index)) % 2**64
@@ -71,14 +72,13 @@ class RowState(nn.Module):
         what = "missing"
         if file.exists():
             try:
-                disk = np.load(file, mmap_mode="c")
+                disk = open_array(file, "c")
                 whole = disk.shape == tuple(self.rows.shape) and checksum(disk) == total
                 what = "" if whole else "not the one that belongs to it"
             except (OSError, ValueError) as error:
                 what = f"damaged ({error})"
         if what:
-            raise TrainingError(f"{file.parent.name}/{file.name}, a part of checkpoint.npz, is {what}: delete "
-                                "checkpoint.npz to begin the run again, or bring back both files")
+            raise TrainingError(f"{file.parent.name}/{file.name}, a part of checkpoint.npz, is {what}")
         self.touched[slot], self.sums[slot] = False, total
         return torch.from_numpy(disk)
 

@@ -180,8 +180,8 @@ def result_of(record: Record) -> dict[str, Any]:
         return {"rule": kept["rule"], **{k: kept[k] for k in SUMMARIES},
                 **{name: record.means[name] for name in (*GROUPS, "geometric_mean")}}
     summary = metrics.summary(record.log, METRIC) if record.log else {}
-    kept, steps = record.run["result"], record.log[-1]["step"] if record.log else 0
-    if steps != record.config["steps"] or any(not math.isclose(summary[k], kept[k], abs_tol=1e-9) for k in SUMMARIES):
+    kept, steps = record.run["result"], [e["step"] for e in record.log]
+    if steps != sorted({*steps, record.config["steps"]}) or any(not math.isclose(summary[k], kept[k], abs_tol=1e-9) for k in SUMMARIES):
         wanted = "a log that gives the result kept in run.json: one of the two files is damaged or not of this run"
         raise BadInput("record", f"{record.run['name']}, {record.id}", wanted)
     means = {}

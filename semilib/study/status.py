@@ -13,7 +13,7 @@ from semilib import files
 from semilib.errors import BadInput
 from semilib.methods import METHODS
 from semilib.study.unit import Outcome, is_done, run_one
-from semilib.training import record
+from semilib.training import record, writer
 from semilib.training.config import Run
 from semilib.training.progress import Progress, automatic, clock, result_text
 
@@ -87,7 +87,7 @@ class SweepStatus:
 
     def show_busy(self, runs: Iterable[Run]) -> None:
         """`show`, for a launcher that does not know which of its runs have begun: those that a process holds."""
-        running = [run for run in runs if record.is_busy(self.folder_of(run))]
+        running = [run for run in runs if writer.is_busy(self.folder_of(run))]
         self.show(running, max(1, len(running)))
 
     def close(self) -> list[Outcome]:

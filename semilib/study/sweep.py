@@ -16,7 +16,7 @@ from typing import Any
 
 from semilib import files
 from semilib.data import folders
-from semilib.errors import TrainingError
+from semilib.errors import RunBusy, TrainingError
 from semilib.study import clusters, local
 from semilib.study.launchers import Local, Ray
 from semilib.study.status import share_done
@@ -51,7 +51,7 @@ def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress 
     if slots != 1:
         outcomes = local.do(runs, folder, Local(slots=slots, notebook=False), progress)
         if busy := [outcome for outcome in outcomes if outcome.state == "busy"]:
-            raise record.RunBusy(f"{busy[0].folder} is being trained by another process: wait for it, or stop it first")
+            raise RunBusy(f"{busy[0].folder} is being trained by another process: wait for it, or stop it first")
         return [record.folder(run, folder) for run in runs]
     paths = [record.folder(run, folder) for run in runs]
     for run, path in zip(runs, paths, strict=True):
@@ -67,7 +67,8 @@ def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress 
 
 
 def states(runs: Iterable[Run], folder: str | Path = "runs") -> list[tuple[Run, str]]:
-    """Each run, once, and its state: not started | running | interrupted | failed | stale | done."""
+    """Each run, once, and its state: not started | running | interrupted | failed | damaged | stale |
+    done."""
     return [(run, record.state(run, files.place(folder))) for run in {run.key: run for run in runs}.values()]
 
 

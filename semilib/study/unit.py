@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from semilib import files
-from semilib.errors import BadInput, TrainingError
+from semilib.errors import BadInput, RunBusy, TrainingError
 from semilib.files import PACKAGE
 from semilib.report import records
 from semilib.study import notebooks
-from semilib.training import record
+from semilib.training import record, writer
 from semilib.training.config import Run
 from semilib.training.progress import Progress
 from semilib.training.train import train
@@ -110,30 +110,48 @@ def run_one(run: Run, runs: str | Path = "runs", notebook: bool = True, wait: fl
     try:
         if is_done(path):
             return _checked(run, path, "done before")
-        with record.lock(path / "unit"):
+        with writer.hold(path / "unit"):
             if is_done(path):
                 return _checked(run, path, "done before")
             if not _is_free(path, wait):
                 return Outcome(run, path, "busy")
+            _reopen(path)
             if notebook:
                 return _execute(run, path, runs)
             train(run, runs, progress=Progress())
             return _checked(run, path, "done")
-    except record.RunBusy:
+    except RunBusy:
         return Outcome(run, path, "busy")
     except (BadInput, TrainingError, OSError) as error:
         return Outcome(run, path, "failed", f"{type(error).__name__}: {error}")
 
 
 def is_done(path: Path) -> bool:
-    """Whether the record in a folder says so; `run_one` checks it."""
+    """Whether a folder holds a finished run: its record says so, and it is marked or its log gives the result."""
+    run_json = record.read(path) or {"status": "not started"}
+    return run_json["status"] == "done" and ((path / "done.json").exists() or not _damage(path))
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a finished run's record; "" if its log gives the result that it kept."""
+    try:
+        records.result_of(records.read(path))
+    except (BadInput, KeyError, TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def _reopen(path: Path) -> None:
+    """Take away what says that a run is done, where that is wrong. Its run.json is kept as run.json.damaged."""
+    (path / "done.json").unlink(missing_ok=True)
     run_json = record.read(path)
-    return run_json is not None and run_json["status"] == "done"
+    if run_json is not None and run_json["status"] == "done":
+        os.replace(path / "run.json", path / "run.json.damaged")
 
 
 def _is_free(path: Path, wait: float) -> bool:
     until = time.monotonic() + wait
-    while record.is_busy(path):
+    while writer.is_busy(path):
         if time.monotonic() > until:
             return False
         time.sleep(0.2)
@@ -173,11 +191,8 @@ def _checked(run: Run, path: Path, state: str, note: str = "") -> Outcome:
     The first time, put its notebook in its place and mark it done."""
     if (path / "done.json").exists():
         return Outcome(run, path, state, note)
-    try:
-        records.result_of(records.read(path))
-    except (BadInput, KeyError, ValueError) as error:
-        damage = f"its record is damaged ({error}): delete {files.shown(path)} to do it again"
-        return Outcome(run, path, "failed", damage)
+    if damage := _damage(path):
+        return Outcome(run, path, "failed", f"its record is damaged: {damage}")
     if (path / "unit" / "run.ipynb").exists():
         os.replace(path / "unit" / "run.ipynb", path / "run.ipynb")
     run_json = record.read(path)

@@ -1,6 +1,8 @@
 """Checkpoints: one .npz of plain arrays, written atomically and read without unpickling anything."""
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,26 @@ def save(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    """Read what `save` wrote. A damaged file raises; the zip container checks every array's CRC."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
+    """Read what `save` wrote, in no more memory than the file is large. Raises TrainingError for a damaged file: the
+    zip container checks every array's CRC. Nothing is unpickled."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()}
+    except Exception as error:  # a damaged archive can raise almost anything
+        raise TrainingError(f"{Path(path).name} is damaged ({error})") from error
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
+    """One array, whose size is that of its bytes and not what its header says."""
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{entry.filename} is compressed")
+    content = io.BytesIO(archive.read(entry))
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, fortran, dtype = read_header[np.lib.format.read_magic(content)](content)
+    if dtype.hasobject:
+        raise ValueError(f"{entry.filename} holds objects, not numbers")
+    values = np.frombuffer(content.getbuffer(), dtype, offset=content.tell())
+    return torch.from_numpy(np.array(values.reshape(shape[::-1]).T if fortran else values.reshape(shape)))
 
 
 def nest(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -40,9 +59,9 @@ def load_module(module: nn.Module, state: dict[str, Tensor], prefix: str) -> Non
     if have != want:
         holds = [f"{prefix}/{name} {have[name]}" for name in have if have[name] != want.get(name)]
         wants = [f"{prefix}/{name} {want[name]}" for name in want if want[name] != have.get(name)]
-        raise TrainingError(f"checkpoint.npz was written by other code: it holds {', '.join(holds[:3]) or 'no more'} "
-                            f"where this code has {', '.join(wants[:3]) or 'nothing'}; delete it to begin the run "
-                            "again, or go on with the code that wrote it (run.json names its commit)")
+        raise TrainingError(f"checkpoint.npz was written by other code (run.json names its commit): it holds "
+                            f"{', '.join(holds[:3]) or 'no more'} where this code has "
+                            f"{', '.join(wants[:3]) or 'nothing'}")
     module.load_state_dict(part)
 
 

@@ -31,9 +31,9 @@ from semilib.files import PACKAGE
 from semilib.methods import get
 from semilib.training.definitions import Compiled, Definition, Module
 
-# Modules that tell of runs, and definitions that move no number: where the methods lie (their classes count), how a run
-# is called, and what a configuration starts from (a run has it in full).
-TELLERS = {"record", "progress", "errors", "files"}
+# Modules that tell of runs or watch over them, and definitions that move no number: where the methods lie (their
+# classes count), how a run is called, and what a configuration starts from (a run has it in full).
+TELLERS = {"record", "progress", "errors", "files", "writer", "signals"}
 ROOTS = (("train", "train"), ("config", "Run"))           # beside this module
 BYSTANDERS = {"METHODS", "ADDITIONS", "CELLS", "PROFILES", "Run.name", "Run.key", "Run.identity", "Run.of", "Run.with_",
               "original"}

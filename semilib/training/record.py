@@ -2,7 +2,7 @@
 
     runs/CELL.sSEED/METHOD-KEY-CODE/    run.json     configuration, provenance, state and result
                                         log.jsonl    a line an evaluation
-                                        checkpoint.npz, lock
+                                        checkpoint.npz, lock, writer
 
 KEY is the hash of the configuration, CODE the fingerprint of the code that the run executes. So a changed configuration
 or a changed step gets a folder of its own, nothing finished is overwritten, and a run made by other code shows as
@@ -17,15 +17,15 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from semilib.errors import BadInput, RunBusy
-from semilib.files import write_text
+from semilib.errors import BadInput
+from semilib.files import append_line, write_atomically, write_text
 from semilib.training import fingerprint
 from semilib.training.config import Run
+from semilib.training.writer import FILES, is_busy
 
 VERSIONS = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "mlxtend")
 
@@ -60,7 +60,12 @@ def provenance(run: Run) -> dict[str, Any]:
 def folder(run: Run, runs: str | Path = "runs") -> Path:
     """Where a run of this configuration, by today's code, is kept."""
     cell, method = run.name.split("/")
-    return Path(runs) / cell / f"{method}-{run.key}-{fingerprint.code_of(run.identity())}"
+    return Path(runs) / cell / f"{method}-{identifier(run)}"
+
+
+def identifier(run: Run) -> str:
+    """KEY-CODE of a run by today's code."""
+    return f"{run.key}-{fingerprint.code_of(run.identity())}"
 
 
 def folders(run: Run, runs: str | Path = "runs") -> list[Path]:
@@ -69,45 +74,8 @@ def folders(run: Run, runs: str | Path = "runs") -> list[Path]:
     return [path.parent for path in (Path(runs) / cell).glob(f"{method}-{run.key}-*/run.json")]
 
 
-@contextlib.contextmanager
-def lock(path: Path):
-    """Hold the run's lock, the system's own, which dies with the process.
-    Raises RunBusy if another process holds it."""
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / "lock", "a+b") as file:
-        until = time.monotonic() + 1.0             # who only looks whether it is held (`is_busy`) holds it for a moment
-        while not _try_lock(file):
-            if time.monotonic() < until:
-                time.sleep(0.02)
-                continue
-            raise RunBusy(f"{path} is being trained by another process: wait for it, or stop it first")
-        yield
-
-
-def _try_lock(file) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def is_busy(path: Path) -> bool:
-    """Whether a living process holds the run's lock."""
-    if not (path / "lock").exists():
-        return False
-    with open(path / "lock", "a+b") as file:
-        return not _try_lock(file)
-
-
 def state(run: Run, runs: str | Path = "runs") -> str:
-    """not started | running | interrupted | failed | done | stale (only other code has done it)."""
+    """not started | running | interrupted | failed | done | damaged | stale (only other code has done it)."""
     kept = folders(run, runs)
     if kept and folder(run, runs) in kept:
         return state_of(folder(run, runs))
@@ -115,8 +83,11 @@ def state(run: Run, runs: str | Path = "runs") -> str:
 
 
 def state_of(path: Path) -> str:
-    """The state of the run in a folder: running | interrupted | failed | done | stale (done, but by other code)."""
-    found = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    """The state of the run in a folder: running | interrupted | failed | done | stale (done, but by other code) |
+    damaged (its run.json tells of no run; it will be done again)."""
+    found = read(path)
+    if found is None:
+        return "damaged"
     if found["status"] == "running":
         return "running" if is_busy(path) else "interrupted"
     stale = found["status"] == "done" and found["code"] != fingerprint.code_of(found["config"])
@@ -124,9 +95,23 @@ def state_of(path: Path) -> str:
 
 
 def read(path: str | Path) -> dict[str, Any] | None:
-    """run.json of a folder; None if there is none."""
-    file = Path(path) / "run.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    """run.json of a folder; None if there is none, or none that tells of a run."""
+    try:
+        found = json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))
+        return found if tells_of_a_run(found) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def tells_of_a_run(found: Any) -> bool:
+    """Whether the content of a run.json has what every reader looks for. A run that is done has a result."""
+    def has(part: Any, **kinds: Any) -> bool:
+        return isinstance(part, dict) and all(isinstance(part.get(key), kind) for key, kind in kinds.items())
+    if not (has(found, name=str, key=str, code=str, status=str, config=dict) and "/" in found["name"]
+            and has(found["config"], method=str, dataset=str) and isinstance(found.get("sessions", []), list)):
+        return False
+    return found["status"] != "done" or (has(found, seconds=int | float) and
+                                         has(found.get("result"), mean_last=int | float))
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
@@ -134,20 +119,46 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The evaluations of a run, in order; a last line cut short by a kill is left out."""
+    """The evaluations of a run, in order; a last line cut short by a kill is left out. Raises ValueError for a line
+    that is no evaluation."""
     file = Path(path) / "log.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    return [evaluation_of(line) for line in lines if line.endswith(b"\n")]
 
 
-def write_log(path: Path, evaluations: list[dict[str, Any]]) -> None:
-    write_text(path / "log.jsonl", "".join(json.dumps(e) + "\n" for e in evaluations))
+def evaluation_of(line: bytes) -> dict[str, Any]:
+    """A line of log.jsonl. Raises ValueError for another one."""
+    try:
+        evaluation = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("lists in lists without end") from error
+    if not isinstance(evaluation, dict) or type(evaluation.get("step")) is not int:
+        raise ValueError(f"no evaluation: {line[:40]!r}")
+    return evaluation
 
 
-def append_log(path: Path, evaluation: dict[str, Any]) -> None:
-    with open(path / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(evaluation) + "\n")
-        file.flush()
+class Log:
+    """log.jsonl as the one process keeps it that trains the run: on the disk, line by line, and in memory.
+
+    identifier: of the run. What another process changes in the file is written over."""
+
+    def __init__(self, path: Path, identifier: str, evaluations: list[dict[str, Any]]):
+        self.file, self.identifier, self.evaluations = path / "log.jsonl", identifier, evaluations
+        self.settle()
+
+    def append(self, evaluation: dict[str, Any]) -> None:
+        self.evaluations.append(evaluation)
+        if self.file.exists() and self.file.stat().st_size == self.size:
+            self.size += append_line(self.file, json.dumps(evaluation))
+        else:
+            self.settle()
+
+    def settle(self) -> None:
+        """Make the file what is in memory."""
+        content = "".join(json.dumps(evaluation) + "\n" for evaluation in self.evaluations).encode("utf-8")
+        self.size = len(content)
+        if not self.file.exists() or self.file.read_bytes() != content:
+            write_atomically(self.file, lambda file: file.write(content))
 
 
 def new(run: Run, before: dict[str, Any] | None = None, **facts: Any) -> dict[str, Any]:
@@ -165,10 +176,11 @@ def new(run: Run, before: dict[str, Any] | None = None, **facts: Any) -> dict[st
 
 
 def discard(path: Path) -> None:
-    """Remove the folder of a run that was refused before it began, if it holds nothing but its lock."""
-    if {p.name for p in path.iterdir()} <= {"lock"}:
+    """Remove the folder of a run that was refused before it began, if it holds nothing but what holding it left."""
+    if {p.name for p in path.iterdir()} <= FILES:
         with contextlib.suppress(OSError):
-            (path / "lock").unlink(missing_ok=True)
+            for name in FILES:
+                (path / name).unlink(missing_ok=True)
             path.rmdir()
             path.parent.rmdir()
 

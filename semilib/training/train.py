@@ -6,7 +6,6 @@ import gc
 import os
 import time
 import traceback
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import torch
 
 from semilib.data import sources
-from semilib.errors import TrainingError
-from semilib.training import checkpoint, metrics, record
+from semilib.errors import RunBusy, TrainingError
+from semilib.training import metrics, record, resume, signals, writer
 from semilib.training.config import Run
 from semilib.training.engine import Trainer
 from semilib.training.progress import Progress
@@ -26,44 +25,62 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
     """Do a run, or the rest of it, or nothing if it is done; returns its folder.
 
     folder: where to keep it, instead of the one under `runs` that its configuration and code name. Raises BadInput
-    before anything starts, RunBusy if another process has the run, and TrainingError (recorded in the folder) if the
-    loss is not finite. A part of the method that never acted stands in the result as `never_acted`; in a strict run it
-    is a TrainingError. """
+    before anything starts, RunBusy if another process has the run or takes it over, and TrainingError (recorded in the
+    folder) if the loss is not finite. A signal that asks to stop makes it save what it has and raise Stopped. A part of
+    the method that never acted stands in the result as `never_acted`; in a strict run it is a TrainingError. """
     path = Path(folder) if folder else record.folder(run, runs)
     if _is_done(run, path):
         return path
     progress = progress or Progress()
-    with record.lock(path):
+    with writer.hold(path) as mine:
         if _is_done(run, path):                       # by another process, since the last look
             return path
         try:
-            trainer = Trainer(run, source, progress.working)
+            trainer, log, seconds = _trainer(run, source, path, progress)
         except BaseException:
             record.discard(path)
             raise
         entry = record.new(run, record.read(path), **_facts(trainer))
         record.write(path, entry)
         try:
-            with kernels(run, trainer.device):
-                seconds = _loop(trainer, path, progress)
+            with kernels(run, trainer.device), signals.Stop() as stop:
+                seconds = _loop(trainer, mine, log, seconds, stop, progress)
             never_acted = _never_acted(trainer, trainer.method.must_act)
             _check_acted(run, never_acted)
+        except RunBusy:                               # nothing here is this process's any more
+            raise
         except BaseException as error:
             kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            done = record.read_log(path)
-            so_far = {"so_far": metrics.summary(done, report=run.report)} if done else {}
-            record.write(path, {**entry, "status": kind, "error": f"{type(error).__name__}: {error}",
-                                "traceback": _traceback(error), **so_far})
+            so_far = {"so_far": metrics.summary(log.evaluations, report=run.report)} if log.evaluations else {}
+            with contextlib.suppress(OSError):        # a full disk, which is the error itself
+                record.write(path, {**entry, "status": kind, "error": f"{type(error).__name__}: {error}",
+                                    "traceback": _traceback(error), **so_far})
             progress.end(run, kind)
             raise
-        evaluations = record.read_log(path)
-        result = {**metrics.summary(evaluations, report=run.report), "never_acted": never_acted}
+        mine.check()
+        log.settle()
+        result = {**metrics.summary(log.evaluations, report=run.report), "never_acted": never_acted}
         record.write(path, {**entry, "status": "done", "seconds": round(seconds, 2), "result": result,
                             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         progress.end(run, "done", result)
     del trainer
     gc.collect()                          # a trainer refers to itself, and its images would stay until Python looks
     return path
+
+
+def _trainer(run: Run, source: sources.Source | None, path: Path,
+             progress: Progress) -> tuple[Trainer, record.Log, float]:
+    """A trainer where the run's folder stands, the log up to there, and the seconds spent.
+
+    What the folder cannot be gone on with is kept as NAME.damaged, and the run begins again."""
+    trainer, identifier = Trainer(run, source, progress.working), record.identifier(run)
+    try:
+        return trainer, *resume.load(path, trainer, identifier)
+    except resume.Damaged as error:
+        progress.note(f"{run.name} begins again: {error}; the old files are kept as *.damaged")
+        resume.set_aside(path)
+        trainer = Trainer(run, source, progress.working)
+        return trainer, *resume.load(path, trainer, identifier)
 
 
 def _is_done(run: Run, path: Path) -> bool:
@@ -128,25 +145,15 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
+def _loop(trainer: Trainer, mine: writer.Writer, log: record.Log, seconds: float, stop: signals.Stop,
+          progress: Progress) -> float:
     """Steps, evaluations and checkpoints from where the run is to its end; returns the seconds spent in all sessions
-    together."""
-    run, seconds, start = trainer.run, 0.0, 0
-    if (path / "checkpoint.npz").exists():
-        try:
-            state = checkpoint.load(path / "checkpoint.npz")
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise TrainingError(f"{path.name}/checkpoint.npz is damaged ({error}): delete it to begin the run again"
-                                ) from error
-        seconds = float(state.pop("seconds"))
-        trainer.load_state_dict(state, path)
-        start = trainer.step
-    kept = [e for e in record.read_log(path) if e["step"] <= start]
-    record.write_log(path, kept)
-    accuracy = kept[-1]["balanced_accuracy"] if kept else None
-    progress.begin(run, start)
+    together. seconds: spent before. Raises Stopped after a step in which `stop` was asked for."""
+    run = trainer.run
+    accuracy = log.evaluations[-1]["balanced_accuracy"] if log.evaluations else None
+    progress.begin(run, trainer.step)
     patience = _patience(trainer)
-    warned = start >= patience
+    warned = trainer.step >= patience
     began = last_save = time.perf_counter()
     while trainer.step < run.steps:
         trainer.advance()
@@ -155,7 +162,8 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
         if done % run.eval_steps == 0 or done == run.steps:
             trainer.monitor.check_finite()
             line = _evaluation(trainer, done, seconds + now - began)
-            record.append_log(path, line)
+            mine.check()
+            log.append(line)
             trainer.monitor.reset()
             accuracy, losses = line["balanced_accuracy"], line["losses"]
             if patience <= done < run.steps and not warned:
@@ -167,11 +175,13 @@ def _loop(trainer: Trainer, path: Path, progress: Progress) -> float:
         if progress.due(now):
             progress.step(run, done, losses, accuracy)
         now = time.perf_counter()
-        if done == run.steps or now - last_save >= run.keep_seconds:
+        if done == run.steps or now - last_save >= run.keep_seconds or stop.asked:
             trainer.monitor.check_finite()
-            spent = torch.tensor(seconds + now - began, dtype=torch.float64)
-            checkpoint.save(path / "checkpoint.npz", {**trainer.state_dict(path), "seconds": spent})
+            mine.check()
+            resume.save(mine.path, trainer, log, seconds + now - began)
             last_save = now
+        if stop.asked and done < run.steps:
+            stop.end(done, run.steps)
     return seconds + time.perf_counter() - began
 
 

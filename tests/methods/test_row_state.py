@@ -10,9 +10,8 @@ import torch
 from semilib.errors import TrainingError
 from semilib.methods import row_state
 from semilib.methods.row_state import RowState, checksum
-from semilib.training import checkpoint, record
+from semilib.training import checkpoint, record, resume
 from semilib.training.engine import Trainer
-from semilib.training.train import _loop as run_loop
 from semilib.training.train import train
 
 STEPS = 9
@@ -205,10 +204,10 @@ def test_a_kill_at_any_moment_of_a_checkpoint_leaves_a_pair_that_belongs_togethe
 @pytest.mark.parametrize("damage, what", [("missing", "is missing"), ("cut", "is damaged"), ("text", "is damaged"),
                                           ("flipped", "is not the one that belongs to it"),
                                           ("other", "is not the one that belongs to it")])
-def test_a_file_that_is_missing_or_damaged_says_what_to_do(tmp_path, whole, split_large_rows, damage, what):
+def test_a_file_that_is_missing_or_damaged_makes_the_run_begin_again(tmp_path, whole, split_large_rows, damage, what):
     t = Trainer(run(), kit.source())
     kit.losses_of(t, range(2))
-    checkpoint.save(tmp_path / "checkpoint.npz", {**t.state_dict(tmp_path), "seconds": torch.tensor(0.0)})
+    resume.save(tmp_path, t, record.Log(tmp_path, record.identifier(run()), []), 0.0)
     file = tmp_path / "q.0.npy"
     content = bytearray(file.read_bytes())
     if damage == "missing":
@@ -222,12 +221,10 @@ def test_a_file_that_is_missing_or_damaged_says_what_to_do(tmp_path, whole, spli
         file.write_bytes(content)
     else:
         np.save(file, np.zeros((3, 4), dtype=np.float32))
-    with pytest.raises(TrainingError,
-                       match=rf"q.0.npy, a part of checkpoint.npz, {what}.*delete checkpoint.npz to begin"):
-        run_loop(Trainer(run(), kit.source()), tmp_path, None)
+    with pytest.raises(resume.Damaged, match=rf"q.0.npy, a part of checkpoint.npz, {what}"):
+        resume.load(tmp_path, Trainer(run(), kit.source()), record.identifier(run()))
     if damage == "cut":
-        (tmp_path / "checkpoint.npz").unlink()                     # begins again, over what lies there
-        train(run(), folder=tmp_path, source=kit.source())
+        train(run(), folder=tmp_path, source=kit.source())         # begins again, over what lies there
         kit.same_state(state_of(tmp_path), state_of(whole))
 
 

@@ -6,15 +6,15 @@ import os
 import signal
 
 import pytest
-from kit import DATA, ROOT, check_done_once, holder, in_mid_run, linux, smoke_run, smoke_table
+from kit import DATA, ROOT, check_done_once, evaluation, holder, in_mid_run, linux, smoke_run, smoke_table
 
 from semilib import cli
-from semilib.errors import BadInput
+from semilib.errors import BadInput, RunBusy
 from semilib.files import PACKAGE
 from semilib.study import grids, local, notebooks, sweep, unit
 from semilib.study.launchers import FLAGS, Local, Ray, Slurm, launcher
 from semilib.study.status import SweepStatus, share_done, summary
-from semilib.training import record
+from semilib.training import metrics, record, writer
 from semilib.training.config import Run
 from semilib.training.progress import Progress
 
@@ -70,23 +70,45 @@ def test_the_unit_executes_checks_and_marks_and_does_nothing_the_second_time(tmp
     assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.name != "lock"}
 
 
-def test_success_is_read_from_the_log_and_not_believed(tmp_path):
+@pytest.mark.parametrize("harm", [lambda log: log[:-1], lambda log: [*log, *log[-1:]], lambda log: [*log[:1], *log],
+                                  lambda log: [], lambda log: ["?\n"], lambda log: ['{"step": 24}\n']])
+def test_success_is_read_from_the_log_and_not_believed(harm, tmp_path, monkeypatch):
     run = smoke_run("fixmatch")
-    outcome = unit.run_one(run, tmp_path, notebook=False)
-    assert outcome.state == "done"
-    log = outcome.folder / "log.jsonl"
-    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
-    (outcome.folder / "done.json").unlink()
+    path = record.folder(run, tmp_path)
+    monkeypatch.setattr(unit, "train", written)
+    assert unit.run_one(run, tmp_path, notebook=False).state == "done"
+    result, log = record.read(path)["result"], path / "log.jsonl"
+    log.write_text("".join(harm(log.read_text().splitlines(keepends=True))))
+    (path / "done.json").unlink()
+    assert not unit.is_done(path)
     again = unit.run_one(run, tmp_path, notebook=False)
-    assert again.state == "failed" and "its record is damaged" in again.error
-    assert not (outcome.folder / "done.json").exists()
+    assert again.state == "done" and record.read(path)["result"] == result and (path / "run.json.damaged").exists()
+    monkeypatch.setattr(unit, "train", lambda run, runs, progress: harmed(written(run, runs), harm))
+    (path / "run.json").write_text("{")
+    assert unit.run_one(run, tmp_path, notebook=False).error.startswith("its record is damaged: ")
+    assert not (path / "done.json").exists()
+
+
+def written(run, runs, progress=None):
+    """What a run leaves, without training it."""
+    path, evaluations = record.folder(run, runs), [evaluation(step, (60, 30, 20)) for step in range(6, 25, 6)]
+    assert not record.read(path), "it would not be done again"
+    record.Log(path, record.identifier(run), evaluations)
+    record.write(path, {"name": run.name, "key": run.key, "code": path.name[-8:], "status": "done", "seconds": 1.0,
+                        "config": run.identity(), "result": metrics.summary(evaluations)})
+    return path
+
+
+def harmed(path, harm):
+    log = path / "log.jsonl"
+    log.write_text("".join(harm(log.read_text().splitlines(keepends=True))))
 
 
 def test_a_run_that_another_process_has_is_left_alone(tmp_path):
     run = smoke_run("fixmatch")
-    with record.lock(record.folder(run, tmp_path)):
+    with writer.hold(record.folder(run, tmp_path)):
         assert unit.run_one(run, tmp_path, wait=0.1).state == "busy"
-    with record.lock(record.folder(run, tmp_path) / "unit"):
+    with writer.hold(record.folder(run, tmp_path) / "unit"):
         outcome = unit.run_one(run, tmp_path)
     assert (outcome.state, outcome.exit_code) == ("busy", unit.BUSY) and not list(tmp_path.rglob("run.json"))
 
@@ -211,7 +233,7 @@ def test_ensure_does_runs_side_by_side_by_the_local_slots(tmp_path, monkeypatch)
     assert sweep.ensure(runs, tmp_path, Progress(), slots=2) == [record.folder(run, tmp_path) for run in runs]
     assert asked == [(runs, tmp_path, Local(slots=2, notebook=False))]
     states[1] = "busy"
-    with pytest.raises(record.RunBusy, match=f"{runs[1].label}.* another process"):
+    with pytest.raises(RunBusy, match=f"{runs[1].label}.* another process"):
         sweep.ensure(runs, tmp_path, Progress(), slots=2)
 
 

@@ -4,6 +4,7 @@ import json
 import pytest
 from kit import smoke_run
 
+from semilib import cli
 from semilib.errors import BadInput
 from semilib.training import fingerprint, record
 from semilib.training.train import train
@@ -46,14 +47,35 @@ def test_states(finished, monkeypatch, tmp_path):
     assert record.state(run, tmp_path) == "failed"
 
 
-def test_a_line_cut_short_is_left_out(tmp_path):
-    record.append_log(tmp_path, {"step": 1})
+def test_a_line_cut_short_is_left_out_and_written_over(tmp_path):
+    log = record.Log(tmp_path, "key-code", [{"step": 1}])
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"step": 2, "accu')
     assert record.read_log(tmp_path) == [{"step": 1}]
-    record.write_log(tmp_path, record.read_log(tmp_path))
-    record.append_log(tmp_path, {"step": 2})
-    assert [e["step"] for e in record.read_log(tmp_path)] == [1, 2]
+    log.append({"step": 2})
+    assert record.read_log(tmp_path) == log.evaluations == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("content", [
+    "", "{", "[]", "null", '{"status": "done"}', "[" * 10**5, "\ud800", '{"name": 1, "config": {}}'])
+def test_a_damaged_run_json_is_the_state_of_one_run_and_stops_no_list(content, finished, tmp_path, capsys):
+    _, path = finished
+    run = smoke_run("supervised")
+    other = record.folder(run, tmp_path)
+    other.mkdir(parents=True)
+    (other / "run.json").write_text(content, encoding="utf-8", errors="surrogatepass")
+    assert record.state_of(other) == record.state(run, tmp_path) == "damaged" and record.read(other) is None
+    record.write(tmp_path / "whole", record.read(path))
+    cli.main(["status", "--runs", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "damaged" in said and "done" in said and said.count("\n") == 2
+
+
+@pytest.mark.parametrize("change", [{"result": None}, {"result": {}}, {"seconds": "1"}, {"config": {"method": 3}}])
+def test_a_done_record_without_what_its_readers_need_is_damaged(change, finished, tmp_path):
+    _, path = finished
+    record.write(tmp_path, {**record.read(path), **change})
+    assert record.state_of(tmp_path) == "damaged"
 
 
 def test_publishing_copies_the_evidence_and_only_of_finished_runs(finished, tmp_path):
