@@ -115,17 +115,21 @@ def load(folders: Iterable[str | Path]) -> list[Record]:
 
 
 def read(folder: str | Path) -> Record:
-    """Read one run; its log may be missing or cut short. Raises BadInput without a run.json, and for a place that its
-    compact table does not have."""
+    """Read one run; its log may be missing or cut short. Raises BadInput without an intact run.json, for a log of
+    anything else, and for a place that its table does not have."""
     folder = Path(folder)
     if in_table(folder):
         return _of_row(folder)
     if not (folder / "run.json").is_file():
         raise BadInput("folder", folder.name, "a run's folder, which holds run.json")
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     log = folder / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
-    return Record(run, [json.loads(line) for line in lines if line.endswith("\n")])
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        lines = log.read_bytes().splitlines(keepends=True) if log.is_file() else []
+        return Record(run, [json.loads(line) for line in lines if line.endswith(b"\n")])
+    except (ValueError, RecursionError) as error:
+        wanted = f"a run's folder with an intact run.json and log.jsonl ({error})"
+        raise BadInput("folder", folder.name, wanted) from None
 
 
 def in_table(place: str | Path) -> bool:
@@ -181,7 +185,8 @@ def result_of(record: Record) -> dict[str, Any]:
                 **{name: record.means[name] for name in (*GROUPS, "geometric_mean")}}
     summary = metrics.summary(record.log, METRIC) if record.log else {}
     kept, steps = record.run["result"], [e["step"] for e in record.log]
-    if steps != sorted({*steps, record.config["steps"]}) or any(not math.isclose(summary[k], kept[k], abs_tol=1e-9) for k in SUMMARIES):
+    once = steps == sorted(set(steps)) and steps[-1:] == [record.config["steps"]]
+    if not once or any(not math.isclose(summary[k], kept[k], abs_tol=1e-9) for k in SUMMARIES):
         wanted = "a log that gives the result kept in run.json: one of the two files is damaged or not of this run"
         raise BadInput("record", f"{record.run['name']}, {record.id}", wanted)
     means = {}

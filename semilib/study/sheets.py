@@ -75,7 +75,7 @@ def committed(results: str) -> dict[tuple[Any, ...], list[tuple[Path, dict[str, 
     found: dict[tuple[Any, ...], list[tuple[Path, dict[str, Any]]]] = {}
     for path in records.folders_below(results):
         run = records.read(path).run if records.in_table(path) else record.read(path)
-        if run["status"] == "done":
+        if run and run["status"] == "done":
             found.setdefault(_fixed(run["config"]), []).append((path, run))
     return found
 
