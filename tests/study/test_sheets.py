@@ -18,7 +18,7 @@ from PIL import Image
 from semilib.methods import title_of
 from semilib.report import diagrams, figures, paint  # noqa: F401  each draws kinds of figures
 from semilib.report.table import write_all
-from semilib.study import grids, insight, published, sheet_figures, sheets  # noqa: F401
+from semilib.study import grids, insight, probes, published, sheet_figures, sheets  # noqa: F401
 from semilib.study.differences import difference, holm, in_words
 from semilib.training import record
 
@@ -105,7 +105,8 @@ def test_fewer_seeds_make_smaller_claims():
     assert (same["gain"], same["low"], same["high"]) == (0, 0, 0) and math.isnan(same["p"])
 
 
-def test_on_features_each_seed_has_its_split_and_no_published_number_stands_beside(tmp_path):
+def test_on_features_each_seed_has_its_split_and_no_published_number_stands_beside(tmp_path, monkeypatch):
+    monkeypatch.setattr(probes, "rows", lambda runs: [])
     grid = grids.grid("table2", "features", ["fixmatch", "semi"])
     grid = dataclasses.replace(grid, entries=tuple(e for e in grid.entries if e.column.endswith("100, reversed")))
     for run in grid.runs:
