@@ -65,6 +65,7 @@ FAULTS = {
     "cpg": Fault("self.cfg.smoothing / (self.info.classes - 1)", "self.cfg.smoothing / self.info.classes"),
     "farad": Fault("z.abs().mean(0)", "z.mean(0).abs()"),
     "scssl": Fault("(c - 3) / 5", "(c - 4) / 5"),
+    "proportion": Fault("words.argsort(stable=True)[:n]", "words[:n] % pool"),
     "semi": Fault("(weak - self.qbar) / (self.t_e / 5)", "(weak - self.qbar) / self.t_e"),
 }
 SHARED = {"supervised": "losses", "fixmatch": "losses"}                         # methods without an own test file

@@ -93,7 +93,8 @@ class Data:
 
     `labelled`, `unlabelled`: int64 image indices. `known` [N_u]: which of the pool are labelled images too. `counts`
     [C]: labelled images a class. `truth` [N_u]: the pool's true labels, for measuring pseudo-labels only (-1 =
-    unknown); no method sees them. `channels`: of what the network is given. """
+    unknown); no method sees them. `oracle` [C]: their counts, None if unknown. `channels`: of what the network is
+    given."""
 
     channels = 3
     encoded: Callable[[Tensor], Tensor] | None = None       # see `Info`, as the next one
@@ -107,6 +108,7 @@ class Data:
         self.truth = labels[self.unlabelled].to(device)
         self.known = torch.isin(self.unlabelled, self.labelled).to(device)
         self.classes = len(source.class_names)
+        self.oracle = None if (self.truth < 0).any() else torch.bincount(self.truth.cpu(), minlength=self.classes)
         self.counts = torch.bincount(labels[self.labelled], minlength=self.classes)
         self.streams: dict[str, LiveStream] = {}
         self.changed: set[str] = set()

@@ -50,19 +50,21 @@ METHODS: dict[str, Entry] = {
     "cpg": ("CPG", "semilib.methods.cpg:CPG"),
     "farad": ("FARAD", "semilib.methods.farad:FARAD"),
     "scssl": ("SC-SSL", "semilib.methods.scssl:SCSSL"),
+    "proportion": ("Proportion Loss", "semilib.methods.proportion:ProportionLoss"),
     "semi": ("SeMi", "semilib.methods.semi_released:SeMi"),      # semi.py, and its release's defects as options
 }
 
-# SeMi's modules on other methods, outermost first.
+# Parts that go on other methods, outermost first: SeMi's modules, and a term.
 ADDITIONS: dict[str, Entry] = {
     "oheml": ("OHEML", "semilib.methods.additions:OHEML"),
     "plce": ("PLCE", "semilib.methods.additions:PLCE"),
     "align": ("Align", "semilib.methods.additions:Align"),
+    "prop": ("Proportion term", "semilib.methods.proportion:ProportionLoss"),
 }
 
 
 def get(name: str, base: str = "", add: str = "") -> type[Method]:
-    """The class of a method, on `base` (or its first one), with SeMi's modules `add` ("oheml+plce") on top.
+    """The class of a method, on `base` (or its first one), with the additions `add` ("oheml+plce") on top.
 
     A module is imported only now. A combination is one class that inherits from its parts, outermost first, so each
     part reaches the next by `super()`. Raises BadInput with the nearest name for an unknown one, and with the reason
@@ -83,16 +85,21 @@ def get(name: str, base: str = "", add: str = "") -> type[Method]:
     for one in wanted:
         check_name("add", one, ADDITIONS)
     if len(set(wanted)) < len(wanted):
-        raise BadInput("add", add, "each of SeMi's modules once")
+        raise BadInput("add", add, "each of them once")
     for part in parts if wanted else ():
         if "add" in part.refuses:
             raise BadInput("add", add, f"'' for {part.__name__}: {part.refuses['add']}")
     modules = [_load(entry) for one, entry in ADDITIONS.items() if one in wanted]
+    for module in modules:
+        if name in module.refuses:
+            raise BadInput("add", add, f"'' for {parts[0].__name__}: {module.refuses[name]}")
+        if module in parts:
+            raise BadInput("add", add, f"'' for {module.__name__}, which is that itself")
     return combine(*modules, *parts)  # type: ignore[arg-type]  # classes are hashable
 
 
 def title_of(name: str) -> str:
-    """The written name of a method or of one of SeMi's modules, for tables and figures. An unregistered name stands for
+    """The written name of a method or of an addition, for tables and figures. An unregistered name stands for
     itself. Imports nothing."""
     entry = {**METHODS, **ADDITIONS}.get(name, (name, ""))
     return entry.__name__ if isinstance(entry, type) else entry[0]

@@ -66,7 +66,9 @@ class Info:
     images of one drop-last pass, which a release's loader would have counted. map_widths: channels of the backbone's
     maps that a head with `reads = "maps"` gets. side: of the pictures, in pixels. Two functions on an encoder's
     features, None on pictures: encoded, of normalised pictures [n, 3, H, W], gives their standardised features, float64
-    [n, D, 1, 1]; pictures, of a number, gives as many of the run's pictures, plain and normalised, float64."""
+    [n, D, 1, 1]; pictures, of a number, gives as many of the run's pictures, plain and normalised, float64.
+    oracle: true class counts of the pool, int64 [C], None where they are unknown; only an option that says so in its
+    name may read them."""
 
     classes: int
     features: int
@@ -85,6 +87,7 @@ class Info:
     side: int = 32
     encoded: Callable[[Tensor], Tensor] | None = None
     pictures: Callable[[int], Tensor] | None = None
+    oracle: Tensor | None = None
 
     def prior(self, drop_last: bool = False) -> Tensor:
         """Labelled class prior N_k / N, [C]; drop_last: counted over `first_pass`, as releases count it."""
@@ -133,7 +136,7 @@ class Method(nn.Module):
 
     Config: type[Options] = Options
     bases: tuple[str, ...] = ()     # methods that this one can be put on; the first is the default. () = one of its own
-    refuses: dict[str, str] = {}    # base, or "add" for SeMi's modules -> why it cannot be combined with it
+    refuses: dict[str, str] = {}    # base, host of an addition, or "add" for additions -> why they do not combine
     ignores: dict[str, str] = {}    # as a base: options that others bring from FixMatch and that do nothing -> why
     uses: tuple[str, ...] = ()      # of those, the ones that this method reads itself
     must_act: dict[str, str] = {}   # what must act at least once in a run -> what to do if it never does

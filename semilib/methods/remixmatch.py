@@ -71,6 +71,7 @@ class ReMixMatch(FixMatch):
     refuses = {"add": "its targets are soft and mixed into the images: there is no mask for SeMi's modules to act on"}
     ignores = {"threshold": "every row counts on ReMixMatch", "strong_views": "ReMixMatch mixes two strong views"}
     unmixed: tuple[str, ...] = ("s1",)
+    weak_gradient = False                   # whether a loss reads the weak view
     smoke = {}                              # every row counts
 
     def __init__(self, cfg, info):
@@ -126,11 +127,11 @@ class ReMixMatch(FixMatch):
     def forward(self, net, images, batch, t, teacher):
         """Notes: `q` for `pseudo`; `mixed`, view -> its mixed targets [n, C], and `turns` [mu B] for `terms`."""
         notes = batch.notes
+        with torch.set_grad_enabled(self.weak_gradient), running_statistics_kept(net):
+            weak = net(images["w"])
         with torch.no_grad():
             self.before_forward(net, images, batch, t, teacher)
-            with running_statistics_kept(net):
-                weak = net(images["w"])
-            seen = Views({"w": weak}, [])
+            seen = Views({"w": weak.detach()}, [])
             q = notes.q = self.pseudo_prob(self.pseudo_logits(seen, batch, t).softmax(-1), seen, batch, t)
         rows = torch.cat([images[name] for name in MIXED])
         targets = torch.cat([one_hot(batch.y, self.info.classes, q.dtype), q, q, q])

@@ -110,7 +110,7 @@ class Run:
     method: str = option("semi", "method")
     base: str = option("", "base of an imbalance method that runs on several, such as remixmatch; '' = the method's "
                            "first")
-    add: str = option("", "SeMi's modules on top of the method, joined by +: oheml, plce, align")
+    add: str = option("", "additions on top of the method, joined by +: SeMi's modules oheml, plce, align, and prop")
     post_hoc: float = option(0.0, "tau of post-hoc logit adjustment: test logits - tau log prior (Menon et al., ICLR "
                                   "2021)", low=0)
     options: dict = option({}, "the method's own options, by name")

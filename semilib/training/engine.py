@@ -148,7 +148,7 @@ class Trainer:
                     run=run,
                     first_pass=one_pass[:max(1, len(one_pass) // run.batch) * run.batch],
                     map_widths=backbone.map_widths, side=self.source.images.shape[-1], encoded=self.data.encoded,
-                    pictures=self.data.pictures)
+                    pictures=self.data.pictures, oracle=self.data.oracle)
         self.method = run.method_class()(run.method_options(), info)
         self.method.build()
         self.method.to(self.device)

@@ -90,8 +90,8 @@ def registered(monkeypatch):
     (("outer", "outer"), "base='outer': unknown"),
     (("fixmatch", "fixmach"), "base='fixmach': unknown; did you mean 'fixmatch'"),
     (("fixmatch", "", "ohemll"), "add='ohemll': unknown; did you mean 'oheml'"),
-    (("fixmatch", "", "oheml+"), "add='': unknown; valid: align, oheml, plce"),
-    (("fixmatch", "", "oheml+plce+oheml"), "add='oheml+plce+oheml': each of SeMi's modules once"),
+    (("fixmatch", "", "oheml+"), "add='': unknown; valid: align, oheml, plce, prop"),
+    (("fixmatch", "", "oheml+plce+oheml"), "add='oheml+plce+oheml': each of them once"),
     (("picky", "", "plce"), "add='plce': '' for Picky: its mask is of another kind"),
     (("remixmatch", "", "plce"), "add='plce': '' for ReMixMatch: its targets are soft"),
     (("outer", "remixmatch", "plce"), "add='plce': '' for ReMixMatch: its targets are soft"),
@@ -137,7 +137,7 @@ def test_a_combination_inherits_from_its_parts_outermost_first_and_is_made_once(
     with_modules = get("outer", "", "plce+oheml")
     assert with_modules is get("outer", "", "oheml+plce"), "the order is the registry's, not the asker's"
     assert [c.__name__ for c in with_modules.__mro__[1:3]] == ["OHEML", "PLCE"] and Outer in with_modules.__mro__
-    assert list(ADDITIONS) == ["oheml", "plce", "align"]
+    assert list(ADDITIONS) == ["oheml", "plce", "align", "prop"]
 
 
 def test_super_reaches_every_part_once_in_order():

@@ -184,6 +184,8 @@ ROWS = {
 }
 ROWS["scssl"] = {**{k: v for k, v in USB.items() if k != "report"}, "mu": 2, "rate": "constant",
                  "strong_views": 1}                                                                        # D 1.2, 4.5
+ROWS["proportion"] = {**PORT, "mu": 3, "steps": 250_000, "eval_steps": 500, "crop": "zero", "strong_views": 1,
+                      "labelled_in_unlabelled": False, "proportion_t": 0.5, "proportion_lambda": 0.1}  # D 1.2, 5.4, 5.6
 ROWS["farad"] = {**ROWS["cdmad"], "blank_pass": "eval"}                                                     # D 1.2, 2.3
 # The references give LA no training run of its own; DASO's repository is the one that has it in this field (B 5.2, A
 # 2.9).
@@ -204,6 +206,8 @@ ON_REMIXMATCH = {
     "cdmad": {**{k: v for k, v in MIXED.items() if k != "report"}, "mu": 2, "variant": "V2", "bn_momentum": 0.1,
               "steps": 300 * 500, "weight_decay": 0.04, "lambda_u": 2.0, "lambda_r": 1.0},
 }
+ON_REMIXMATCH["proportion"] = {**{k: v for k, v in ROWS["proportion"].items() if k != "strong_views"}, "ramp": 1.0,
+                               "lambda_u": 1.5, "lambda_1": 0.5, "lambda_r": 0.5, "temperature": 0.5}   # D 5.3, 5.4
 ON_REMIXMATCH["farad"] = {**ON_REMIXMATCH["cdmad"], "align": False, "temperature": 1.0}                       # D 2.3
 
 WITH_RECIPE = [name for name in METHODS if not kit.recipe_refusal(name)]

@@ -65,6 +65,10 @@ def test_a_resumed_run_goes_on_to_the_last_bit(variant, source, tmp_path):
     same_state(again.state_dict(), whole.state_dict())
 
 
+# L_e reads features of other rows, weak ones among them (the release's defect 1); a loss of the weak view's mean.
+LEARNING_FROM_WEAK = ("semi-readme", "proportion", "remixmatch+proportion")
+
+
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("supervised", "la")])
 def test_no_gradient_reaches_a_target(variant, source, monkeypatch):
     t = smoke_trainer(variant, source)
@@ -85,7 +89,7 @@ def test_no_gradient_reaches_a_target(variant, source, monkeypatch):
     monkeypatch.setattr(t.method, "terms", watched)
     t.advance()
     assert seen["targets"] and not any(x.requires_grad for x in [*seen["targets"], *seen["weights"]])
-    if variant != "semi-readme":  # there L_e reads features of other rows, weak ones among them: the release's defect 1
+    if variant not in LEARNING_FROM_WEAK:
         assert seen["weak"].f.grad is None or not seen["weak"].f.grad.any(), "a loss reached the weak view directly"
 
 
