@@ -132,6 +132,7 @@ FEATURES: dict[str, dict[str, dict[str, Any]]] = {
     **dict.fromkeys(("table4", "table5"), {
         "CIFAR-10-LT 1500/3000, gamma 100": _MAIN10,
         "CIFAR-10-LT 1500/3000, gamma 100, reversed": {**_MAIN10, "order": "reversed"}}),
+    "table6": {"CIFAR-10-LT 1500/3000, gamma 100": _MAIN10},
 }
 FIVE_SEEDS = ({**_MAIN10, "order": "consistent"}, {**_MAIN10, "order": "reversed"}, _MAIN100,
               {**_MAIN100, "order": "reversed"})
@@ -186,7 +187,7 @@ def defects(preset: str) -> dict[str, dict[str, Any]]:
 IMAGENET_METRICS = {"top-1 on the natural test split": "accuracy", "mean of the classes' recalls": "balanced_accuracy",
                     "top-1 on 50 test images a class": "accuracy_50"}
 
-# ---- the five tables -------------------------------------------------------------------------------------------------
+# ---- the tables -------------------------------------------------------------------------------------------------
 
 TITLES = {
     "table1": "Table 1, unlabelled set distributed as the labelled one",
@@ -194,6 +195,7 @@ TITLES = {
     "table3": "Table 3, ImageNet-127",
     "table4": "Table 4, SeMi's components and its release's defects",
     "table5": "Table 5, SeMi's modules on other methods, and sensitivity",
+    "table6": "Table 6, what the study on features rests on",
 }
 _CELL, _ROWS = "it belongs to the table's cells", "it belongs to the table's rows"
 FIXED_FIELDS = {
@@ -215,8 +217,8 @@ def grid(table: str, profile: str = "small", methods: Iterable[str] | None = Non
     scale = TABLE_PROFILES[profile]
     cells = CELLS_OF[profile].get(table)
     if cells is None:
-        raise BadInput("profile", profile,
-                       f"short or paper for {table}, which is about a data set that the others lack")
+        having = [name for name, tables in CELLS_OF.items() if table in tables]
+        raise BadInput("profile", profile, f"one that {table} is about: {', '.join(having)}")
     rows = ROWS[table](profile, None if methods is None else list(methods))
     entries = []
     for column, cell in cells.items():
@@ -323,12 +325,38 @@ def _modules_and_values(profile: str, methods: list[str] | None) -> list[Row]:
 def _values(option: str, profile: str) -> list[Row]:
     """One option's values, compared with SeMi's own where that is shown."""
     values, symbol, usual = SENSITIVITY[option], SYMBOLS.get(option, option), USUAL[option]
-    shown = values if TABLE_PROFILES[profile]["real"] else values[:2] if profile == "smoke" else \
+    if profile == "features":
+        usual = settings_of("semi")["options"].get(option, usual)
+    shown = sorted({*values, usual}) if TABLE_PROFILES[profile]["real"] else values[:2] if profile == "smoke" else \
         (values[0], usual, values[-1])
     names = {v: f"{symbol} = {v:g}{' (SeMi)' if v == usual else ''}" for v in shown}
     reference = names.get(usual, "")
     return [Row(f"Sensitivity to {symbol}", name, "semi", {option: v}, against="" if v == usual else reference)
             for v, name in names.items()]
+
+
+STRONG_VIEWS = (2, 8, 16)              # stored ones, K_s
+OTHER_ENCODER = "efficientnet-lite2"
+FEW = ("fixmatch", "acr", "simpro", "tras", "semi")
+LEADING = ("acr", "adello", "ccl", "cpe", "decon", "la", "saw", "simpro", "tras", "semi")
+
+
+def _foundations(profile: str, methods: list[str] | None) -> list[Row]:
+    """Whether the order of methods on features depends on what the study fixed: the number of stored views, the length
+    of a run, the encoder, and which images the statistics are of."""
+    def among(section: str, shown: Iterable[str], **fields: Any) -> list[Row]:
+        return [row._replace(section=section, fields=fields) for row in
+                _compared(profile, [method for method in shown if not methods or method in methods], ())]
+    rows = [row for count in STRONG_VIEWS for row in among(f"{count} strong views of an image stored", FEW,
+                                                           stored_strong=count)]
+    rows += among("10,000 steps", METHODS, steps=10_000)
+    rows += among("EfficientNet-Lite2", LEADING, encoder=OTHER_ENCODER)
+    section = "Statistics of the labelled images alone"
+    for method in ("supervised", "la"):
+        name = title_of(method)
+        rows += [Row(section, name, method), Row(section, f"{name}, labelled images' statistics", method, {},
+                                                 {"statistics": "labelled"}, name)]
+    return rows
 
 
 def _all(profile: str, methods: list[str] | None) -> list[Row]:
@@ -342,4 +370,4 @@ def _otherwise(profile: str, methods: list[str] | None) -> list[Row]:
 
 ROWS: dict[str, Callable[[str, list[str] | None], list[Row]]] = {
     "table1": _all, "table2": _otherwise, "table3": lambda profile, methods: _compared(profile, methods, COMPARED),
-    "table4": _ablation, "table5": _modules_and_values}
+    "table4": _ablation, "table5": _modules_and_values, "table6": _foundations}

@@ -1,6 +1,8 @@
 """The tables' grids: what runs they hold, that profiles never mix, and that smoke runs can act."""
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from semilib.errors import BadInput
@@ -9,7 +11,7 @@ from semilib.options import PAPER_STEPS
 from semilib.study import grids
 from semilib.training.config import PROFILES
 
-HERE = {name: ("smoke", "small", "short", "paper") if name != "table3" else ("short", "paper") for name in grids.TITLES}
+HERE = {name: [profile for profile, tables in grids.CELLS_OF.items() if name in tables] for name in grids.TITLES}
 
 
 @pytest.mark.parametrize("name, profile", [(name, profile) for name, profiles in HERE.items() for profile in profiles])
@@ -45,7 +47,7 @@ def test_table_3_shows_each_metric_of_imagenet_127_in_a_table_of_its_own():
     grid = grids.grid("table3", "paper", ["fixmatch", "semi"], [0])
     assert {(e.section, e.metric) for e in grid.entries} == set(grids.IMAGENET_METRICS.items())
     assert {e.runs[0].side for e in grid.entries} == {32, 64} and len(grid.runs) == 4, "one run gives all three"
-    with pytest.raises(BadInput, match="profile='small': short or paper for table3"):
+    with pytest.raises(BadInput, match="profile='small': one that table3 is about: short, paper"):
         grids.grid("table3", "small")
 
 
@@ -78,6 +80,29 @@ def test_a_sweep_moves_one_value_and_marks_the_usual_one():
     assert all(grids.USUAL[k] == usual[k] for k in grids.SENSITIVITY)
 
 
+def test_a_sweep_on_features_marks_the_tuned_value(monkeypatch):
+    monkeypatch.setattr(grids, "settings_of", lambda method: {"fields": {"lr": 0.02}, "options": {"threshold": 0.95}})
+    rows = {e.row: e for e in grids.grid("table5", "features", ["fixmatch"], [0]).entries
+            if e.section == "Sensitivity to tau" and not e.column.endswith("reversed")}
+    assert list(rows)[-2:] == ["tau = 0.9", "tau = 0.95 (SeMi)"] and "tau = 0.7" in rows
+    assert rows["tau = 0.7"].against == "tau = 0.95 (SeMi)" and rows["tau = 0.7"].runs[0].lr == 0.02
+
+
+def test_table_6_changes_one_foundation_a_section_and_keeps_the_settings_of_its_methods():
+    grid = grids.grid("table6", "features", seeds=[0])
+    usual = {e.runs[0].method: e.runs[0] for e in grids.grid("table1", "features", seeds=[0]).entries
+             if e.column == grid.entries[0].column}
+    changed: dict[str, set] = {}
+    for entry in grid.entries:
+        run, other = entry.runs[0], usual[entry.runs[0].method]
+        changed.setdefault(entry.section, set()).update(
+            f.name for f in dataclasses.fields(run) if getattr(run, f.name) != getattr(other, f.name))
+    *views, long, encoder, statistics = changed.values()
+    assert set.union(*views) == {"stored_strong"} and len(views) == 3 and encoder == {"encoder"}
+    assert statistics == {"statistics"} and long <= {"steps", "eval_every"} >= {"steps"}
+    assert len({e.runs[0].method for e in grid.entries if e.section == "10,000 steps"}) >= len(METHODS) - 1
+
+
 def test_seeds_come_one_after_the_other_and_fields_reach_every_run():
     grid = grids.grid("table1", "small", ["fixmatch", "semi"], [3, 1], steps=700)
     assert [run.seed for run in grid.runs] == [1, 1, 3, 3] and {run.steps for run in grid.runs} == {700}
@@ -99,7 +124,7 @@ def test_unknown_names_are_refused(given, message):
         grids.grid(**given)
 
 
-@pytest.mark.parametrize("name", [name for name in grids.TITLES if name != "table3"])
+@pytest.mark.parametrize("name", [name for name, profiles in HERE.items() if "smoke" in profiles])
 def test_thresholds_of_smoke_runs_are_ones_that_an_unsure_network_reaches(name):
     for run in grids.grid(name, "smoke").runs:
         assert "threshold" not in get(run.method).smoke or run.options["threshold"] <= 0.3, run.name
