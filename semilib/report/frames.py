@@ -105,7 +105,7 @@ def distributions(groups: Groups) -> pd.DataFrame:
 
     parts = [part(which, "", first.of_classes(f"{which}_counts"), every) for which in ("labelled", "unlabelled")]
     for label, group in groups.items():
-        pooled = _pool([e for r in group for e in r.averaged])
+        pooled = pool([e for r in group for e in r.averaged])
         parts.append(part("pseudo-labels", label, pooled["counted"][first.order], group, 100 * pooled["share"]))
     return pd.concat(parts, ignore_index=True)
 
@@ -163,18 +163,18 @@ def pseudo_labels(groups: Groups) -> pd.DataFrame:
 def _pooled(record: Record) -> list[dict[str, Any]]:
     """The evaluations of a record, pooled to at most `POINTS`."""
     size = -(-len(record.log) // POINTS)
-    return [_pool(record.log[i:i + size]) for i in range(0, len(record.log), size)]
+    return [pool(record.log[i:i + size]) for i in range(0, len(record.log), size)]
 
 
-def _pool(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+def pool(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     """Several evaluations' pseudo-labels as one, at the last one's step, as `metrics.pseudo_label_scores` names them.
 
-    correct, and precision [C], are NaN where none counted or no truth is known."""
+    counted, right, seen: [C], images. correct, and precision [C], are NaN where none counted or no truth is known."""
     scores = [e["pseudo_labels"] for e in evaluations]
     counted, right, seen = (np.sum([s[name] for s in scores], axis=0) for name in ("counted", "right", "seen"))
     known = np.where(counted * seen.sum() > 0, right, math.nan)
     return {"step": evaluations[-1]["step"], "share": counted.sum() / max(1, sum(s["shown"] for s in scores)),
-            "counted": counted, "precision": known / np.maximum(counted, 1),
+            "counted": counted, "right": right, "seen": seen, "precision": known / np.maximum(counted, 1),
             "correct": np.nansum(known) / counted.sum() if np.isfinite(known).any() else math.nan}
 
 

@@ -205,23 +205,25 @@ UNTITLED_FIELDS = ("device", "data_on", "keep_seconds", "capture", "strict")    
 
 
 def grid(table: str, profile: str = "small", methods: Iterable[str] | None = None, seeds: Iterable[int] | None = None,
-         root: str = "data", **changes: Any) -> Grid:
+         root: str = "data", cells: Iterable[str] | None = None, **changes: Any) -> Grid:
     """The runs of a table.
 
     methods: rows of tables 1 to 3, and hosts of table 5. seeds: as methods, None for the profile's own. root: folder of
-    the data sets. changes: any field of `Run`, for every run. Raises BadInput for unknown names, and for a table that a
-    profile does not have (the embedded pictures are no ImageNet)."""
+    the data sets. cells: names of the columns wanted, None for all. changes: any field of `Run`, for every run. Raises
+    BadInput for unknown names, and for a table that a profile does not have (the embedded pictures are no ImageNet)."""
     check_name("table", table, TITLES)
     check_name("profile", profile, TABLE_PROFILES)
-    _check(methods, seeds, changes)
+    _check(methods, seeds, cells, changes)
     scale = TABLE_PROFILES[profile]
-    cells = CELLS_OF[profile].get(table)
-    if cells is None:
+    every = CELLS_OF[profile].get(table)
+    if every is None:
         having = [name for name, tables in CELLS_OF.items() if table in tables]
         raise BadInput("profile", profile, f"one that {table} is about: {', '.join(having)}")
+    for name in cells or ():
+        check_name("cells", name, every)
     rows = ROWS[table](profile, None if methods is None else list(methods))
     entries = []
-    for column, cell in cells.items():
+    for column, cell in ((name, every[name]) for name in cells or every):
         for row in rows:
             fields = {**cell, "profile": scale["profile"], "root": root, **row.fields, **changes}
             options = dict(row.options)
@@ -268,8 +270,9 @@ def on_features(methods: list[str]) -> list[Row]:
     return out
 
 
-def _check(methods: Any, seeds: Any, changes: dict[str, Any]) -> None:
-    for name, value, such in (("methods", methods, ["fixmatch", "semi"]), ("seeds", seeds, [0, 1, 2])):
+def _check(methods: Any, seeds: Any, cells: Any, changes: dict[str, Any]) -> None:
+    for name, value, such in (("methods", methods, ["fixmatch", "semi"]), ("seeds", seeds, [0, 1, 2]),
+                              ("cells", cells, ["CIFAR-10-LT 1500/3000, gamma 100"])):
         if value is not None and (isinstance(value, str) or not isinstance(value, Iterable) or not list(value) or
                                   any(type(item) is not type(such[0]) for item in value)):
             raise BadInput(name, value, f"a list such as {such}")

@@ -29,6 +29,7 @@ SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each note
     **{f"{name}.ipynb": {"profile": "smoke"} for name in ("21_table1_cifar", "22_table2_mismatched",
                                                           "24_table4_ablation", "25_table5_modules", "41_figures")},
     "23_table3_imagenet127.ipynb": {"methods": ["fixmatch", "semi"]},                         # trains nothing
+    "26_features_study.ipynb": {},                                                            # trains nothing
     "51_your_pictures.ipynb": {"profile": "smoke"},
     "90_speed.ipynb": {"profile": "smoke", "sections": ["steps", "parts", "growth", "sharing"], "steps": 3,
                        "largest": 10_000, "settings": {"growth_profile": "smoke", "most_runs": 2}},

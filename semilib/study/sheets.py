@@ -222,9 +222,9 @@ def _difference_note(frame: pd.DataFrame) -> Iterable[str]:
 
 
 def _missing_note(frame: pd.DataFrame) -> Iterable[str]:
-    rows = [f"{row.row} ({row.state})" for row in frame.itertuples() if row.done < row.runs]
-    if rows:
-        yield f"Not all runs are done: {', '.join(rows)}."
+    left = int((frame["done"] < frame["runs"]).sum())
+    if left:
+        yield f"Not all runs are done: {left} of {len(frame)} rows lack some (column n)."
 
 
 def _idle_notes(measured: pd.DataFrame, folders: Folders) -> Iterable[str]:

@@ -88,6 +88,13 @@ def test_a_sweep_on_features_marks_the_tuned_value(monkeypatch):
     assert rows["tau = 0.7"].against == "tau = 0.95 (SeMi)" and rows["tau = 0.7"].runs[0].lr == 0.02
 
 
+def test_some_of_a_table_s_cells_can_be_asked_for():
+    name = "CIFAR-10-LT 1500/3000, gamma 100, reversed"
+    some = grids.grid("table2", "features", ["semi"], [0], cells=[name])
+    every = grids.grid("table2", "features", ["semi"], [0])
+    assert [e.column for e in some.entries] == [name] and some.entries[0] in every.entries
+
+
 def test_table_6_changes_one_foundation_a_section_and_keeps_the_settings_of_its_methods():
     grid = grids.grid("table6", "features", seeds=[0])
     usual = {e.runs[0].method: e.runs[0] for e in grids.grid("table1", "features", seeds=[0]).entries
@@ -112,6 +119,8 @@ def test_seeds_come_one_after_the_other_and_fields_reach_every_run():
 @pytest.mark.parametrize("given, message", [
     (dict(table="table9"), "table='table9': unknown"), (dict(table="table1", profile="papr"), "did you mean 'paper'"),
     (dict(table="table1", methods=["fixmach"]), "did you mean 'fixmatch'"),
+    (dict(table="table2", profile="paper", cells=["STL10-LT 150"]), "cells='STL10-LT 150': unknown"),
+    (dict(table="table2", cells="STL10"), "cells='STL10': a list such as"),
     (dict(table="table1", stepz=3), "did you mean 'steps'"),
     (dict(table="table1", seeds=0), r"seeds=0: a list such as \[0, 1, 2\]"),
     (dict(table="table1", seeds=["a"]), "a list such as"),

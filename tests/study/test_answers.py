@@ -1,0 +1,74 @@
+"""The answers: words follow from scores, each comparison is of paired seeds, and what is missing is said."""
+import pytest
+
+from semilib.study import answers, grids, probes
+from semilib.study.answers import CONSISTENT, REVERSED, Study
+
+WITHOUT = "SeMi without one component"
+
+
+def of(scores: dict) -> Study:
+    """A study of hand-made means: each a score of five seeds that differ by a tenth of a point."""
+    return Study({at: {seed: mean + seed / 1000 + (seed % 2) * spread for seed in range(5)}
+                  for at, (mean, spread) in scores.items()}, {})
+
+
+def test_a_study_without_runs_answers_that_nothing_is_measured_and_how_it_would_be():
+    every = answers.answers(Study({}, {}))
+    assert len(every) == 7 and not any(answer.tables for answer in every[:-1])
+    for answer in every[:-1]:
+        assert all("not measured yet (`semilib run table" in line for line in answer.text), answer.question
+
+
+def test_methods_are_counted_above_and_below_the_probe_only_where_the_difference_is_there():
+    reference = probes.TITLES["logistic-la"]
+    found = answers.probe(of({
+        ("table1", "", CONSISTENT, reference): (.80, 0), ("table1", "", CONSISTENT, "A"): (.85, .001),
+        ("table1", "", CONSISTENT, "B"): (.70, .001), ("table1", "", CONSISTENT, "C"): (.801, .02),
+        ("table1", "", CONSISTENT, probes.TITLES["knn"]): (.5, .001)}))
+    assert "of 3 methods 1 are above it (A), 1 below" in found.text[0] and "not measured yet" in found.text[1]
+    assert found.tables[0].frame["row"].tolist() == ["A", "C", "B"] and "80.2" in found.tables[0].title
+
+
+def test_hard_examples_are_judged_by_taking_them_away_and_adding_them_alone():
+    found = answers.hard_examples(of({
+        ("table4", WITHOUT, CONSISTENT, "SeMi"): (.78, 0),
+        ("table4", WITHOUT, CONSISTENT, "without OHEML"): (.75, .001),
+        ("table4", "Each component alone", CONSISTENT, "none of them"): (.70, 0),
+        ("table4", "Each component alone", CONSISTENT, "OHEML alone"): (.70, .01),
+        ("table5", "Sensitivity to tau", CONSISTENT, "tau = 0.7 (SeMi)"): (.78, 0),
+        ("table5", "Sensitivity to tau", CONSISTENT, "tau = 0.9"): (.76, 0)}))
+    lower, undecided, missing, thresholds = found.text
+    assert lower.startswith("Lower: SeMi without OHEML, consistent -3.0") and lower.endswith("*.")
+    assert undecided.startswith("Not told apart: OHEML alone") and missing == "2 of 4 comparisons are not measured yet."
+    assert thresholds == "Thresholds, consistent: best is tau = 0.7 (SeMi) (78.2); tau = 0.9 76.2."
+
+
+def test_the_gain_is_compared_between_the_pools_and_the_quoted_number_is_matched_to_nothing():
+    found = answers.reversal(of({
+        ("table1", "", CONSISTENT, "SeMi"): (.78, 0), ("table2", "", REVERSED, "SeMi"): (.80, 0),
+        ("table1", "", CONSISTENT, "A"): (.70, 0), ("table2", "", REVERSED, "A"): (.50, 0),
+        ("table1", "", CONSISTENT, "B"): (.70, 0), ("table2", "", REVERSED, "B"): (.75, 0)}))
+    assert "over 1 of 2 rows" in found.text[0] and "over A; the table has all" in found.text[1]
+    row = found.tables[0].frame.set_index("row").loc["A"]
+    assert row["more"] == pytest.approx(22) and row["relative"] == pytest.approx(30 / .502, abs=.01)
+
+
+def test_the_order_of_methods_under_another_foundation_is_compared_by_kendall_s_tau():
+    first = {("table1", "", CONSISTENT, name): (.7 + i / 100, 0) for i, name in enumerate("ABCD")}
+    turned = {("table6", "10,000 steps", CONSISTENT, name): (.9 - i / 100, 0) for i, name in enumerate("ABCD")}
+    text = " ".join(answers.foundations(of(first | turned)).text)
+    assert "over 4 methods is -1.00" in text and "(A 90.2, B 89.2" in text
+
+
+def test_every_question_s_rows_exist_in_the_tables():
+    asked = set()
+
+    class Asking(dict):
+        def get(self, at, default=None):
+            asked.add(at)
+            return default
+    answers.answers(Study(Asking(), {}))
+    there = {(table, e.section, e.column, e.row) for table in ("table1", "table2", "table4", "table5", "table6")
+             for e in grids.grid(table, "features", seeds=[0]).entries}
+    assert {at for at in asked if at[3] not in probes.TITLES.values()} <= there and len(asked) > 30
