@@ -50,6 +50,8 @@ def process_docstring(app, what, name, obj, options, lines):
         text = field_text(name) or text
     if what == "class" and dataclasses.is_dataclass(obj) and (obj.__doc__ or "").startswith(f"{obj.__name__}("):
         text = ""                       # the signature that dataclasses put where no docstring is
+    if what == "class" and obj.__doc__ == sys.modules[obj.__module__].__doc__:
+        text = ""                       # a method's, which stands above it
     if text.lstrip().startswith("Alias for field number"):
         text = ""
     lines[:] = docstrings.rst(text)

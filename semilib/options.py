@@ -6,7 +6,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from semilib.errors import BadInput, check_name
@@ -110,7 +110,7 @@ def check_fields(obj: Any) -> None:
             value = float(value)
             object.__setattr__(obj, f.name, value)
         if type(value) not in kinds:
-            raise BadInput(f.name, value, f"{' or '.join(k.__name__ for k in kinds)}: {f.metadata['doc']}")
+            raise BadInput(f.name, value, f"{in_words(kinds)}: {f.metadata['doc']}")
         low, high, choices = f.metadata["low"], f.metadata["high"], f.metadata["choices"]
         if choices:
             check_name(f.name, value, choices)
@@ -119,6 +119,16 @@ def check_fields(obj: Any) -> None:
                 bounds = [f"at least {low}" if low is not None else "", f"at most {high}" if high is not None else ""]
                 raise BadInput(f.name, value,
                                f"{' and '.join(b for b in bounds if b) or 'finite'}: {f.metadata['doc']}")
+
+
+KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", list: "a list",
+         dict: "a dictionary", types.NoneType: "None"}
+
+
+def in_words(kinds: Collection[type]) -> str:
+    """Types as an error names them: "a whole number or None"."""
+    named = [kind for kind in kinds if not (kind is int and float in kinds)]
+    return " or ".join(KINDS.get(kind, kind.__name__) for kind in named)
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import typing
+from collections import UserDict
 from typing import TYPE_CHECKING, Any
 
 from semilib.errors import BadInput, check_name
@@ -18,7 +19,27 @@ if TYPE_CHECKING:
 # register its class alone: the class's name is then the written one.
 Entry: typing.TypeAlias = "tuple[str, str] | type[Method]"
 
-METHODS: dict[str, Entry] = {
+
+class Registry(UserDict):
+    """Classes by name. `registry[name]` is the class, `registry.data[name]` the entry that leads to it.
+
+    A class of a file is documented by that file."""
+
+    def __getitem__(self, name: str) -> type[Method]:
+        entry: Entry = self.data[name]
+        if isinstance(entry, type):
+            return entry
+        place, attribute = entry[1].split(":")
+        module = importlib.import_module(place)
+        cls = getattr(module, attribute)
+        cls.__doc__ = cls.__doc__ or module.__doc__
+        return cls
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.data)
+
+
+METHODS = Registry({
     "supervised": ("Supervised", "semilib.methods.supervised:Supervised"),
     "la": ("LA", "semilib.methods.la:LogitAdjustment"),
     "fixmatch": ("FixMatch", "semilib.methods.fixmatch:FixMatch"),
@@ -52,15 +73,15 @@ METHODS: dict[str, Entry] = {
     "scssl": ("SC-SSL", "semilib.methods.scssl:SCSSL"),
     "proportion": ("Proportion Loss", "semilib.methods.proportion:ProportionLoss"),
     "semi": ("SeMi", "semilib.methods.semi_released:SeMi"),      # semi.py, and its release's defects as options
-}
+})
 
 # Parts that go on other methods, outermost first: SeMi's modules, and a term.
-ADDITIONS: dict[str, Entry] = {
+ADDITIONS = Registry({
     "oheml": ("OHEML", "semilib.methods.additions:OHEML"),
     "plce": ("PLCE", "semilib.methods.additions:PLCE"),
     "align": ("Align", "semilib.methods.additions:Align"),
     "prop": ("Proportion term", "semilib.methods.proportion:ProportionLoss"),
-}
+})
 
 
 def get(name: str, base: str = "", add: str = "") -> type[Method]:
@@ -71,7 +92,7 @@ def get(name: str, base: str = "", add: str = "") -> type[Method]:
     for a refused pair.
     """
     check_name("method", name, METHODS)
-    parts = [_load(METHODS[name])]
+    parts = [METHODS[name]]
     bases = parts[0].bases
     if base and base not in bases:
         reason = parts[0].refuses.get(base, "")
@@ -80,7 +101,7 @@ def get(name: str, base: str = "", add: str = "") -> type[Method]:
         why = f": {reason}" if reason else ", which is a whole method of its own"
         raise BadInput("base", base, f"{' or '.join(map(repr, bases)) or 'none'} for {name}{why}")
     if bases:
-        parts.append(_load(METHODS[base or bases[0]]))
+        parts.append(METHODS[base or bases[0]])
     wanted = add.split("+") if add else []
     for one in wanted:
         check_name("add", one, ADDITIONS)
@@ -89,7 +110,7 @@ def get(name: str, base: str = "", add: str = "") -> type[Method]:
     for part in parts if wanted else ():
         if "add" in part.refuses:
             raise BadInput("add", add, f"'' for {part.__name__}: {part.refuses['add']}")
-    modules = [_load(entry) for one, entry in ADDITIONS.items() if one in wanted]
+    modules = [ADDITIONS[one] for one in ADDITIONS if one in wanted]
     for module in modules:
         if name in module.refuses:
             raise BadInput("add", add, f"'' for {parts[0].__name__}: {module.refuses[name]}")
@@ -101,15 +122,8 @@ def get(name: str, base: str = "", add: str = "") -> type[Method]:
 def title_of(name: str) -> str:
     """The written name of a method or of an addition, for tables and figures. An unregistered name stands for
     itself. Imports nothing."""
-    entry = {**METHODS, **ADDITIONS}.get(name, (name, ""))
+    entry = {**METHODS.data, **ADDITIONS.data}.get(name, (name, ""))
     return entry.__name__ if isinstance(entry, type) else entry[0]
-
-
-def _load(entry: Entry) -> type[Method]:
-    if isinstance(entry, type):
-        return entry
-    module, attribute = entry[1].split(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 @functools.lru_cache

@@ -89,7 +89,9 @@ class Net(nn.Module):
         self.channels_last = self.bf16 = False
 
     def use_channels_last(self) -> None:
-        """Keep the backbone's weights, and give it its images, with the channels of a pixel side by side."""
+        """Keep the backbone's weights, and give it its images, with the channels of a pixel side by side.
+
+        PyTorch's batch norms on a CPU sum less exactly so, in fp32; docs/parity.md has the numbers."""
         self.backbone.to(memory_format=torch.channels_last)
         self.channels_last = True
 

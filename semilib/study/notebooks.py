@@ -18,6 +18,7 @@ from typing import Any
 
 from semilib.errors import BadInput, check_name
 from semilib.files import write_text
+from semilib.options import in_words
 from semilib.training import progress
 
 CHECKED = "nbval-check-output"                  # tag of a cell that shows numbers of committed records
@@ -65,7 +66,7 @@ def check_parameters(given: dict[str, Any], **expected: Any) -> None:
     for name, kinds in expected.items():
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
         if type(given[name]) not in kinds:
-            raise BadInput(name, given[name], " or ".join(kind.__name__ for kind in kinds))
+            raise BadInput(name, given[name], in_words(kinds))
 
 
 def _is_plain(value: Any) -> bool:
@@ -94,7 +95,8 @@ def check_given(notebook: str | Path, given: dict[str, Any]) -> None:
         default = known[name]
         same = type(value) is type(default) or (type(value) is int and type(default) is float)
         if not (same or default is None or value is None):
-            raise BadInput(name, value, f"{type(default).__name__}, as in {Path(notebook).name} ({name} = {default!r})")
+            wanted = f"{in_words((type(default),))}, as in {Path(notebook).name} ({name} = {default!r})"
+            raise BadInput(name, value, wanted)
 
 
 def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], show: bool = True) -> Path:

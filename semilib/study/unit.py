@@ -57,12 +57,13 @@ def parameters_of(run: Run) -> dict[str, Any]:
 
     Paths inside the project are relative to it. `run_of` gives the run back, with an equal key.
     """
+    named = {"dataset": run.dataset, "method": run.method, "profile": run.profile, "seed": run.seed}
     root = files.shown(files.place(run.root))
-    for differences in (_from_usual, _all_fields):
+    for short in (True, False):
         with contextlib.suppress(BadInput):
-            options, fields = differences(run)
-            parameters = {"dataset": run.dataset, "method": run.method, "profile": run.profile, "seed": run.seed,
-                          "options": options, "fields": fields, "root": root}
+            given = run.arguments(short)
+            fields = {k: v for k, v in given.items() if k not in (*named, "options", "root")}
+            parameters = {**named, "options": given.get("options", {}), "fields": fields, "root": root}
             if run_of(parameters) == dataclasses.replace(run, root=str(files.place(root))):
                 return parameters
     raise BadInput("run", run.name, "a run that Run.of can make")
@@ -72,27 +73,6 @@ def run_of(parameters: dict[str, Any]) -> Run:
     """The run that the notebook makes of its parameters."""
     named = {k: v for k, v in parameters.items() if k not in ("runs", "fields", "root")}
     return Run.of(**named, **parameters["fields"], root=str(files.place(parameters["root"])))
-
-
-def _all_fields(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All options, and all fields that are no parameters of their own."""
-    named = ("dataset", "method", "profile", "seed", "options", "root")
-    return dict(run.options), {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in named}
-
-
-def _from_usual(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options and fields in which the run is not the usual one of its data set, method and profile.
-
-    Raises BadInput if there is no such usual run."""
-    kind = {name: getattr(run, name) for name in ("base", "add", "recipe")}
-    preset = {k: v for k, v in run.options.items() if k == "preset"}
-    usual = Run.of(run.dataset, run.method, profile=run.profile, seed=run.seed, root=run.root, options=preset, **kind)
-    options, fields = _all_fields(run)
-    fields = {k: v for k, v in fields.items() if v != getattr(usual, k)}
-    fields |= {k: v for k, v in kind.items() if v != getattr(Run, k)}
-    if "gamma_l" in fields:                                # alone it would set gamma_u as well
-        fields["gamma_u"] = run.gamma_u
-    return {k: v for k, v in options.items() if k in preset or v != usual.options.get(k)}, fields
 
 
 # ---- the unit --------------------------------------------------------------------------------------------------------

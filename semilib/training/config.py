@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -231,6 +233,27 @@ class Run:
             fields["gamma_u"] = given["gamma_l"]
         return cls(**fields)._with_options(recipe_options, given.get("options", {}))
 
+    @classmethod
+    def grid(cls, **given: Any) -> list[Run]:
+        """All runs of several values: a list, tuple or range in place of a value of `Run.of` has one run for each.
+
+        A name with a dot is an option of one method, and multiplies that method's runs alone:
+        `Run.grid(dataset="cifar10", method=["semi", "acr"], seed=range(5), **{"semi.alpha": [0.2, 0.4]})` has 15 runs.
+        They stand seed after seed, so that a sweep that is stopped has whole comparisons.
+        """
+        methods = _several(given.get("method", "semi"))
+        fields = {name: _several(value) for name, value in given.items() if "." not in name}
+        options: dict[str, dict[str, list[Any]]] = {method: {} for method in methods}
+        for name in given.keys() - fields.keys():
+            owner, option = name.split(".", 1)
+            if owner not in ("options", *methods):
+                raise BadInput("argument", name, f"{methods[0]}.{option} for an option of this run's method")
+            for method in methods if owner == "options" else (owner,):
+                options[method][option] = _several(given[name])
+        fields = {**{name: fields[name] for name in ("seed",) if name in fields}, **fields}
+        return [cls.of(**{**run, "options": {**run.get("options", {}), **own}})
+                for run in _product(fields) for own in _product(options[run.get("method", "semi")])]
+
     def with_(self, **changes: Any) -> Run:
         """This run with some fields changed. The profile's values are not applied again. The options stay as they are.
         Where the method changes, those that are not given are its defaults."""
@@ -316,6 +339,35 @@ class Run:
         from semilib.methods import get
         return get(self.method, self.base, self.add)
 
+    # ---- what makes it -----------------------------------------------------------------------------------------------
+
+    def arguments(self, short: bool = True) -> dict[str, Any]:
+        """What `Run.of` is given to make this run: data set, method, and where the run is not its data set's and
+        method's usual one. Raises BadInput if no usual one is near it. short=False: all fields and options."""
+        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if not short:
+            return {**out, "options": dict(self.options)}
+        first = {name: out.pop(name) for name in ("dataset", "method")}
+        profile = {} if self.profile == CELLS[self.dataset]["profile"] else {"profile": self.profile}
+        kind = {name: out[name] for name in ("base", "add", "recipe") if out[name] != getattr(Run, name)}
+        preset = {k: v for k, v in self.options.items() if k == "preset"}
+        usual = Run.of(**first, **profile, **kind, options=preset)
+        told = {k: v for k, v in out.items() if k != "options" and v != getattr(usual, k)}
+        if "gamma_l" in told:                                  # alone it would set gamma_u as well
+            told["gamma_u"] = self.gamma_u
+        usual_preset = {"preset": next(iter(self.method_class().Config.presets(self)), None)}
+        options = {k: v for k, v in self.options.items() if v != usual.options.get(k)}
+        options |= preset if preset != usual_preset else {}
+        return {**first, **profile, **kind, **told, **({"options": options} if options else {})}
+
+    def __repr__(self) -> str:
+        try:
+            given = self.arguments()
+        except BadInput:
+            given = self.arguments(short=False)
+        words = [*map(repr, (given.pop("dataset"), given.pop("method"))), *(f"{k}={v!r}" for k, v in given.items())]
+        return f"Run.of({', '.join(words)})"
+
     # ---- names -------------------------------------------------------------------------------------------------------
 
     @property
@@ -373,3 +425,28 @@ class Run:
     def key(self) -> str:
         """Eight hex digits of the hash of `identity`: equal for equal configurations, however they were written."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _several(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | range) else [value]
+
+
+def _product(values: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+
+
+def _name_the_fields(function: Any) -> None:
+    """Let the function's signature name the fields of `Run`, which editors complete, and its docstring explain them."""
+    own = inspect.signature(function).parameters
+    rest = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, annotation=f.type,
+                              default={} if f.name == "options" else f.default)
+            for f in dataclasses.fields(Run) if f.name not in own]
+    named = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    function.__signature__ = inspect.Signature([*named, *rest])
+    lines = [f"    {f.name}: {f.metadata['doc']}" for f in dataclasses.fields(Run)]
+    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__), "", "Fields, which start as data set and profile "
+                                  "have them:", "", *lines])
+
+
+_name_the_fields(Run.__dict__["of"].__func__)
+_name_the_fields(Run.__dict__["grid"].__func__)

@@ -35,8 +35,8 @@ from semilib.training.definitions import Compiled, Definition, Module
 # classes count), how a run is called, and what a configuration starts from (a run has it in full).
 TELLERS = {"record", "progress", "errors", "files", "writer", "signals"}
 ROOTS = (("train", "train"), ("config", "Run"))           # beside this module
-BYSTANDERS = {"METHODS", "ADDITIONS", "CELLS", "PROFILES", "Run.name", "Run.key", "Run.identity", "Run.of", "Run.with_",
-              "original"}
+BYSTANDERS = {"METHODS", "ADDITIONS", "CELLS", "PROFILES", "Run.name", "Run.key", "Run.identity", "Run.of", "Run.grid",
+              "Run.with_", "Run.arguments", "Run.__repr__", "original"}
 # Tables of which a run reads one entry, and the field of its configuration that says which.
 TABLES = {"SOURCES": "dataset", "FIXED": "dataset", "SIDES": "dataset"}
 WHOLE = "*"                                             # as a definition's name: all of the module

@@ -70,7 +70,7 @@ def project(tmp_path_factory):
         shutil.copy(ROOT / part, folder / part)
     (folder / "semilib" / "methods" / "halved.py").write_text(FILE)
     registry = folder / "semilib" / "methods" / "__init__.py"
-    head, begin, rest = registry.read_text().partition("METHODS: dict[str, Entry] = {\n")
+    head, begin, rest = registry.read_text().partition("METHODS = Registry({\n")
     registry.write_text(head + begin + LINE + rest)
     return folder
 

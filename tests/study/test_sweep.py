@@ -124,7 +124,7 @@ def test_a_launcher_takes_what_it_knows_passes_on_the_rest_and_refuses_bad_value
     assert launcher("ray", options) == Ray(num_cpus=2.0, more={"resources": {"big": 1}})
     for name, values, message in (("slurm", {"per_job": 0}, "per_job=0: at least 1"),
                                   ("ray", {"num_gpus": -1}, "num_gpus=-1"),
-                                  ("local", {"threads": "two"}, "threads='two': int"),
+                                  ("local", {"threads": "two"}, "threads='two': a whole number"),
                                   ("local", {"retries": -1}, "retries=-1")):
         with pytest.raises(BadInput, match=message):
             launcher(name, values)

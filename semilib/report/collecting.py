@@ -1,0 +1,103 @@
+"""Runs as a frame: what differs between them, and what came out.
+
+    frame = collect(Run.grid(method=["semi", "acr"], seed=range(5)))        # a row a run
+    collect("runs", by="method").to_latex(escape=True)                      # a row a method
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from semilib import files
+from semilib.errors import BadInput, check_name
+from semilib.methods import get
+from semilib.report.records import GROUPS, Record, folders_below, load, read, result_of
+from semilib.training import record
+from semilib.training.config import Run
+
+MEASURED = ("accuracy", *GROUPS, "minutes")          # of a finished run; accuracies in per cent
+
+
+def collect(runs: str | Path | Iterable[Run | str | Path] = "runs", by: str | Sequence[str] = (),
+            folder: str | Path = "runs") -> pd.DataFrame:
+    """A row a run: its method, each field that varies, its state, and what it measured.
+
+    runs: runs, which are looked for in `folder`; folders of runs; or one folder that holds runs, of which those of one
+    configuration are one, the latest. An option that varies has a column METHOD.OPTION. accuracy: balanced accuracy in
+    per cent, as tables have it; head, medium, tail likewise; minutes. NaN for a run that is not done.
+
+    by: columns. Then a row stands for the finished runs that agree in them: the mean of each number, `spread` (standard
+    deviation of the accuracy, n - 1 in the denominator), `n` (how many runs), and `over` (the fields that vary in it).
+    Raises BadInput for no runs, and for a column that there is not.
+    """
+    found = _records(runs, folder)
+    if not found:
+        raise BadInput("runs", str(runs), "a folder that holds runs, or runs")
+    varying = _varying(found)
+    rows = [{**{name: values[name] for name in varying if name in values}, "state": one.state, **_measured(one)}
+            for one, values in ((one, _values(one)) for one in found)]
+    frame = pd.DataFrame(rows, columns=[*varying, "state", *MEASURED])
+    return _grouped(frame, varying, [by] if isinstance(by, str) else list(by)) if by else frame
+
+
+def _records(runs: str | Path | Iterable[Run | str | Path], folder: str | Path) -> list[Record]:
+    if isinstance(runs, str | Path):
+        latest: dict[str, Record] = {}
+        for one in map(read, folders_below(files.place(runs))):
+            before = latest.get(one.run["key"])
+            if before is None or (one.done, one.run.get("finished", "")) > (before.done, before.run.get("finished", "")):
+                latest[one.run["key"]] = one
+        return list(latest.values())
+    return [_of_run(one, files.place(folder)) if isinstance(one, Run) else load([files.place(one)])[0] for one in runs]
+
+
+def _of_run(run: Run, folder: Path) -> Record:
+    """A run's record; its configuration alone where it was not started."""
+    path = record.folder(run, folder)
+    if record.read(path) is not None:
+        return read(path)
+    return Record({"name": run.name, "key": run.key, "code": "", "status": "not started", "config": run.identity()})
+
+
+def _values(one: Record) -> dict[str, Any]:
+    """Fields by name and options by METHOD.OPTION. What came later than a record has its default there."""
+    usual = {f.name: f.default for f in dataclasses.fields(Run) if f.metadata["in_key"]}
+    config = {**usual, **one.config}
+    method, options = config["method"], config.pop("options")
+    known = {f.name: f.default for f in dataclasses.fields(get(method, config["base"], config["add"]).Config)}
+    return {"method": method, **config, **{f"{method}.{k}": v for k, v in {**known, **options}.items()}}
+
+
+def _varying(found: list[Record]) -> list[str]:
+    """The method, and the names of which several values are there."""
+    values: dict[str, set[str]] = {}
+    for one in found:
+        for name, value in _values(one).items():
+            values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+    return ["method", *(name for name, several in values.items() if len(several) > 1 and name != "method")]
+
+
+def _measured(one: Record) -> dict[str, float]:
+    if not one.done:
+        return dict.fromkeys(MEASURED, math.nan)
+    result = result_of(one)
+    return {"accuracy": 100 * result["mean_last"], **{name: 100 * result[name] for name in GROUPS},
+            "minutes": one.run["seconds"] / 60}
+
+
+def _grouped(frame: pd.DataFrame, varying: list[str], by: list[str]) -> pd.DataFrame:
+    for name in by:
+        check_name("by", name, varying)
+    done = frame[frame["state"] == "done"]
+    groups = done.groupby(by, sort=False, dropna=False)
+    others = [name for name in varying if name not in by]
+    over = [", ".join(name for name in others if part[name].map(str).nunique() > 1) for _, part in groups]
+    out = groups[list(MEASURED)].mean()
+    out.insert(1, "spread", groups["accuracy"].std())
+    return out.assign(n=groups.size(), over=over).reset_index()
