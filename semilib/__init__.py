@@ -1,7 +1,10 @@
 """Class-imbalanced semi-supervised learning in one engine: the SeMi study.
 
-    from semilib import Run, train
+    from semilib import Run, collect, sweep, train
     folder = train(Run.of("cifar10", "semi", n1=1500, m1=3000, gamma_l=100))
+    runs = Run.grid(method=["semi", "acr"], seed=range(5), **{"semi.alpha": [0.2, 0.4]})
+    sweep(runs, slots=2)
+    collect(runs, by=["method", "semi.alpha"])          # a pandas frame
 
 Importing this package is cheap; the names below are loaded when they are first used.
 """
@@ -16,9 +19,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 __version__ = "0.1.0"
 _HOMES = {"Run": "training.config", "train": "training.train", "Trainer": "training.engine", "METHODS": "methods",
-          "Method": "methods.base", "BadInput": "errors"}
+          "Method": "methods.base", "BadInput": "errors", "sweep": "study.sweep", "collect": "report.collecting"}
 _MODULES = {"trained": "training.trained"}
-__all__ = ["METHODS", "BadInput", "Method", "Run", "Trainer", "train"]
+__all__ = ["METHODS", "BadInput", "Method", "Run", "Trainer", "collect", "sweep", "train"]
 
 
 def __getattr__(name: str):

@@ -4,11 +4,14 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from semilib.errors import BadInput, RunBusy, TrainingError
+from semilib import __version__
+from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError, check_name
 
 # A story, the unit of work and a lesson: no table, no figure; and a measurement of the machine itself.
 NOT_RENDERED = ("00_quickstart", "10_run", "30_add_your_method", "90_speed")
@@ -22,8 +25,23 @@ def value(text: str) -> Any:
         return text
 
 
-def assignments(pairs: list[str]) -> dict[str, Any]:
-    """NAME=VALUE words as a dictionary. Raises BadInput for a word without "="."""
+# A part of a value between commas: quoted, in brackets, or plain; and a range of whole numbers.
+PART = re.compile(r"""(?:'[^']*'|"[^"]*"|\[[^]]*\]|\([^)]*\)|\{[^}]*\}|[^,])+""")
+RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+
+
+def values(text: str) -> Any:
+    """`value`, or the list of several: 0.2,0.4 or semi,acr or 0..4, which is 0,1,2,3,4. A quoted value may hold commas.
+    """
+    found: list[Any] = []
+    for part in PART.findall(text) or [text]:
+        ends = RANGE.fullmatch(part)
+        found += range(int(ends[1]), int(ends[2]) + 1) if ends else [value(part)]
+    return found if len(found) != 1 or RANGE.fullmatch(text) else found[0]
+
+
+def assignments(pairs: list[str], read: Callable[[str], Any] = value) -> dict[str, Any]:
+    """NAME=VALUE words as a dictionary, each value by `read`. Raises BadInput for a word without "="."""
     out = {}
     for pair in pairs:
         name, found, text = pair.partition("=")
@@ -31,47 +49,48 @@ def assignments(pairs: list[str]) -> dict[str, Any]:
             raise BadInput("argument", pair, "NAME=VALUE, such as method=fixmatch")
         if name in out:
             raise BadInput("argument", pair, f"one value for {name}; it has {out[name]!r} already")
-        out[name] = value(text)
+        out[name] = read(text)
     return out
 
 
-def given_run(words: list[str]):
-    """A Run from NAME=VALUE words. A name with a dot is an option of the method:
-    `semi.alpha=0.2`, `options.alpha=0.2`."""
+def given_runs(words: list[str]) -> list:
+    """The runs of NAME=VALUE words. A name with a dot is an option of a method: `semi.alpha=0.2`, `options.alpha=0.2`.
+    A value may be several (`values`): each combination is a run."""
     from semilib import files
     from semilib.training.config import Run
-    given = assignments(words)
-    options = given.pop("options", {})
-    if not isinstance(options, dict):
-        raise BadInput("options", options, 'a dict, such as options=\'{"alpha": 0.2}\'')
-    for name in [n for n in given if "." in n]:
-        owner, option = name.split(".", 1)
-        if owner not in ("options", given.get("method", "semi")):
-            raise BadInput("argument", name,
-                           f"{given.get('method', 'semi')}.{option} for an option of this run's method")
-        options[option] = given.pop(name)
-    given.setdefault("root", str(files.place("data")))
-    return Run.of(**given, options=options)
+    given = assignments(words, values)
+    if not isinstance(given.get("options", {}), dict):
+        raise BadInput("options", given["options"], 'a dict, such as options=\'{"alpha": 0.2}\'')
+    return Run.grid(**{"root": str(files.place("data")), **given})
+
+
+def given_run(words: list[str]):
+    """The run of NAME=VALUE words. Raises BadInput for several."""
+    runs = given_runs(words)
+    if len(runs) != 1:
+        raise BadInput("runs", len(runs), "one: a single value for each name")
+    return runs[0]
 
 
 def run(args) -> None:
     tables, fields = words_of(args.what)
-    if tables or args.on != "local":
+    runs = [] if tables else given_runs(fields)
+    if tables or args.on != "local" or len(runs) > 1:
         return several(args, tables, fields)
     from semilib.study import launchers
     for name in (*launchers.FLAGS, "bare", "no_wait", "slurm", "ray", "again"):
         if getattr(args, name):
             raise BadInput(name.replace("_", "-"), getattr(args, name),
-                           "not given for a single run; it is for tables, such as table1")
-    return single(args, fields)
+                           "not given for a single run; it is for several, such as table1 or seed=0..4")
+    return single(args, runs[0])
 
 
-def single(args, fields: list[str]) -> None:
+def single(args, wanted) -> None:
     from semilib import files
     from semilib.data import folders  # no pandas, no notebooks: a bare machine with torch can run this
     from semilib.training import metrics, progress, record
     from semilib.training.train import train
-    wanted, shown = given_run(fields), progress.Terminal()
+    shown = progress.Terminal()
     folders.prepare([wanted], shown.working)
     path = train(wanted, files.place(args.runs), args.folder, shown)
     found = record.read(path)
@@ -86,6 +105,8 @@ def single(args, fields: list[str]) -> None:
 
 
 def several(args, tables: list[str], fields: list[str]) -> None:
+    """Do the runs of tables or of a sweep, told first how many, how long and how much disk."""
+    from semilib import files
     from semilib.study import launchers
     if args.folder:
         raise BadInput("folder", args.folder, "not given with a sweep, whose runs each have their own")
@@ -100,10 +121,20 @@ def several(args, tables: list[str], fields: list[str]) -> None:
         raise BadInput("on", "ray", "--ray num_cpus=N --ray num_gpus=SHARE in place of slots, per-gpu and threads")
     words = assignments(getattr(args, args.on, None) or [])
     how = launchers.launcher(args.on, {**flags, "notebook": not args.bare, **words})
+    from semilib.study.local import slots_of
     from semilib.study.status import summary
     from semilib.study.sweep import sweep
-    outcomes = sweep(given_runs(tables, fields, args) if tables else [given_run(fields)], args.runs, how)
-    print(summary(outcomes))
+    groups = of_tables(tables, fields, args) if tables else own(fields)
+    for title, runs, recorded in groups:
+        if recorded and not runs:
+            print(f"{title}: nothing to do, {len(recorded)} runs are finished; --again does them too\n"
+                  f"  records: {', '.join(sorted({files.shown(folder.parent) for folder in recorded.values()}))}")
+    runs = once(groups)
+    if not runs:
+        return
+    print(estimate(runs, args, len(slots_of(len(runs), how)) if args.on == "local" else 1), flush=True)
+    outcomes = sweep(runs, args.runs, how)
+    print(f"{summary(outcomes)}\nrecords: {files.shown(files.place(args.runs))}")
     if any(outcome.exit_code for outcome in outcomes):
         sys.exit(1)
 
@@ -119,76 +150,98 @@ def words_of(words: list[str]) -> tuple[list[str], list[str]]:
     return tables, fields
 
 
-def given_runs(tables: list[str], fields: list[str], args) -> list:
-    """The runs of tables, each once: `table1 table4 profile=smoke seeds=[0]`.
-    Those of committed records are left out, unless --again."""
-    return list({run.key: run for grid in given_grids(tables, fields) for run in left(grid, args)}.values())
+Group = tuple[str, list, dict[str, Path]]       # a title, runs to do, and committed records by key, which are left out
 
 
-def left(grid, args) -> list:
-    """The grid's runs without those of committed records, which tables show as they are; all of them with --again."""
-    recorded = set() if args.again else recorded_of(grid, args)
-    return [run for run in grid.runs if run.key not in recorded]
+def own(fields: list[str]) -> list[Group]:
+    """The runs of a sweep, whatever is committed."""
+    return [(" ".join(fields), given_runs(fields), {})]
 
 
-def recorded_of(grid, args) -> set[str]:
-    """Keys of the grid's runs that are finished in results/ and not in the folder of runs."""
+def of_tables(tables: list[str], fields: list[str], args) -> list[Group]:
+    """The runs of tables (none named: of all that the profile has).
+
+    Those that committed records hold are left out, because tables show them as they are; not so with --again."""
+    out = []
+    for grid in given_grids(tables, fields):
+        recorded = {} if args.again else recorded_of(grid, args)
+        out.append((grid.title, [run for run in grid.runs if run.key not in recorded], recorded))
+    return out
+
+
+def looked_at(args) -> list[Group]:
+    """What `plan` and `list` tell of: a sweep where a data set, a method or an option of one is named, else tables."""
+    tables, fields = words_of(args.what)
+    is_sweep = not tables and any(re.match(r"(dataset|method|[^=]*\.[^=]*)=", word) for word in fields)
+    return own(fields) if is_sweep else of_tables(tables, fields, args)
+
+
+def once(groups: list[Group]) -> list:
+    """The runs of groups, each once."""
+    return list({run.key: run for _, runs, _ in groups for run in runs}.values())
+
+
+def estimate(runs: list, args, slots: int) -> str:
+    """How many, how long and how much disk runs will take, in words."""
+    from semilib.speed.workloads import trial
+    from semilib.study.sweep import forecast
+    return forecast(runs, args.runs, notebook=not args.bare, trial=trial).text(slots)
+
+
+def recorded_of(grid, args) -> dict[str, Path]:
+    """The records of the grid's runs that are finished in results/ and not in the folder of runs, by key."""
     from semilib import files
     from semilib.study import sheets
     results = files.place("results")
-    return {key for key, folder in sheets.find(grid, args.runs).items() if folder.is_relative_to(results)}
+    return {key: folder for key, folder in sheets.find(grid, args.runs).items() if folder.is_relative_to(results)}
 
 
 def given_grids(tables: list[str], fields: list[str]) -> list:
     """The grids of tables; none named: of all that the profile has."""
     from semilib import files
     from semilib.study import grids
-    given = {"root": str(files.place("data")), **assignments(fields)}
+    given = {"root": str(files.place("data")), **assignments(fields, values)}
     found = []
     for name in tables or grids.TITLES:
         try:
             found.append(grids.grid(name, **given))
         except BadInput as error:
-            if tables or error.field != "profile" or given.get("profile") not in grids.TABLE_PROFILES:
+            if tables or error.field != "profile" or given.get("profile", "small") not in grids.TABLE_PROFILES:
                 raise
     return found
 
 
 def plan(args) -> None:
-    """Runs, hours and disk of tables before they are run."""
+    """Runs, hours and disk of tables, or of a sweep, before they are run."""
     from semilib.study.launchers import Local
     from semilib.study.local import slots_of
-    from semilib.study.sweep import forecast
-    grids = given_grids(*words_of(args.what))
+    groups = looked_at(args)
     slots = args.slots or len(slots_of(10**6, Local()))
-    for grid in grids:
-        runs = left(grid, args)
-        print(f"{grid.title}\n{forecast(runs, args.runs, notebook=not args.bare).text(slots)}")
-        if len(runs) < len(grid.runs):
-            print(f"  {len(grid.runs) - len(runs)} more are among the committed records; --again does them too")
-    if len(grids) > 1:
-        runs = [run for grid in grids for run in left(grid, args)]
-        print(f"together, each run once\n{forecast(runs, args.runs, notebook=not args.bare).text(slots)}")
+    for title, runs, recorded in groups:
+        print(f"{title}\n{estimate(runs, args, slots)}")
+        if recorded:
+            print(f"  {len(recorded)} more are among the committed records; --again does them too")
+    if len(groups) > 1:
+        print(f"together, each run once\n{estimate(once(groups), args, slots)}")
 
 
 def list_(args) -> None:
-    """The runs of tables and their state."""
+    """The runs of tables, or of a sweep, and their state."""
     from collections import Counter
 
     from semilib.study.sweep import states
-    for grid in given_grids(*words_of(args.what)):
-        recorded = recorded_of(grid, args)
-        runs = [(run, "in results" if run.key in recorded else state) for run, state in states(grid.runs, args.runs)]
-        numbers = Counter(state for _, state in runs)
-        print(f"{grid.title}\n  " + ", ".join(f"{n} {state}" for state, n in numbers.items()))
-        for run, state in runs if args.all else ():
+    for title, runs, recorded in looked_at(args):
+        known = states(runs, args.runs)
+        numbers = Counter({"in results": len(recorded)}) + Counter(state for _, state in known)
+        print(f"{title}\n  " + ", ".join(f"{n} {state}" for state, n in numbers.items()))
+        for run, state in known if args.all else ():
             print(f"  {state:12} {run.name}  {run.key}")
+        for key, folder in recorded.items() if args.all else ():
+            print(f"  in results   {folder.name}  {key}")
 
 
 def render(args) -> None:
     """Execute the notebooks of tables and figures."""
-    import papermill.exceptions
-
     from semilib import files
     from semilib.study import notebooks
     home, given = files.home() / "notebooks", assignments([w for w in args.what if "=" in w])
@@ -208,9 +261,8 @@ def render(args) -> None:
         output = path if args.in_place else files.place(args.out) / path.name
         try:
             print(files.shown(notebooks.execute(path, output, notebooks.fitting(path.name, names, given))), flush=True)
-        except papermill.exceptions.PapermillExecutionError as error:
-            failed.append(f"{path.name}: {error.ename}: {error.evalue} "
-                          f"({files.shown(output.with_name(output.stem + '.failed.ipynb'))})")
+        except NotebookError as error:
+            failed.append(str(error))
     if failed:
         sys.exit(f"{len(failed)} of {len(chosen)} notebooks failed\n" + "\n".join(failed))
 
@@ -224,6 +276,7 @@ def one(args) -> None:
 def status(args) -> None:
     from semilib import files
     from semilib.training import record
+    print(f"{'state':12} {'result':>7}  run  profile and steps  key-code")
     for path in sorted(files.place(args.runs).rglob("run.json")):
         found, state = record.read(path.parent), record.state_of(path.parent)
         if found is None:
@@ -286,8 +339,6 @@ def execute(args) -> None:
 
 
 def quickstart(args) -> None:
-    import papermill.exceptions
-
     from semilib import files
     from semilib.report.records import load
     from semilib.report.tables import overview
@@ -299,11 +350,7 @@ def quickstart(args) -> None:
     output = files.place(given.get("runs", "runs")) / "quickstart" / "00_quickstart.ipynb"
     print("Supervised, FixMatch and SeMi on a long-tailed set of 32x32 pictures: about three and a half minutes on two "
           "cores, no download.")
-    try:
-        notebooks.execute(home / "notebooks" / "00_quickstart.ipynb", output, given)
-    except papermill.exceptions.PapermillExecutionError as error:
-        sys.exit(f"{error.ename}: {error.evalue}\nthe notebook up to the error: "
-                 f"{files.shown(output.with_name(output.stem + '.failed.ipynb'))}")
+    notebooks.execute(home / "notebooks" / "00_quickstart.ipynb", output, given)
     folder = output.parent
     records = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
     print(overview(load(home / line for line in records)).text, end="\n\n")
@@ -334,6 +381,20 @@ def publish(args) -> None:
         raise BadInput("logs", args.logs, f"given with a compressed table, FILE{compact.ENDING}; a folder has them")
     for path in args.run:
         print(files.shown(record.publish(path, args.results)))
+
+
+def collect(args) -> None:
+    """Runs and what they measured as one table; `report.collecting.collect` says which columns it has."""
+    from semilib.report.collecting import collect as collected
+    frame = collected(args.runs, args.by.split(",") if args.by else ())
+    if args.csv:
+        print(frame.to_csv(index=False), end="")
+    elif args.latex:
+        print(frame.to_latex(index=False, escape=True, float_format="%.1f", na_rep=""), end="")
+    elif args.json:
+        print(frame.to_json(orient="records", indent=1))
+    else:
+        print(frame.to_string(index=False, float_format="%.1f", na_rep=""))
 
 
 def report(args) -> None:
@@ -396,7 +457,8 @@ def encode(args) -> None:
             print(f"{found['bytes'] / 1e6:10,.1f} MB  {found['store']}: {found['pictures']:,} pictures, {views}")
         return
     tables, fields = words_of(args.what)
-    runs = given_runs(tables, [*fields, f"root={root}"], args) if tables else [given_run([*fields, f"root={root}"])]
+    fields.append(f"root={str(root)!r}")
+    runs = once(of_tables(tables, fields, args) if tables else own(fields))
     from semilib.features.batches import needs
     progress = Terminal()
     folders.prepare(runs, progress.working)
@@ -434,6 +496,7 @@ def parser() -> argparse.ArgumentParser:
     from semilib.study import launchers
     top = argparse.ArgumentParser(prog="semilib",
                                   description="Class-imbalanced semi-supervised learning: the SeMi study.")
+    top.add_argument("--version", action="version", version=f"semilib {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(function, text: str, name: str | None = None) -> argparse.ArgumentParser:
@@ -444,24 +507,27 @@ def parser() -> argparse.ArgumentParser:
     sub = verb(quickstart, "execute the quickstart notebook and print its table")
     sub.add_argument("parameter", nargs="*", metavar="NAME=VALUE", help="the notebook's parameters")
 
-    of_tables = "TABLE or NAME=VALUE"
-    sub = verb(plan, "how many runs, hours and how much disk tables will take")
-    sub.add_argument("what", nargs="*", metavar=of_tables,
-                     help="table1 ... table5 (none: all), profile=small, seeds=[0], methods=[...]")
+    words = "TABLE or NAME=VALUE"
+    sub = verb(plan, "how many runs, hours and how much disk tables or a sweep will take")
+    sub.add_argument("what", nargs="*", metavar=words,
+                     help="table1 ... table5 (none: all), profile=small, seeds=0..2, methods=semi,acr; or a sweep, as "
+                          "for `run`")
     sub.add_argument("--runs", default="runs")
     sub.add_argument("--slots", type=int, default=None, help="runs side by side (default: as `run` would choose)")
     sub.add_argument("--bare", action="store_true", help="without a notebook a run")
     sub.add_argument("--again", action="store_true", help="also the runs that committed records hold")
 
-    sub = verb(list_, "the runs of tables and their state", "list")
-    sub.add_argument("what", nargs="*", metavar=of_tables, help="as for `plan`")
+    sub = verb(list_, "the runs of tables or of a sweep and their state", "list")
+    sub.add_argument("what", nargs="*", metavar=words, help="as for `plan`")
     sub.add_argument("--runs", default="runs")
     sub.add_argument("--all", action="store_true", help="each run")
+    sub.add_argument("--again", action="store_true", help="also the runs that committed records hold")
 
-    sub = verb(run, "do what is missing of one run, or of tables")
-    sub.add_argument("what", nargs="*", metavar=of_tables,
+    sub = verb(run, "do what is missing of one run, of a sweep, or of tables")
+    sub.add_argument("what", nargs="*", metavar=words,
                      help="table1 ... with profile=small and the like; or the fields of one run, such as "
-                          "dataset=cifar10 method=semi seed=1 semi.alpha=0.2; see `describe`")
+                          "dataset=cifar10 method=semi seed=1 semi.alpha=0.2 (see `describe`); several values make "
+                          "a sweep: method=semi,acr seed=0..4; quote a value that holds a comma")
     sub.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     sub.add_argument("--folder", default=None, help="keep this single run here instead")
     sub.add_argument("--on", default="local", choices=launchers.LAUNCHERS,
@@ -515,6 +581,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("results", help="such as results/quickstart; FILE.jsonl.gz: one compressed table, a line a run")
     sub.add_argument("--logs", action="store_true", help="keep whole logs in the compressed table, for figures")
 
+    sub = verb(collect, "runs, what differs between them, and what they measured, as one table")
+    sub.add_argument("runs", nargs="?", default="runs", help="folder of runs (default: runs)")
+    sub.add_argument("--by", default="", metavar="COLUMNS", help="a row for each of these: method, or method,gamma_l")
+    form = sub.add_mutually_exclusive_group()
+    for name, doc in (("csv", "in full precision"), ("latex", "a tabular"), ("json", "a list of rows")):
+        form.add_argument(f"--{name}", action="store_true", help=doc)
+
     sub = verb(report, "table and figures of a folder of records")
     sub.add_argument("results", help="folder of records")
     sub.add_argument("figures", help="folder for the figures")
@@ -562,14 +635,21 @@ def parser() -> argparse.ArgumentParser:
                                 "again, for the tests",
                "smoke-notebooks")
     sub.add_argument("folder")
+    top.verbs = verbs.choices
     return top
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    top, argv = parser(), sys.argv[1:] if argv is None else argv
+    try:
+        if argv and not argv[0].startswith("-"):
+            check_name("verb", argv[0], top.verbs)
+    except BadInput as error:
+        sys.exit(f"semilib: {error}")
+    args = top.parse_args(argv)
     try:
         args.function(args)
-    except (BadInput, RunBusy, TrainingError) as error:
+    except (BadInput, NotebookError, RunBusy, TrainingError) as error:
         sys.exit(f"semilib {args.verb}: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; the same command goes on from the last checkpoint")

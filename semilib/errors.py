@@ -23,6 +23,14 @@ class TrainingError(RuntimeError):
     """A run that cannot go on, or that did not do what its configuration says."""
 
 
+class NotebookError(RuntimeError):
+    """A notebook that stopped with an error. name: the error's. failed: the notebook up to it."""
+
+    def __init__(self, notebook: str, name: str, text: str, failed: str):
+        super().__init__(f"{notebook} stopped: {name}: {text}; up to there: {failed}".replace("\n", " "))
+        self.name, self.text = name, text
+
+
 class RunBusy(RuntimeError):
     """Another process is training this run."""
 

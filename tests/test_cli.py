@@ -56,7 +56,8 @@ def test_a_run_on_ones_own_pictures(photos, tmp_path, capsys, monkeypatch):
     assert sum(found["split"]["unlabelled_counts"]) == 45 and found["split"]["test_images"] == 3 + 2 + 4
     assert found["config"]["folder"] and str(photos) not in str(found)
     cli.main(["status", "--runs", str(tmp_path)])
-    assert "done" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("state ") and "key-code\ndone " in said
     cli.main(["publish", str(path), str(tmp_path / "results")])
     cli.main(["report", str(tmp_path / "results"), str(tmp_path / "figures")])
     made = {p.name for p in (tmp_path / "figures").iterdir()}
@@ -83,10 +84,15 @@ def test_another_folder_of_the_same_name_is_another_run(photos, tmp_path):
     (["run", "method=fixmatch", "semi.alpha=0.1"], "argument='semi.alpha': fixmatch.alpha for an option"),
     (["run", "method=fixmatch", "threshold=0.5"], "threshold=0.5: an option of fixmatch: fixmatch.threshold=0.5"),
     (["run", "seed=1", "seed=2"], "argument='seed=2': one value for seed"),
+    (["run", "steps=abc"], "steps='abc': a whole number: T, training steps"),
+    (["run", "method=semi,acr", "cpe.threshold=0.5"], "argument='cpe.threshold': semi.threshold for an option"),
+    (["run", "method=semi,arc"], "method='arc': unknown; did you mean 'acr'"),
+    (["trace", "semi", "seed=0..2"], "runs=3: one: a single value for each name"),
     (["run", "semi.threshold=0.1"], "threshold=0.1: above 1/C = 0.1"),
 ])
 def test_a_mistake_is_one_line(words, message, tmp_path):
-    assert message in refusal(*words, "--runs", str(tmp_path)) and not any(tmp_path.iterdir())
+    runs = ["--runs", str(tmp_path)] if words[0] == "run" else []
+    assert message in refusal(*words, *runs) and not any(tmp_path.iterdir())
 
 
 def test_a_strict_run_whose_component_never_acts_ends_with_one_line(tmp_path):
@@ -111,6 +117,10 @@ def test_describe_lists_every_field_and_option(capsys):
 def test_words_become_values():
     assert cli.assignments(["a=1", "b=0.5", "c=None", "d=[0, 1]", "e=text", 'f={"x": True}']) == {
         "a": 1, "b": 0.5, "c": None, "d": [0, 1], "e": "text", "f": {"x": True}}
+    assert {text: cli.values(text) for text in ("0.2,0.4", "semi,acr", "0..3", "7..7", "1,3..5", "'a,b'", "a", "")} == {
+        "0.2,0.4": [0.2, 0.4], "semi,acr": ["semi", "acr"], "0..3": [0, 1, 2, 3], "7..7": [7], "1,3..5": [1, 3, 4, 5],
+        "'a,b'": "a,b", "a": "a", "": ""}
+    assert cli.values('{"alpha": 0.2, "beta": 0.9}') == {"alpha": 0.2, "beta": 0.9}
     run = cli.given_run(["method=semi", "semi.alpha=0.2", "options.beta=0.9", "seed=3"])
     assert run.options["alpha"] == 0.2 and run.options["beta"] == 0.9 and run.seed == 3
     with pytest.raises(BadInput, match="option of semi='alfa'"):
@@ -159,9 +169,11 @@ def test_a_table_is_planned_listed_and_run_and_a_second_time_costs_nothing(tmp_p
     def said(*words):
         cli.main([*words, *runs])
         return capsys.readouterr().out
-    assert "1 runs (1 not started): 1 to do" in said("plan", *TABLE)
+    planned = said("plan", *TABLE)
+    assert "1 runs (1 not started): 1 to do" in planned and "in one slot" in planned, "a time without any record"
     assert "Table 1" in (listed := said("list", *TABLE, "--all")) and "not started  mnistm5k-lt" in listed
-    assert "1 runs: 1 done" in said("run", *TABLE, "--bare", "--slots", "1")
+    ran = said("run", *TABLE, "--bare", "--slots", "1")
+    assert ran.index("1 to do") < ran.index("1 runs: 1 done") and f"records: {tmp_path / 'runs'}" in ran
     assert "1 runs: 1 done before" in said("run", *TABLE, "--bare")
     assert "  1 done\n" in said("list", *TABLE) and "1 runs (1 done): 0 to do" in said("plan", *TABLE)
 
@@ -224,3 +236,72 @@ def test_runs_of_committed_records_are_left_alone_unless_asked_for(capsys):
     assert "1 runs (1 not started)" in out and "1 more are among the committed records" in out
     cli.main(["plan", *given, "--again"])
     assert "2 runs" in capsys.readouterr().out
+    cli.main(["run", "table1", "methods=['supervised']", "seeds=0..0"])
+    out = capsys.readouterr().out
+    assert "nothing to do, 1 runs are finished; --again does them too" in out and "records: results/" in out
+
+
+def test_plan_and_list_without_words_answer_for_the_tables_that_there_are(monkeypatch, capsys):
+    from semilib.study import grids
+    real = grids.grid
+    monkeypatch.setattr(grids, "grid", lambda name, **given: real(name, methods=["fixmatch"], seeds=[7], **given))
+    for verb in ("list", "plan"):
+        cli.main([verb])
+        said = capsys.readouterr().out
+        assert "Table 1" in said and "Table 5" in said and "Table 3" not in said, "ImageNet-127 is never small"
+
+
+def test_a_sweep_is_planned_listed_and_told_before_it_starts(tmp_path, monkeypatch, capsys):
+    from semilib.speed import workloads
+    from semilib.study import sweep
+    words = ["method=semi,acr", "seed=0..1", "profile=smoke", "semi.alpha=0.2,0.4"]
+    asked, runs = [], ["--runs", str(tmp_path)]
+    monkeypatch.setattr(workloads, "trial", lambda run: asked.append(run) or 2.5)
+    cli.main(["plan", *words, *runs, "--bare", "--slots", "2"])
+    said = capsys.readouterr().out
+    assert "6 runs (6 not started): 6 to do" in said and "6:00 in one slot, 3:00 in 2" in said
+    assert "a trial of ten steps of semi, profile smoke, wrn-10-0.25, on cpu (6 runs)" in said and len(asked) == 1
+    cli.main(["list", *words, *runs, "--all"])
+    said = capsys.readouterr().out
+    assert "6 not started" in said and said.count("/semi ") == 4 and said.count("/acr ") == 2
+    done = []
+    monkeypatch.setattr(sweep, "sweep", lambda given, *more: done.extend(given) or [])
+    cli.main(["run", *words, *runs, "--bare"])
+    assert "6 to do" in capsys.readouterr().out
+    assert [(r.seed, r.method, r.options["alpha"]) for r in done if r.method == "semi"] == [
+        (0, "semi", 0.2), (0, "semi", 0.4), (1, "semi", 0.2), (1, "semi", 0.4)]
+
+
+def test_collect_prints_a_table_for_a_reader_for_latex_and_for_programs(tmp_path, capsys):
+    import json
+
+    from kit import steady, write_record
+    for seed, recall in enumerate((60, 80)):
+        write_record(tmp_path, steady(recall, recall, recall), seed=seed)
+
+    def said(*words):
+        cli.main(["collect", str(tmp_path), *words])
+        return capsys.readouterr().out
+    assert said("--csv").splitlines()[0] == "method,seed,state,accuracy,head,medium,tail,minutes"
+    assert "fixmatch & 70.0 & 14.1" in said("--by", "method", "--latex")
+    assert json.loads(said("--by", "method", "--json"))[0]["n"] == 2 and "70.0" in said("--by", "method")
+
+
+def test_near_names_of_verbs_are_offered_and_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["statsu"])
+    assert ended.value.code.startswith("semilib: verb='statsu': unknown; did you mean 'status'?")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == "semilib 0.1.0\n"
+
+
+def test_a_notebook_that_stops_is_told_in_one_line_with_its_place(monkeypatch):
+    from semilib.errors import NotebookError
+    from semilib.study import notebooks
+
+    def stop(*_, **__):
+        raise NotebookError("10_run.ipynb", "BadInput", "seed=-1: at least 0", "runs/10_run.failed.ipynb")
+    monkeypatch.setattr(notebooks, "execute", stop)
+    assert refusal("execute", "notebooks/10_run.ipynb", "seed=-1") == \
+        "10_run.ipynb stopped: BadInput: seed=-1: at least 0; up to there: runs/10_run.failed.ipynb"

@@ -5,6 +5,7 @@
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -48,12 +49,9 @@ def collect(runs: str | Path | Iterable[Run | str | Path] = "runs", by: str | Se
 
 def _records(runs: str | Path | Iterable[Run | str | Path], folder: str | Path) -> list[Record]:
     if isinstance(runs, str | Path):
-        latest: dict[str, Record] = {}
-        for one in map(read, folders_below(files.place(runs))):
-            before = latest.get(one.run["key"])
-            if before is None or (one.done, one.run.get("finished", "")) > (before.done, before.run.get("finished", "")):
-                latest[one.run["key"]] = one
-        return list(latest.values())
+        found = load(folders_below(files.place(runs)))
+        latest = {one.run["key"]: one for one in sorted(found, key=lambda r: (r.done, r.run.get("finished", "")))}
+        return [one for one in found if latest[one.run["key"]] is one]
     return [_of_run(one, files.place(folder)) if isinstance(one, Run) else load([files.place(one)])[0] for one in runs]
 
 
@@ -67,11 +65,12 @@ def _of_run(run: Run, folder: Path) -> Record:
 
 def _values(one: Record) -> dict[str, Any]:
     """Fields by name and options by METHOD.OPTION. What came later than a record has its default there."""
-    usual = {f.name: f.default for f in dataclasses.fields(Run) if f.metadata["in_key"]}
-    config = {**usual, **one.config}
+    config = {**{f.name: f.default for f in dataclasses.fields(Run) if f.metadata["in_key"]}, **one.config}
     method, options = config["method"], config.pop("options")
-    known = {f.name: f.default for f in dataclasses.fields(get(method, config["base"], config["add"]).Config)}
-    return {"method": method, **config, **{f"{method}.{k}": v for k, v in {**known, **options}.items()}}
+    with contextlib.suppress(BadInput):                   # a method that is not registered now, such as a notebook's
+        known = dataclasses.fields(get(method, config["base"], config["add"]).Config)
+        options = {**{f.name: f.default for f in known}, **options}
+    return {"method": method, **config, **{f"{method}.{name}": value for name, value in options.items()}}
 
 
 def _varying(found: list[Record]) -> list[str]:

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
+from semilib.errors import BadInput
 from semilib.report import frames, paint
 from semilib.report.frames import Groups
 from semilib.report.labels import display, labels, ordered, scale
@@ -34,13 +35,18 @@ PRINTED = 10                    # up to so many classes have their values printe
 
 
 def report(folders: str | Path | Iterable[Path], out: str | Path, title: str = "") -> str:
-    """Write the overview and all figures of records (a folder of them, or their folders). Returns the table's text."""
+    """Write the overview and the figures of records (a folder of them, or their folders). Returns the table's text,
+    and a line for each figure that these records do not have."""
     records = load(folders_below(folders) if isinstance(folders, str | Path) else folders)
     table = overview(records, title)
     table.write(Path(out) / "table")
+    undrawn = []
     for figure in (confusion_matrices, distributions, per_class_accuracy, learning_curves, pseudo_label_quality):
-        paint.save(*figure(records), Path(out) / figure.__name__)
-    return table.text
+        try:
+            paint.save(*figure(records), Path(out) / figure.__name__)
+        except BadInput as error:
+            undrawn.append(f"not drawn: {figure.__name__} ({error.wanted})")
+    return "\n".join([table.text, *undrawn])
 
 
 # ---- what all share --------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from semilib.data.sources import Source
 from semilib.data.step import Time
 from semilib.methods.losses import ce
 from semilib.training import compiling
+from semilib.training.config import Run
 from semilib.training.engine import Captured, Trainer
 
 Step = Callable[[], Any]
@@ -69,6 +70,21 @@ def random_source(n: int, classes: int, test: int = 1000, file: Path | None = No
 def like_cifar10() -> Source:
     """Random images in CIFAR-10's sizes. No operator's work depends on the pixels."""
     return random_source(50_000, 10, test=10_000)
+
+
+def trial(run: Run, steps: int = 10, limit: float = 20.0) -> float | None:
+    """Seconds of a step of this run on this machine: the median of ten, or of as many as the limit leaves, in seconds.
+
+    None for a run whose pictures random ones cannot stand for: those of a folder, of unknown class, or as features."""
+    classes = {"mnistm5k": 10, "cifar10": 10, "cifar100": 100, "svhn": 10}.get(run.dataset)
+    if classes is None or run.encoder != "none" or run.n1 is None or run.m1 is None:
+        return None
+    trainer = Trainer(run, random_source(classes * (run.n1 + run.m1), classes, test=classes))
+    trainer.advance()
+    seconds = [elapsed(trainer.advance, trainer.device)]
+    while len(seconds) < min(steps, run.steps - 2) and sum(seconds) < limit:
+        seconds.append(elapsed(trainer.advance, trainer.device))
+    return statistics.median(seconds)
 
 
 def images_of(trainer: Trainer) -> int:

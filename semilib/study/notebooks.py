@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from semilib.errors import BadInput, check_name
-from semilib.files import write_text
+from semilib.errors import BadInput, NotebookError, check_name
+from semilib.files import shown, write_text
 from semilib.options import in_words
 from semilib.training import progress
 
@@ -103,7 +103,7 @@ def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], sho
     """Execute a notebook by papermill. `output` is there when all cells ran, and not before.
 
     Meanwhile, the progress of its runs is followed in the terminal. A failed notebook is kept as OUTPUT.failed.ipynb,
-    with the error in it, and the error is raised again.
+    with the error in it. Raises NotebookError for it, and for one that stops by sys.exit(), which papermill lets pass.
     """
     import papermill
     from traitlets.config import Config
@@ -117,11 +117,16 @@ def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], sho
         sockets_apart = {"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}}
         config = Config(sockets_apart if os.name == "posix" else {})
         try:
-            papermill.execute_notebook(str(notebook), str(part), parameters=given, progress_bar=False, config=config,
-                                       kernel_name="python3", cwd=str(notebook.parent))
-        except BaseException:
+            done = papermill.execute_notebook(str(notebook), str(part), parameters=given, progress_bar=False,
+                                              config=config, kernel_name="python3", cwd=str(notebook.parent))
+            left = [out for cell in done.cells for out in cell.get("outputs", ()) if out.output_type == "error"]
+            if left:
+                raise NotebookError(notebook.name, left[0].ename, left[0].evalue, shown(failed))
+        except BaseException as error:
             if part.exists():
                 os.replace(part, failed)
+            if isinstance(error, papermill.PapermillExecutionError):
+                raise NotebookError(notebook.name, error.ename, error.evalue, shown(failed)) from None
             raise
     clean(part)
     os.replace(part, output)

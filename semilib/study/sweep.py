@@ -2,21 +2,24 @@
 
 Whatever is killed can be started again: a run goes on from its checkpoint, and what is done is not done twice.
 
-    outcomes = sweep(grids.grid("table1", "smoke").runs, "runs", Local(slots=2))
-    print(summary(outcomes))
+    from semilib import Run, collect, sweep
+    runs = Run.grid(method=["semi", "acr"], seed=range(5), profile="trial")
+    sweep(runs, slots=2)                        # overall progress and the time left; an outcome for each run
+    collect(runs, by="method")                  # a pandas frame
 """
 from __future__ import annotations
 
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from semilib import files
 from semilib.data import folders
-from semilib.errors import RunBusy, TrainingError
+from semilib.errors import BadInput, RunBusy, TrainingError
+from semilib.report import records
 from semilib.study import clusters, local
 from semilib.study.launchers import Local, Ray
 from semilib.study.status import share_done
@@ -31,9 +34,19 @@ DO = {"local": local.do, "slurm": clusters.slurm, "ray": clusters.ray}
 
 
 def sweep(runs: Iterable[Run], folder: str | Path = "runs", how: Local | Ray | None = None,
-          progress: Progress | None = None) -> list[Outcome]:
-    """Do the runs that are not done, on this machine or where `how` says; an outcome for each run."""
-    how, runs = how or Local(), list(runs)
+          progress: Progress | None = None, *, slots: int | None = None, per_gpu: int = 1, threads: int | None = None,
+          retries: int = 2, notebook: bool = True) -> list[Outcome]:
+    """Do the runs that are not done, on this machine or where `how` says; an outcome for each run.
+
+    The options are those of `Local`, and tell how this machine does them: slots (runs side by side; None: one a core,
+    or one a GPU), per_gpu (runs that share a GPU), threads (CPU threads a run), retries (how often a run that was
+    killed is started again), notebook (whether a notebook is executed for each run). Raises BadInput for them beside
+    `how`.
+    """
+    here = Local(slots=slots, per_gpu=per_gpu, threads=threads, retries=retries, notebook=notebook)
+    if how is not None and here != Local():
+        raise BadInput("how", how, "None beside options of this machine; otherwise it has them itself")
+    how, runs = how or here, list(runs)
     folders.prepare(runs, (progress or automatic(len(runs))).working)
     return DO[how.name](runs, folder, how, progress)
 
@@ -106,27 +119,35 @@ class Forecast:
         return text + (f", and unknown for {unknown} of the runs" if unknown else "")
 
 
-def forecast(runs: Iterable[Run], folder: str | Path = "runs", results: str | Path = "results",
-             notebook: bool = True) -> Forecast:
-    """Runs, seconds and bytes of a sweep before it starts, from the records of finished runs in `folder` and `results`.
+def forecast(runs: Iterable[Run], folder: str | Path = "runs", results: str | Path = "results", notebook: bool = True,
+             trial: Callable[[Run], float | None] | None = None) -> Forecast:
+    """Runs, seconds and bytes of a sweep before it starts, from the records of finished runs in `folder`, which this
+    machine made, else from those in `results`.
 
     A step takes what it took the same method with the same data set, profile and network on this machine's kind of
-    device, else the median of all methods there, else it is unknown. A CPU's time tells nothing of a GPU.
+    device, else the median of all methods there. A CPU's time tells nothing of a GPU. Where there is no such run,
+    `trial` is asked for the seconds of a step of one method; None: it is unknown.
     """
     import torch
     folder = files.place(folder)
     here = record.device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    step_seconds, sizes = _measured((folder, files.place(results)))
+    measured = [_measured(folder), _measured(files.place(results))]
+    tried: dict[tuple, tuple[float | None, str]] = {}
     by_state = states(runs, folder)
     todo = [run for run, state in by_state if state != "done"]
     seconds, disk, basis = [], [], Counter()
     for run in todo:
         device = run.device if run.device == "cpu" else here
-        time_of_step, words = _estimate(step_seconds, run, device)
+        time_of_step, words = _estimate([seconds for seconds, _ in measured], run, device)
+        if time_of_step is None and trial:
+            kind = (*_kind(run.identity()), device)
+            if kind not in tried:
+                tried[kind] = trial(run), f"a trial of ten steps of {run.label}, {_scale(run)}, on {device}"
+            time_of_step, words = tried[kind] if tried[kind][0] is not None else (None, words)
         basis[words] += 1
         if time_of_step is not None:
             seconds.append(time_of_step * run.steps * (1 - share_done(run, folder)) + STARTUP * notebook)
-        size, _ = _estimate(sizes, run, None)
+        size, _ = _estimate([sizes for _, sizes in measured], run, None)
         if size is not None:
             disk.append(size)
     lines = [f"{words} ({n} runs)" for words, n in basis.items()]
@@ -148,13 +169,13 @@ def _label(config: dict[str, Any]) -> tuple:
     return config["method"], config.get("base", ""), config.get("add", "")
 
 
-def _measured(places: Iterable[Path]) -> tuple[Measured, Measured]:
-    """Seconds a step, and bytes a run, of finished runs."""
+def _measured(place: Path) -> tuple[Measured, Measured]:
+    """Seconds a step, and bytes a run, of the finished runs below a folder."""
     seconds: Measured = {}
     sizes: Measured = {}
-    for file in sorted(file for place in places if place.is_dir() for file in place.rglob("run.json")):
+    for path in records.folders_below(place) if place.is_dir() else ():
         try:
-            run_json = record.read(file.parent)
+            run_json = records.read(path).run if records.in_table(path) else record.read(path)
             if run_json["status"] != "done":
                 continue
             config, device = run_json["config"], run_json["resolved"]["device"]
@@ -163,17 +184,21 @@ def _measured(places: Iterable[Path]) -> tuple[Measured, Measured]:
             continue
         for label in labels:
             seconds.setdefault((kind, label, device), []).append(step)
-            if (file.parent / "checkpoint.npz").exists():
-                size = sum(f.stat().st_size for f in file.parent.rglob("*") if f.is_file())
+            if (path / "checkpoint.npz").exists():
+                size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
                 sizes.setdefault((kind, label, None), []).append(size)
     return seconds, sizes
 
 
-def _estimate(measured: Measured, run: Run, device: str | None) -> tuple[float | None, str]:
-    """A measured value for a run and the words for where it is from; None if nothing like it was measured."""
-    config, scale = run.identity(), f"profile {run.profile}, {run.network}"
-    for label, whose in ((_label(config), "the same method"), (None, "other methods")):
-        values = measured.get((_kind(config), label, device))
-        if values:
-            return statistics.median(values), f"finished runs of {whose}, {scale}, on {device}"
-    return None, f"nothing: no finished run of {run.dataset}, {scale}, batch {run.batch} on {device}"
+def _scale(run: Run) -> str:
+    return f"profile {run.profile}, {run.network}"
+
+
+def _estimate(measured: list[Measured], run: Run, device: str | None) -> tuple[float | None, str]:
+    """A measured value for a run, of the first that has one, and the words for where it is from; None if none has."""
+    config = run.identity()
+    for values in measured:
+        for label, whose in ((_label(config), "the same method"), (None, "other methods")):
+            if found := values.get((_kind(config), label, device)):
+                return statistics.median(found), f"finished runs of {whose}, {_scale(run)}, on {device}"
+    return None, f"nothing: no finished run of {run.dataset}, {_scale(run)}, batch {run.batch} on {device}"

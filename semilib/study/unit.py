@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from semilib import files
-from semilib.errors import BadInput, RunBusy, TrainingError
+from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError
 from semilib.files import PACKAGE
 from semilib.report import records
 from semilib.study import notebooks
@@ -140,18 +140,17 @@ def _is_free(path: Path, wait: float) -> bool:
 
 def _execute(run: Run, path: Path, runs: Path) -> Outcome:
     """Execute the unit's notebook, under the unit's lock, and check what it did."""
-    import papermill.exceptions
     unit, note = path / "unit", ""
     for part in unit.glob(".*.part.ipynb"):                # of a worker that was killed: nobody else has the lock
         part.unlink(missing_ok=True)
     parameters = {**parameters_of(run), "runs": files.shown(runs)}
     try:
         notebooks.execute(files.home() / "notebooks" / UNIT, unit / "run.ipynb", parameters, show=False)
-    except papermill.exceptions.PapermillExecutionError as failed:
-        if failed.ename == "RunBusy":
+    except NotebookError as failed:
+        if failed.name == "RunBusy":
             (unit / "run.failed.ipynb").unlink(missing_ok=True)
             return Outcome(run, path, "busy")
-        note = f"{failed.ename}: {failed.evalue}"
+        note = f"{failed.name}: {failed.text}"
     except RuntimeError as died:
         if type(died).__name__ != "DeadKernelError":
             raise

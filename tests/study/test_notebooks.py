@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from kit import ROOT
 
-from semilib.errors import BadInput
+from semilib.errors import BadInput, NotebookError
 from semilib.study import notebooks
 from semilib.training import progress
 
@@ -146,13 +146,15 @@ def test_an_executed_notebook_appears_whole_and_clean(tmp_path):
 
 
 def test_a_failed_notebook_is_kept_apart_and_the_old_result_stays(tmp_path):
-    import papermill
-    made = small_notebook(tmp_path / "a.ipynb", "print(1 / n)")
+    made = small_notebook(tmp_path / "a.ipynb", "print(1 / n)", "import sys; sys.exit() if n == 3 else None")
     out = notebooks.execute(made, tmp_path / "out" / "a.ipynb", {"n": 2}, show=False)
     before = out.read_text()
-    with pytest.raises(papermill.PapermillExecutionError, match="division by zero"):
+    with pytest.raises(NotebookError, match="^a.ipynb stopped: ZeroDivisionError: division by zero; .*a.failed.ipynb$"):
         notebooks.execute(made, out, {"n": 0}, show=False)
     assert out.read_text() == before and "ZeroDivisionError" in (out.parent / "a.failed.ipynb").read_text()
+    with pytest.raises(NotebookError, match="a.ipynb stopped: SystemExit"):
+        notebooks.execute(made, out, {"n": 3}, show=False)
+    assert out.read_text() == before, "sys.exit() is not the end of a notebook"
     notebooks.execute(made, out, {"n": 4}, show=False)
     assert [p.name for p in out.parent.iterdir()] == ["a.ipynb"]
 

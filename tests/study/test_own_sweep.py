@@ -1,0 +1,109 @@
+"""One's own sweep from Python: a grid of runs, what a run prints as, the frame of what came out."""
+import inspect
+import math
+
+import pytest
+from kit import steady, write_record
+
+import semilib
+from semilib import METHODS, Run, collect
+from semilib.errors import BadInput
+from semilib.study import sweep
+from semilib.study.launchers import Local, Ray
+
+
+def test_a_grid_has_a_run_for_each_combination_and_an_option_multiplies_its_method_alone():
+    runs = Run.grid(dataset="cifar10", method=["semi", "acr"], seed=range(5), **{"semi.alpha": [0.2, 0.4]})
+    assert len(runs) == len({run.key for run in runs}) == 15 and runs[0] == Run.of("cifar10", options={"alpha": 0.2})
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs), "whole comparisons first"
+    assert [run.options["alpha"] for run in runs if run.method == "semi"] == [0.2, 0.4] * 5
+
+
+def test_a_grid_takes_options_of_all_methods_and_refuses_those_of_none_of_them():
+    runs = Run.grid(method=("semi", "fixmatch"), **{"options.threshold": (0.5, 0.6)})
+    assert [(run.method, run.options["threshold"]) for run in runs] == [
+        ("semi", 0.5), ("semi", 0.6), ("fixmatch", 0.5), ("fixmatch", 0.6)]
+    assert Run.grid(method="semi", seed=3) == [Run.of(seed=3)]
+    with pytest.raises(BadInput, match="argument='acr.beta': semi.beta for an option of this run's method"):
+        Run.grid(**{"acr.beta": [1, 2]})
+
+
+@pytest.mark.parametrize("text", [
+    "Run.of('mnistm5k', 'semi')", "Run.of('cifar10', 'semi', profile='short', seed=3, options={'alpha': 0.2})",
+    "Run.of('mnistm5k', 'abc', base='remixmatch')", "Run.of('cifar10', 'daso', recipe='original')",
+    "Run.of('cifar10', 'semi', gamma_l=150.0, gamma_u=100.0)",
+    "Run.of('cifar10', 'semi', options={'alpha': 0.3, 'preset': 'readme'})"])
+def test_a_run_prints_as_what_differs_from_its_defaults_and_reads_back(text):
+    run = eval(text)
+    assert repr(run) == text and eval(repr(run)) == run
+
+
+def test_a_run_that_is_near_no_usual_one_prints_in_full_and_reads_back():
+    run = Run.of(method="remixmatch").with_(method="abc", base="remixmatch", steps=77, eval_every=0.5)
+    assert eval(repr(run)) == run
+
+
+def test_signature_and_docstring_name_the_fields_of_a_run_and_a_method_s_class_shows_its_paper():
+    for function in (Run.of, Run.grid):
+        names = list(inspect.signature(function).parameters)
+        assert {"dataset", "method", "gamma_l", "seed", "options"} <= set(names) and "given" not in names
+        assert "gamma_l: imbalance of the labelled set, first class over last" in inspect.getdoc(function)
+    assert METHODS["abc"].__name__ == "ABC" and "auxiliary balanced classifier" in inspect.getdoc(METHODS["abc"])
+    assert METHODS._ipython_key_completions_() == list(METHODS)
+    assert semilib.sweep is sweep.sweep and semilib.collect is collect
+
+
+def test_options_of_this_machine_are_a_launcher_and_not_given_beside_one(monkeypatch):
+    asked = []
+    monkeypatch.setitem(sweep.DO, "local", lambda *words: asked.append(words) or [])
+    sweep.sweep([], "runs", slots=2, notebook=False)
+    assert asked == [([], "runs", Local(slots=2, notebook=False), None)]
+    with pytest.raises(BadInput, match="how=Ray"):
+        sweep.sweep([], "runs", Ray(), slots=2)
+
+
+# ---- the frame -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """SeMi with two values of an option and FixMatch, two seeds each; one run failed."""
+    for seed in (0, 1):
+        for alpha, recall in ((0.2, 60), (0.4, 70)):
+            write_record(tmp_path, steady(recall, recall, recall + 6 * seed), "semi", seed, options={"alpha": alpha})
+        write_record(tmp_path, steady(50, 50, 50), "fixmatch", seed, status=("done", "failed")[seed])
+    return tmp_path
+
+
+def test_a_frame_has_a_column_for_each_field_that_varies(runs):
+    frame = collect(runs)
+    assert list(frame) == ["method", "seed", "semi.alpha", "state", "accuracy", "head", "medium", "tail", "minutes"]
+    assert len(frame) == 6 and frame["semi.alpha"].isna().sum() == 2
+    row = frame[(frame["semi.alpha"] == 0.4) & (frame["seed"] == 1)].iloc[0]
+    assert row["accuracy"] == pytest.approx(72) and row["tail"] == pytest.approx(76) and row["minutes"] == 1
+    failed = frame[frame["state"] == "failed"]
+    assert len(failed) == 1 and math.isnan(failed["accuracy"].iloc[0])
+
+
+def test_a_grouped_frame_says_how_many_runs_and_which_fields_each_row_is_a_mean_over(runs):
+    frame = collect(runs, by=["method", "semi.alpha"])
+    fixmatch, low, high = (frame[frame["accuracy"] == value].iloc[0] for value in (50, 61, 71))
+    assert (fixmatch["n"], low["n"], high["n"]) == (1, 2, 2) and math.isnan(fixmatch["spread"])
+    assert low["spread"] == pytest.approx(2 ** 0.5) and (low["over"], fixmatch["over"]) == ("seed", "")
+    assert collect(runs, by="method").set_index("method").loc["semi", "over"] == "seed, semi.alpha"
+    assert "semi.alpha & accuracy" in frame.to_latex(index=False, escape=True)
+    with pytest.raises(BadInput, match="by='sede': unknown; did you mean 'seed'"):
+        collect(runs, by="sede")
+
+
+def test_a_frame_of_runs_has_those_that_were_not_started_and_of_a_folder_the_latest_of_each(tmp_path):
+    wanted = Run.grid(method=["semi", "fixmatch"], seed=range(2), profile="smoke")
+    frame = collect(wanted, folder=tmp_path)
+    assert list(frame["state"]) == ["not started"] * 4 and list(frame["method"]) == ["semi", "fixmatch"] * 2
+    for code, recall in (("00000001", 40), ("00000002", 50)):
+        folder = write_record(tmp_path, steady(recall, recall, recall), code=code)
+    file = folder / "run.json"
+    file.write_text(file.read_text().replace('"seconds"', '"finished": "2026", "seconds"'))
+    assert collect(tmp_path)["accuracy"].tolist() == [50]
+    with pytest.raises(BadInput, match="a folder that holds runs, or runs"):
+        collect(tmp_path / "none")
