@@ -225,7 +225,7 @@ MARKS = "<!-- methods: begin -->\n", "<!-- methods: end -->\n"
 def readme_table() -> str:
     """README's table of methods: a row for each year and choice of bases, newest first."""
     rows: dict[tuple[str, str], list[str]] = {}
-    for this in sorted(map(about, reversed(METHODS)), key=lambda a: -int(a.year or 0)):
+    for this in sorted(map(about, reversed(list(METHODS))), key=lambda a: -int(a.year or 0)):
         place = this.year or DASH, " or ".join(title_of(b) for b in this.cls.bases)
         rows.setdefault(place, []).append(f"{this.title} ({this.venue})" if this.venue else this.title)
     years = [year for year, _ in rows]
