@@ -176,7 +176,7 @@ def _measured(place: Path) -> tuple[Measured, Measured]:
     for path in records.folders_below(place) if place.is_dir() else ():
         try:
             run_json = records.read(path).run if records.in_table(path) else record.read(path)
-            if run_json["status"] != "done":
+            if run_json is None or run_json["status"] != "done":
                 continue
             config, device = run_json["config"], run_json["resolved"]["device"]
             kind, labels, step = _kind(config), (_label(config), None), run_json["seconds"] / config["steps"]
