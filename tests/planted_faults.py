@@ -66,6 +66,7 @@ FAULTS = {
     "farad": Fault("z.abs().mean(0)", "z.mean(0).abs()"),
     "scssl": Fault("(c - 3) / 5", "(c - 4) / 5"),
     "proportion": Fault("words.argsort(stable=True)[:n]", "words[:n] % pool"),
+    "dytrim": Fault("1 - share.double()", "share.double()"),
     "semi": Fault("(weak - self.qbar) / (self.t_e / 5)", "(weak - self.qbar) / self.t_e"),
 }
 SHARED = {"supervised": "losses", "fixmatch": "losses"}                         # methods without an own test file

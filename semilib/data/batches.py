@@ -49,12 +49,15 @@ class LiveStream:
     members: int64 [n] image indices. targets: int64 [n] class labels (-1 = none) or float [n, C] rows; what the method
     may see. A shuffled stream deals each pass without repeats, drops the last incomplete batch and starts a new pass; a
     set smaller than the batch is dealt from permutations laid end to end, so that no batch is short and every image is
-    seen equally often. """
+    seen equally often. start: the step at which the first pass begins. positions: int64 [n], the members' places in the
+    set that the stream was opened on; see `Data.places`. """
 
-    def __init__(self, name: str, members: Tensor, targets: Tensor, size: int, sampler: str, seed: int):
+    def __init__(self, name: str, members: Tensor, targets: Tensor, size: int, sampler: str, seed: int,
+                 start: int = 0, positions: Tensor | None = None):
         check_name("sampler", sampler, SAMPLERS)
         self.name, self.members, self.targets = name, members, targets
-        self.size, self.sampler, self.seed = size, sampler, seed
+        self.size, self.sampler, self.seed, self.start = size, sampler, seed, start
+        self.positions = torch.arange(len(members), device=members.device) if positions is None else positions
         n = len(members)
         if n == 0:
             raise BadInput(name, n, "a stream needs at least one image")
@@ -70,19 +73,20 @@ class LiveStream:
 
     def prepare(self, step: int) -> None:
         """Host side: lay out the pass that `step` lies in (nothing to do within a pass)."""
-        number = step // self.batches
+        number = (step - self.start) // self.batches
         if self.sampler == "shuffled" and number != self.current:
             n, device = len(self.members), self.members.device
-            drawn = [rng.permutation(self.seed, f"order/{self.name}", number * self.passes + i, n, device)
+            first = (self.start + number) * self.passes
+            drawn = [rng.permutation(self.seed, f"order/{self.name}", first + i, n, device)
                      for i in range(self.passes)]
             self.order.copy_(torch.cat(drawn)[:len(self.order)])
             self.current = number
 
     def draw(self, step: Tensor) -> Tensor:
-        """Positions in the set of this step's images, int64 [size]."""
+        """Places among the members of this step's images, int64 [size]."""
         device = self.members.device
         if self.sampler == "shuffled":
-            return self.order[(step % self.batches) * self.size + torch.arange(self.size, device=device)]
+            return self.order[((step - self.start) % self.batches) * self.size + torch.arange(self.size, device=device)]
         w = rng.words(self.seed, f"order/{self.name}", step, self.size, 2, device)
         k = rng.integers(w[:, 0], len(self.class_sizes))
         return self.by_class[self.class_starts[k] + ((w[:, 1] * self.class_sizes[k]) >> 32)]
@@ -111,6 +115,7 @@ class Data:
         self.oracle = None if (self.truth < 0).any() else torch.bincount(self.truth.cpu(), minlength=self.classes)
         self.counts = torch.bincount(labels[self.labelled], minlength=self.classes)
         self.streams: dict[str, LiveStream] = {}
+        self.opened_on: dict[str, str] = {}                           # stream -> the set of its first members
         self.changed: set[str] = set()
         self.version = 0                                              # moves when a stream is given other members
         self.keep_images()
@@ -133,6 +138,7 @@ class Data:
             check_name("stream", stream, specs)
         self.streams = {name: stream for name, stream in self.streams.items() if name in used}
         for name in sorted(used - self.streams.keys()):
+            self.opened_on[name] = specs[name].of
             members, targets = self.of(specs[name].of)
             self.streams[name] = LiveStream(name, members.to(self.device), targets, specs[name].size or self.run.batch,
                                             specs[name].sampler, self.run.seed)
@@ -152,14 +158,28 @@ class Data:
             return torch.cat([self.labelled, self.unlabelled[rest]]), torch.cat([self.y, hidden[rest.to(self.device)]])
         raise BadInput("set", name, "labelled, unlabelled or union")
 
-    def set_members(self, stream: str, members: Tensor, targets: Tensor) -> None:
-        """Deal a stream from other images from now on (CReST's and CPG's growing labelled sets); checkpoints hold the
-        change."""
-        old = self.streams[stream]
+    def set_members(self, stream: str, members: Tensor, targets: Tensor, start: int = 0) -> None:
+        """Deal a stream from other images from now on (CReST's and CPG's growing labelled sets, DyTrim's subsets);
+        checkpoints hold the change. start: the step at which its first pass begins. Raises BadInput for an image in the
+        unlabelled stream that is not of the pool."""
+        old, positions = self.streams[stream], self.places(stream, members)
+        if stream == "unlabelled" and int(positions.max()) >= len(self.unlabelled):
+            raise BadInput("members", "an image outside of the pool", "images of the unlabelled set")
         self.streams[stream] = LiveStream(stream, members.to(self.device), targets.to(self.device), old.size,
-                                          old.sampler, old.seed)
+                                          old.sampler, old.seed, start, positions.to(self.device))
         self.changed.add(stream)
         self.version += 1
+
+    def places(self, stream: str, members: Tensor) -> Tensor:
+        """Where images stand in the set that a stream was opened on, int64 [n]. Those outside of it are numbered after
+        it, in their order."""
+        whole = self.of(self.opened_on[stream])[0].cpu()
+        place = torch.full((len(self.images),), -1, dtype=torch.int64)
+        place[whole] = torch.arange(len(whole))
+        out = place[members.cpu()]
+        outside = out < 0
+        out[outside] = len(whole) + torch.arange(int(outside.sum()))
+        return out
 
     def prepare(self, step: int) -> None:
         """Host side, before step `step`."""
@@ -183,11 +203,13 @@ class Data:
         return self.described(drawn), raw
 
     def described(self, drawn: dict[str, Tensor]) -> Batch:
-        """The batch of positions drawn from each stream."""
+        """The batch of the members drawn from each stream. Its positions are those in the whole set, whichever images
+        a stream is dealt from."""
         targets = {name: stream.targets[drawn[name]] for name, stream in self.streams.items()}
-        index_u = drawn.get("unlabelled")
-        return Batch(y=targets["labelled"], index_l=drawn["labelled"], index_u=index_u,
-                     known_u=None if index_u is None else self.known[index_u], index=drawn, targets=targets)
+        index = {name: stream.positions[drawn[name]] for name, stream in self.streams.items()}
+        index_u = index.get("unlabelled")
+        return Batch(y=targets["labelled"], index_l=index["labelled"], index_u=index_u,
+                     known_u=None if index_u is None else self.known[index_u], index=index, targets=targets)
 
     def views(self, raw: dict[str, Tensor], step: int | Tensor) -> dict[str, Tensor]:
         """The plan's views of each stream's raw images. Views of one kind are made together, 64 rows or 256 being the
@@ -232,12 +254,12 @@ class Data:
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint needs of the data: streams that were given other members. All the rest follows from the
         step."""
-        return {f"{name}/{what}": getattr(self.streams[name], what)
-                for name in self.changed for what in ("members", "targets")}
+        return {f"{name}/{what}": torch.as_tensor(getattr(self.streams[name], what))
+                for name in self.changed for what in ("members", "targets", "start")}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name in {key.split("/")[0] for key in state}:
-            self.set_members(name, state[f"{name}/members"], state[f"{name}/targets"])
+            self.set_members(name, state[f"{name}/members"], state[f"{name}/targets"], int(state[f"{name}/start"]))
 
 
 def fits(images: Tensor, device: torch.device) -> bool:

@@ -72,8 +72,9 @@ class Batch(Fields):
     """What a step knows of its images besides the views; B labelled and mu B unlabelled images.
 
     y: [B] labels, int64, or float rows [B, C] where a method deals them (CPG). index_l [B], index_u [mu B]: positions
-    in the labelled and the unlabelled set. known_u: [mu B] bool, whether an unlabelled image is also a labelled one.
-    index, targets: the same for every stream by name. A step without unlabelled images has no index_u and no known_u.
+    in the labelled and the unlabelled set, whichever of their images a stream deals; see `Data.places`. known_u: [mu B]
+    bool, whether an unlabelled image is also a labelled one. index, targets: the same for every stream by name. A step
+    without unlabelled images has no index_u and no known_u.
     """
 
     y: Tensor

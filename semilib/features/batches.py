@@ -53,6 +53,7 @@ class FeatureData(Data):
         self.images = torch.arange(len(source.images))
         self.resident = False                           # until `open` knows how many views there are
         self.tables: dict[str, Tensor] = {}
+        self.read: dict[str, Tensor] = {}               # kind -> which rows its table holds, bool [P]
         self.store, self.test_store = stores(source, run, self.device, self.report)
         self.channels = self.store.features
         every = torch.arange(len(source.test_images))
@@ -89,22 +90,27 @@ class FeatureData(Data):
         for stream in self.streams.values():
             self.fill(stream)
 
-    def set_members(self, stream: str, members: Tensor, targets: Tensor) -> None:
-        super().set_members(stream, members, targets)
+    def set_members(self, stream: str, members: Tensor, targets: Tensor, start: int = 0) -> None:
+        super().set_members(stream, members, targets, start)
         self.fill(self.streams[stream])
 
     def fill(self, stream: LiveStream) -> None:
         """Have the stored views that a stream's members are shown in, in memory where the run keeps them there."""
-        members = torch.unique(stream.members.cpu())
         for kind in {kind for of, kind in self.step_images.views.values() if of == stream.name}:
+            members = torch.unique(stream.members.cpu())
             self.store.ensure({kind: self.kept(kind)}, members)
             if not self.resident:
                 continue
             if kind not in self.tables:
                 shape = (len(self.rows), self.kept(kind), self.store.features)
                 self.tables[kind] = torch.zeros(shape, dtype=torch.float16, device=self.device)
-            for number in range(self.kept(kind)):
-                self.tables[kind][self.place[members], number] = self.store.read(kind, number, members).to(self.device)
+                self.read[kind] = torch.zeros(len(self.rows), dtype=torch.bool)
+            place = self.place.cpu()[members]
+            members, place = members[~self.read[kind][place]], place[~self.read[kind][place]]
+            for number in range(self.kept(kind)) if len(members) else ():
+                values = self.store.read(kind, number, members).to(self.device)
+                self.tables[kind][place.to(self.device), number] = values
+            self.read[kind][place] = True
 
     def group(self, stream: str, kind: str) -> list[str]:
         """The step's views of one kind of one stream: of an image they show different stored ones."""

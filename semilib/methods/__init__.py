@@ -72,6 +72,7 @@ METHODS = Registry({
     "farad": ("FARAD", "semilib.methods.farad:FARAD"),
     "scssl": ("SC-SSL", "semilib.methods.scssl:SCSSL"),
     "proportion": ("Proportion Loss", "semilib.methods.proportion:ProportionLoss"),
+    "dytrim": ("DyTrim", "semilib.methods.dytrim:DyTrim"),
     "semi": ("SeMi", "semilib.methods.semi_released:SeMi"),      # semi.py, and its release's defects as options
 })
 

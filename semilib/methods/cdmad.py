@@ -59,7 +59,7 @@ class Debiased(FixMatch):
 
     cfg: Config
 
-    bases = ("fixmatch", "remixmatch")
+    bases: tuple[str, ...] = ("fixmatch", "remixmatch")
     uses = ("threshold",)                   # on ReMixMatch only 0: it refuses others itself
     refuses = {"add": "its pseudo-labels are soft and every row counts: there is no mask for SeMi's modules to act on"}
     smoke = {}                              # every row counts

@@ -10,9 +10,11 @@ import torch
 from kit import close
 from torch import nn
 
+from semilib.errors import BadInput
 from semilib.methods import METHODS
 from semilib.methods.base import Phase
 from semilib.methods.fixmatch import FixMatch
+from semilib.methods.flexmatch import FlexMatch
 from semilib.methods.losses import Term
 
 STEPS = 12
@@ -62,6 +64,42 @@ def test_positions_in_the_unlabelled_set_name_images(stub):
         assert torch.equal(views["w"], t.data.view(raw, "weak", "w", step))
         assert torch.equal(batch.known_u, torch.isin(t.data.unlabelled[batch.index_u], t.data.labelled))
         assert torch.equal(batch.y, t.data.y[batch.index_l])
+
+
+def test_positions_and_state_by_image_stay_right_when_a_stream_deals_some_of_its_images(stub):
+    class Some(FlexMatch):
+        def host_every(self):
+            return 2
+
+        def host_work(self, ctx):
+            data = ctx.data
+            for name, images in (("labelled", data.labelled), ("unlabelled", data.unlabelled)):
+                chosen = torch.arange(len(images)).flip(0)[ctx.step % 3::3]
+                hidden = torch.full((len(chosen),), -1)
+                data.set_members(name, images[chosen], data.y[chosen] if name == "labelled" else hidden, ctx.step)
+    t, seen = stub(Some, {"threshold": 0.1})(), []
+    pick, end_step = t.data.pick, t.method.end_step
+
+    def picked(now):
+        seen.append(pick(now))
+        return seen[-1]
+
+    def ended(v, batch, p, now):
+        before = t.method.sel.clone()
+        end_step(v, batch, p, now)
+        changed = (t.method.sel != before).nonzero().flatten().tolist()
+        assert set(changed) <= set(batch.index_u.tolist())
+    t.data.pick, t.method.end_step = picked, ended
+    kit.losses_of(t, range(9))
+    for batch, raw in seen:
+        assert torch.equal(raw["unlabelled"], t.data.images[t.data.unlabelled[batch.index_u]])
+        assert torch.equal(raw["labelled"], t.data.images[t.data.labelled[batch.index_l]])
+        assert torch.equal(batch.y, t.data.y[batch.index_l])
+        assert torch.equal(batch.known_u, torch.isin(t.data.unlabelled[batch.index_u], t.data.labelled))
+    assert len({tuple(sorted(batch.index_u.tolist())) for batch, _ in seen}) > 5
+    outside = torch.tensor([i for i in range(120) if i not in set(t.data.unlabelled.tolist())][:1])
+    with pytest.raises(BadInput, match="images of the unlabelled set"):
+        t.data.set_members("unlabelled", outside, torch.tensor([-1]))
 
 
 def test_set_members_takes_effect_in_the_next_step_and_survives_a_checkpoint(stub):

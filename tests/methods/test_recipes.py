@@ -184,6 +184,7 @@ ROWS = {
 }
 ROWS["scssl"] = {**{k: v for k, v in USB.items() if k != "report"}, "mu": 2, "rate": "constant",
                  "strong_views": 1}                                                                        # D 1.2, 4.5
+ROWS["dytrim"] = {**ROWS["cdmad"], "blank": 0.0, "released_freeze": True, "kept": 0.3}                      # D 1.2, 3.5
 ROWS["proportion"] = {**PORT, "mu": 3, "steps": 250_000, "eval_steps": 500, "crop": "zero", "strong_views": 1,
                       "labelled_in_unlabelled": False, "proportion_t": 0.5, "proportion_lambda": 0.1}  # D 1.2, 5.4, 5.6
 ROWS["farad"] = {**ROWS["cdmad"], "blank_pass": "eval"}                                                     # D 1.2, 2.3
