@@ -364,7 +364,7 @@ def quickstart(args) -> None:
 def smoke_notebooks(args) -> None:
     from semilib import files
     from semilib.study import notebooks
-    for path in notebooks.smoke_copies(args.folder, files.home() / "notebooks"):
+    for path in notebooks.smoke_books(args.folder, files.home() / "notebooks"):
         print(files.shown(path))
 
 

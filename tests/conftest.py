@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 
 import pytest
 import torch
@@ -45,6 +46,12 @@ LONGEST = ("test_clusters.py", "test_engine.py", "test_step_guard.py", "test_smo
 def pytest_collection_modifyitems(items):
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_collection_finish():
+    """What exists by now stays to the end: a search for garbage, as each run ends with, need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser):

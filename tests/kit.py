@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import multiprocessing
 import os
 import time as clock
 import zlib
@@ -25,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from semilib.data.sources import Source
 from semilib.data.step import Batch, Time
 from semilib.errors import BadInput
+from semilib.features import store as stores
 from semilib.methods import METHODS, get
 from semilib.methods.base import Info, Method
 from semilib.methods.losses import reduce
@@ -348,7 +350,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(),
                            reason="finds a run's process in /proc, which only Linux has")
 
 
-def smoke_table(steps: int = 150) -> grids.Grid:
+def smoke_table(steps: int = 90) -> grids.Grid:
     """Three rows of Table 1 at smoke scale, long enough to be killed on the way; each step is in the checkpoint."""
     return grids.grid("table1", "smoke", ["fixmatch", "supervised", "la"], [0], root=DATA, steps=steps, eval_every=10,
                        keep_seconds=0.0)
@@ -395,6 +397,17 @@ def check_done_once(grid: grids.Grid, folder: Path, outcomes, killed: dict[str, 
         assert (path / "run.ipynb").exists() == notebook and not list((path / "unit").glob("*.ipynb"))
 
 
+# ---- other processes -------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def processes():
+    """A maker of processes that begin at once: forks of one that has imported what runs need, and done nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "semilib.training.train", "semilib.features.store"])
+    return context
+
+
 # ---- a small encoder -------------------------------------------------------------------------------------------------
 
 
@@ -411,3 +424,19 @@ def tiny_encoder(folder: Path) -> tuple[str, int, str]:
             net.train()(torch.randn(64, 3, 32, 32))          # statistics, without which features vanish layer by layer
             torch.save(net.state_dict(), file)
     return "timm:test_efficientnet", 32, str(file)
+
+
+def fill_in_small_blocks(counts, views: dict[str, int], rows: int, *of_store) -> None:
+    """Fill a store of noisy colours, eight rows at a time, and put the number of pictures encoded here into `counts`.
+
+    views, rows: as `Store.ensure` takes them. of_store: what `Store` takes, but for the pictures."""
+    done, whole = 0, stores.Store._compute
+
+    def compute(self, run, kind, number, some):
+        nonlocal done
+        done += len(some)
+        whole(self, run, kind, number, some)
+    stores.BLOCK, stores.Store._compute = 8, compute
+    place, name, *more = of_store
+    stores.Store(place, name, source().images, *more).ensure(views, torch.arange(rows))
+    counts.put(done)

@@ -22,6 +22,8 @@ from semilib.options import in_words
 from semilib.training import progress
 
 CHECKED = "nbval-check-output"                  # tag of a cell that shows numbers of committed records
+METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"}}
 
 SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each notebook a matter of seconds
     "00_quickstart.ipynb": {"profile": "smoke"},
@@ -36,8 +38,15 @@ SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each note
                        "largest": 10_000, "settings": {"growth_profile": "smoke", "most_runs": 2}},
 }
 
-# Fields of a run in the tests' copies, where it takes them: half the length of profile smoke.
+# What the tests' copies change besides: half the length of profile smoke, and of tables the rows named here.
+# Every method has a smoke run of its own in the tests.
 SHORT = {"steps": 12, "eval_every": 6}
+ROWS = {"21_table1_cifar.ipynb": ["supervised", "fixmatch", "semi"], "22_table2_mismatched.ipynb": ["fixmatch", "semi"],
+        "25_table5_modules.ipynb": ["fixmatch"]}
+
+# The copies in one kernel, by the first digit of their names, in order: a kernel takes longer to start than most of
+# them take to run. The notebook that registers a method is the last of its book.
+BOOKS = {"tables": "24", "runs": "01593"}
 
 
 def fitting(name: str, known: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:
@@ -173,8 +182,7 @@ def clean(notebook: str | Path) -> None:
     """Take out what a reader and a diff do not need: execution times, papermill's and the kernel's own metadata."""
     notebook = Path(notebook)
     content = json.loads(notebook.read_text(encoding="utf-8"))
-    content["metadata"] = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-                           "language_info": {"name": "python"}}
+    content["metadata"] = METADATA
     for cell in content["cells"]:
         tags = [t for t in cell["metadata"].get("tags", []) if t != "injected-parameters"]
         cell["metadata"] = {"tags": tags} if tags else {}
@@ -184,32 +192,45 @@ def clean(notebook: str | Path) -> None:
     write_text(notebook, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def smoke_copies(folder: str | Path, notebooks: str | Path) -> list[Path]:
-    """Copies of the notebooks' code, which nbval runs in the tests: with the parameters of `SMOKE`, in seconds.
-
-    A notebook that shows numbers of committed records has cells tagged CHECKED. Its copy goes on in the same kernel,
-    emptied, set to train nothing and to look at no other run. nbval compares what these cells then show with their
-    committed outputs.
+def smoke_books(folder: str | Path, notebooks: str | Path) -> list[Path]:
+    """The notebooks' code in the files of BOOKS, which nbval runs in the tests: with the parameters of `SMOKE`, in
+    seconds. Before each notebook the kernel is emptied, in a cell that names it.
     """
     folder, out = Path(folder).resolve(), []
     folder.mkdir(parents=True, exist_ok=True)
-    for notebook in sorted(Path(notebooks).glob("*.ipynb")):
-        content, known = json.loads(notebook.read_text(encoding="utf-8")), parameters(notebook)
-        code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
-        given = {**SMOKE.get(notebook.name, {}), "runs": str(folder / "runs" / notebook.stem)}   # two may run at a time
-        if given.get("profile") == "smoke" and "fields" in known:
-            given["fields"] = SHORT
-        check_given(notebook, given)
-        small = [{**cell, "outputs": [], "metadata": {"tags": sorted(_tags(cell) - {CHECKED})}}
-                 for cell in _with(code, given)]
-        if any(CHECKED in _tags(cell) for cell in code):
-            records = {"train": False, "measure": False, "runs": str(folder / "none")}
-            reset = {"cell_type": "code", "metadata": {}, "source": "%reset -f", "outputs": [], "execution_count": None}
-            small += [reset, *_with(code, {name: value for name, value in records.items() if name in known})]
-        content["cells"] = [{**cell, "id": f"code-{place}"} for place, cell in enumerate(small)]
-        out.append(folder / notebook.name)
+    for book, digits in BOOKS.items():
+        cells = [cell for digit in digits for notebook in sorted(Path(notebooks).glob(f"{digit}*.ipynb"))
+                 for cell in _smoke_cells(notebook, folder)]
+        content = {"cells": [{**cell, "id": f"code-{place}"} for place, cell in enumerate(cells)],
+                   "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}
+        out.append(folder / f"{book}.ipynb")
         write_text(out[-1], json.dumps(content))
     return out
+
+
+def _smoke_cells(notebook: Path, folder: Path) -> list[dict[str, Any]]:
+    """A notebook's code with its parameters for the tests.
+
+    A notebook that shows numbers of committed records has cells tagged CHECKED. Its code comes a second time, set to
+    train nothing and to look at no other run. nbval compares what these cells then show with their committed outputs.
+    """
+    content, known = json.loads(notebook.read_text(encoding="utf-8")), parameters(notebook)
+    code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    given = {**SMOKE.get(notebook.name, {}), "runs": str(folder / "runs" / notebook.stem)}   # two may run at a time
+    if given.get("profile") == "smoke" and "fields" in known:
+        given["fields"] = SHORT
+    if notebook.name in ROWS:
+        given["methods"] = ROWS[notebook.name]
+    check_given(notebook, given)
+    small = [{**cell, "outputs": [], "metadata": {"tags": sorted(_tags(cell) - {CHECKED})}}
+             for cell in _with(code, given)]
+    reset = {"cell_type": "code", "metadata": {}, "source": f"# {notebook.name}\n%reset -f", "outputs": [],
+             "execution_count": None}
+    again = []
+    if any(CHECKED in _tags(cell) for cell in code):
+        records = {"train": False, "measure": False, "runs": str(folder / "none")}
+        again = [reset, *_with(code, {name: value for name, value in records.items() if name in known})]
+    return [reset, *small, *again]
 
 
 def _tags(cell: dict[str, Any]) -> set[str]:

@@ -727,14 +727,15 @@ def decay_steps(m, steps: int) -> list[int]:
 
 
 def test_the_decay_counter_restarts_with_each_epoch_in_the_release():
-    given = dict(epoch=500, decay_every=200, warmup=3000, slots=1)
-    right, wrong = (kit.method("semi", {**given, "decay_restarts": on}, steps=250_000) for on in (False, True))
-    assert decay_steps(right, 1500) == [200, 400, 600, 800, 1000, 1200, 1400]
-    assert decay_steps(wrong, 1500) == [200, 400, 700, 900, 1200, 1400]
-    for every in (50, 100):                                # the other published periods divide the epoch: no difference
-        a, b = (kit.method("semi", {**given, "decay_every": every, "decay_restarts": on}, steps=250_000)
+    """At a tenth of the published lengths, which are 500 and 200, 50 or 100 steps."""
+    given = dict(epoch=50, decay_every=20, warmup=300, slots=1)
+    right, wrong = (kit.method("semi", {**given, "decay_restarts": on}, steps=25_000) for on in (False, True))
+    assert decay_steps(right, 150) == [20, 40, 60, 80, 100, 120, 140]
+    assert decay_steps(wrong, 150) == [20, 40, 70, 90, 120, 140]
+    for every in (5, 10):                                  # the other published periods divide the epoch: no difference
+        a, b = (kit.method("semi", {**given, "decay_every": every, "decay_restarts": on}, steps=25_000)
                 for on in (False, True))
-        assert decay_steps(a, 1100) == decay_steps(b, 1100) == list(range(every, 1101, every))
+        assert decay_steps(a, 110) == decay_steps(b, 110) == list(range(every, 111, every))
 
 
 def test_r_by_epoch_length_is_progress_only_when_epochs_are_as_many_as_steps_in_one():

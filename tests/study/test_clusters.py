@@ -181,7 +181,7 @@ def disturb():
     return killed.key, lost.key
 
 disturber = concurrent.futures.ThreadPoolExecutor(1).submit(disturb)
-outcomes = sweep(grid.runs, folder, Ray(), Progress())
+outcomes = sweep(grid.runs, folder, Ray(notebook=False), Progress())
 print(json.dumps({"outcomes": [[o.run.key, o.state, o.error] for o in outcomes], "killed": disturber.result(10)}))
 ray.shutdown()
 cluster.shutdown()
@@ -211,7 +211,7 @@ def test_ray_loses_nothing_when_a_worker_is_killed_and_a_node_is_lost(tmp_path):
     by_key = {run.key: run for run in grid.runs}
     outcomes = [Outcome(by_key[key], record.folder(by_key[key], tmp_path / "runs"), state, error)
                 for key, state, error in told["outcomes"]]
-    check_done_once(grid, tmp_path / "runs", outcomes, dict.fromkeys(told["killed"], 1), notebook=True)
+    check_done_once(grid, tmp_path / "runs", outcomes, dict.fromkeys(told["killed"], 1), notebook=False)
 
 
 # ---- without an engine -----------------------------------------------------------------------------------------------

@@ -159,6 +159,19 @@ def test_a_failed_notebook_is_kept_apart_and_the_old_result_stays(tmp_path):
     assert [p.name for p in out.parent.iterdir()] == ["a.ipynb"]
 
 
+def test_each_notebook_is_in_one_book_of_the_tests_and_again_where_it_shows_committed_records(tmp_path):
+    books = [[source(c) for c in cells(book)] for book in notebooks.smoke_books(tmp_path, ROOT / "notebooks")]
+    for path in ALL:
+        begin = f"# {path.name}\n%reset -f"
+        (code,) = [code for code in books if begin in code]
+        checked = any(notebooks.CHECKED in c["metadata"].get("tags", []) for c in cells(path))
+        assert code.count(begin) == 1 + checked
+        last = code[len(code) - code[::-1].index(begin):]                  # behind its last beginning: its parameters
+        off = {name for name in ("train", "measure") if f"\n{name} = False" in last[0]}
+        assert off == ({"train", "measure"} & notebooks.parameters(path).keys() if checked else set())
+        assert [last[n] for n in range(1, len(cells(path)))] == [source(c) for c in cells(path)[1:]]
+
+
 def test_progress_reaches_a_follower_and_a_terminal(tmp_path, monkeypatch, capsys):
     import io
 

@@ -139,22 +139,35 @@ def test_each_flag_of_a_sweep_is_an_option_of_a_launcher():
 # ---- local slots -----------------------------------------------------------------------------------------------------
 
 
+def kill_in_mid_run(run: Run, folder, how: signal.Signals) -> concurrent.futures.Future:
+    """End the run's worker once it has logged something."""
+    return concurrent.futures.ThreadPoolExecutor(1).submit(lambda: os.kill(in_mid_run([run], folder)[1], how))
+
+
 @linux
-def test_killed_workers_are_started_again_and_a_failed_run_stops_nothing(tmp_path):
+def test_a_terminated_worker_is_started_again_and_a_failed_run_stops_nothing(tmp_path):
     grid = smoke_table(60)
-    alone = dataclasses.replace(grid, entries=grid.entries[:2])
-    first, second, bad = *alone.runs, failing()
-    pool = concurrent.futures.ThreadPoolExecutor(2)
-    killed = [pool.submit(lambda run=run, how=how: os.kill(in_mid_run([run], tmp_path)[1], how))
-              for run, how in ((first, signal.SIGKILL), (second, signal.SIGTERM))]
-    outcomes = local.do([bad, first, second], tmp_path, Local(slots=2, notebook=False), Progress())
-    for one in killed:
-        one.result(10)
-    assert [o.state for o in outcomes] == ["failed", "done", "done"]
+    alone = dataclasses.replace(grid, entries=grid.entries[:1])
+    (run,), bad = alone.runs, failing()
+    ended = kill_in_mid_run(run, tmp_path, signal.SIGTERM)
+    outcomes = local.do([bad, run], tmp_path, Local(slots=2, notebook=False), Progress())
+    ended.result(10)
+    assert [o.state for o in outcomes] == ["failed", "done"]
     assert "no pseudo-label reached the threshold" in outcomes[0].error
-    assert "2 done" in summary(outcomes) and f"{bad.name} ({bad.key}): failed" in summary(outcomes)
+    assert "1 done" in summary(outcomes) and f"{bad.name} ({bad.key}): failed" in summary(outcomes)
     assert len(record.read(outcomes[0].folder)["sessions"]) == 1, "what failed by itself is not tried again"
-    check_done_once(alone, tmp_path, outcomes[1:], {first.key: 1, second.key: 1}, notebook=False, others=1)
+    check_done_once(alone, tmp_path, outcomes[1:], {run.key: 1}, notebook=False, others=1)
+
+
+@linux
+def test_a_worker_that_is_killed_while_its_notebook_runs_is_started_again(tmp_path):
+    grid = smoke_table(60)
+    alone = dataclasses.replace(grid, entries=grid.entries[:1])
+    (run,) = alone.runs
+    ended = kill_in_mid_run(run, tmp_path, signal.SIGKILL)
+    outcomes = local.do([run], tmp_path, Local(), Progress())
+    ended.result(10)
+    check_done_once(alone, tmp_path, outcomes, {run.key: 1}, notebook=True)
 
 
 @linux

@@ -7,15 +7,13 @@ import json
 import math
 import os
 import platform
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from kit import DATA, ROOT, VARIANTS, last_phase, losses_of, same_state, smoke_run, smoke_trainer
+from kit import ROOT, VARIANTS, last_phase, losses_of, processes, same_state, smoke_run, smoke_trainer
 
 from semilib import files
 from semilib.data.step import Time
@@ -157,33 +155,32 @@ def test_a_run_leaves_its_record_and_is_not_repeated(tmp_path, source):
     assert record.state(run, tmp_path) == "done"
 
 
-def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "semilib", "run", "method=semi", "profile=smoke", "semi.threshold=0.2",
-               "keep_seconds=0.0", "steps=60", "eval_every=10", f"root={DATA!r}", "--folder", str(folder)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-
-
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end, "nothing happened"
+        assert process.is_alive() and time.monotonic() < end, "nothing happened"
         time.sleep(0.02)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is a POSIX signal")
 def test_a_run_killed_at_any_moment_ends_with_the_same_numbers(tmp_path, embedded):
-    train(smoke_run("semi", options={"threshold": 0.2}, keep_seconds=0.0, steps=60, eval_every=10),
-          folder=tmp_path / "whole", source=embedded)
-    killed = start(tmp_path / "killed")
+    run = smoke_run("semi", options={"threshold": 0.2}, keep_seconds=0.0, steps=30, eval_every=5)
+    train(run, folder=tmp_path / "whole", source=embedded)
+
+    def start():
+        process = processes().Process(target=train, args=(run,), kwargs={"folder": tmp_path / "killed"})
+        process.start()
+        return process
+
+    killed = start()
     for evaluations in (2, 4):
         wait_for(lambda n=evaluations: len(record.read_log(tmp_path / "killed")) >= n, killed)
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        killed.kill()
+        killed.join()
         assert record.read(tmp_path / "killed")["status"] == "running" and not writer.is_busy(tmp_path / "killed")
-        killed = start(tmp_path / "killed")
-    assert killed.wait(180) == 0, killed.stdout.read()
+        killed = start()
+    killed.join(180)
+    assert killed.exitcode == 0
     logs = [without_times(record.read_log(tmp_path / name)) for name in ("whole", "killed")]
     assert len(logs[0]) == 6 and logs[0] == logs[1]
     results = [record.read(tmp_path / name)["result"] for name in ("whole", "killed")]
