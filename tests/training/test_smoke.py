@@ -1,4 +1,5 @@
-"""Profile smoke as a person types it: every method, on each of its bases, runs to its end with every part active."""
+"""Profiles as a person types them. smoke: every method, on each of its bases, runs to its end with every part active.
+The long ones: every method takes its first steps."""
 from __future__ import annotations
 
 import dataclasses
@@ -6,11 +7,12 @@ import dataclasses
 import pytest
 from kit import DATA
 
-from semilib import Run, train
+from semilib import Run, Trainer, train
 from semilib.methods import METHODS, get
 from semilib.study.grids import HOSTS
 from semilib.study.grids import MODULES as WORDS
 from semilib.training import record
+from semilib.training.config import PROFILES
 
 MODULES = "+".join(WORDS)
 # In 24 steps ABC's second head is nowhere as sure as most rows of its first, so no threshold suits both it and `align`.
@@ -32,6 +34,20 @@ def test_a_run_of_profile_smoke_ends_with_every_part_active(label, source, tmp_p
     assert run.label == label
     result = record.read(train(run, tmp_path, source=source))["result"]
     assert result["evaluations"] == 4 and result["never_acted"] == {}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_of_a_long_profile_takes_its_first_steps(name, embedded):
+    """With schedule, momenta and durations of the profile; a small network and few images, for the time."""
+    few = dataclasses.replace(embedded, images=embedded.images[..., ::4, ::4], test_images=embedded.test_images[:10],
+                              test_labels=embedded.test_labels[:10])
+    for profile in ("glance", "short", "paper"):
+        run = Run.of("mnistm5k", name, profile=profile, network="wrn-10-0.25", batch=4, root=DATA)
+        trainer = Trainer(run, few)
+        for _ in range(2):
+            trainer.advance()
+        assert trainer.total == PROFILES[profile]["steps"] and trainer.step == 2, profile
+        assert trainer.last_losses and all(loss.isfinite() for loss in trainer.last_losses.values()), profile
 
 
 def test_given_options_lie_over_the_profile_s_and_those_over_a_recipe_s():
