@@ -629,7 +629,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--choose", action="store_true", help="write the best settings of all methods into the package")
 
     sub = verb(probe, "measure scikit-learn's baselines on stored features, in the cells of tables")
-    sub.add_argument("what", nargs="*", metavar=of_tables, help="none: table1 table2; seeds=[0]")
+    sub.add_argument("what", nargs="*", metavar=words, help="none: table1 table2; seeds=[0]")
 
     sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds and then show committed records "
                                 "again, for the tests",
