@@ -4,7 +4,7 @@ Progress here is the step's share of the run, so each recorded step is made at t
 """
 import torch
 
-from .kit import F64, differences, load, method, step, two_heads
+from .kit import F64, differences, load, method, mixed_step, pixel_net, step, two_heads
 
 VIEWS = dict(l="x", w="w", s1="s1_", s2="s2_")
 
@@ -38,3 +38,35 @@ def test_both_heads_losses_targets_masks_keeping_rates_coins_and_gradients_are_t
             for i, name in enumerate(VIEWS):
                 have = torch.cat([out.grads[name, "head"], out.grads[name, "balanced"]], 1)
                 same(f"gradient {name}", have, d.get(f"o_g{i}_{s}", torch.zeros(batch, 2 * len(counts), dtype=F64)))
+
+
+def test_losses_of_both_heads_rates_mixed_targets_and_gradients_on_remixmatch_are_the_release_s():
+    """Eight epochs of one step. In the fourth nobody is sure, in the sixth nearly everybody is."""
+    d = load("abc_remixmatch")
+    options = dict(align=False, labelled_view="strong")
+    m = method("abc", options, d["counts"], batch=d["y"].shape[1], steps=250_000, base="remixmatch")
+    rates, coins = {}, {}
+
+    def toss(name, rate, t):
+        rates[name] = rate
+        return (coins[name] < rate).to(rate.dtype)
+    m.toss = toss
+    net = pixel_net(head=d["i_A"], balanced=d["i_Q"], rotation=d["i_R"])
+    with differences(1e-12) as same:
+        for s, epoch in enumerate(d["epochs"].tolist()):
+            coins |= dict(zip(("labelled", "unlabelled"), d["coins"][2 * s:]))
+            images = {name: d[f"i_{name}"][s] for name in ("l", "w", "s1", "s2")}
+            draws = (d[name][s] for name in ("share", "order", "turns"))
+            out = mixed_step(m, net, images, dict(y=d["y"][s].long()), epoch * 500, *draws, ("l", "w", "s1", "s2"))
+            same("loss x", out.losses["x"], d["x"][s])
+            same("loss u", out.losses["u"], d["u"][s])
+            same("loss s1", out.losses["s1"], .5 * epoch / 500 * d["e"][s])
+            same("loss r", out.losses["r"], .5 * d["r"][s])
+            same("loss x_b", out.losses["x_b"], d["b"][s])
+            same("loss u_b", out.losses["u_b"], d["b1"][s] + d["b2"][s])
+            same("loss", out.total, d["loss"][s])
+            same("rate labelled", rates["labelled"], d["rates"][2 * s])
+            same("rate unlabelled", rates["unlabelled"], d["rates"][2 * s + 1])
+            same("mixed targets", out.mixed, d["mixed"][s])
+            for head, key in (("head", "A"), ("balanced", "Q"), ("rotation", "R")):
+                same(f"gradient {head}", out.grads[head], d[f"grad{key}"][s])
