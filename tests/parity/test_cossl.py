@@ -6,7 +6,7 @@ from torch import nn
 
 from semilib.data.step import Notes
 
-from .kit import F64, View, cossl, differences, load, method, optimisers, step
+from .kit import F64, View, cossl, differences, load, method, mixed_step, optimisers, pixel_net, step
 
 KEYS = dict(l="x", s1="s1_", s2="s2_")
 
@@ -108,3 +108,31 @@ def test_the_teacher_head_and_its_average_after_the_fit_on_recorded_rows_are_the
     with differences(1e-9) as same:
         for key, have in (("W", head.weight), ("b", head.bias), ("eW", average.weight), ("eb", average.bias)):
             same(f"fit {key}", have.detach(), d[f"o_fit{key}"])
+
+
+def test_phase_2_s_losses_mixed_targets_gradients_and_teacher_head_on_remixmatch_are_the_release_s(monkeypatch):
+    """Six steps with the teacher head trained along, by plain descent. In the third nobody is sure."""
+    d = load("cossl_remixmatch")
+    options = dict(represent=1, align=False, labelled_view="strong", max_lam=0.8)
+    m = method("cossl", options, d["counts"], batch=d["y"].shape[1], steps=40, base="remixmatch")
+    net = pixel_net(head=d["i_A"], rotation=d["i_R"], teacher=d["i_T"])
+    with differences(1e-12) as same:
+        for s, y in enumerate(d["y"]):
+            coins = d["draws"][s] * torch.tensor([1, 5.]) - torch.tensor([0, 4.])             # a share is 0.8 + 0.2 u
+            monkeypatch.setattr(cossl, "rng", SimpleNamespace(words=lambda *_: coins, uniform=lambda words: words))
+            images = {name: d[f"i_{name}"][s] for name in ("l", "w", "s1", "s2", "b", "m")}
+            draws = (d[name][s] for name in ("share", "order", "turns"))
+            batch = dict(y=y.long(), targets={"balanced": d["yb"][s].long()})
+            out = mixed_step(m, net, images, batch, s + 1, *draws, ("l", "w", "s1", "s2"), "cotrain")
+            same("loss x", out.losses["x"], d["x"][s])
+            same("loss u", out.losses["u"], d["u"][s])
+            same("loss s1", out.losses["s1"], .5 * d["e"][s])
+            same("loss r", out.losses["r"], .5 * d["r"][s])
+            same("loss t", out.losses["t"], d["t"][s])
+            same("loss", out.total - out.losses["t"], d["loss"][s])
+            same("mixed targets", out.mixed, d["mixed"][s])
+            same("gradient head", out.grads["head"], d["gradA"][s])
+            same("gradient rotation", out.grads["rotation"], d["gradR"][s])
+            with torch.no_grad():
+                net.heads["teacher"].weight -= 0.1 * out.grads["teacher"].T
+            same("teacher", net.heads["teacher"].weight.detach().T, d["teacher"][s])
