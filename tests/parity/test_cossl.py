@@ -118,8 +118,8 @@ def test_phase_2_s_losses_mixed_targets_gradients_and_teacher_head_on_remixmatch
     net = pixel_net(head=d["i_A"], rotation=d["i_R"], teacher=d["i_T"])
     with differences(1e-12) as same:
         for s, y in enumerate(d["y"]):
-            coins = d["draws"][s] * torch.tensor([1, 5.]) - torch.tensor([0, 4.])             # a share is 0.8 + 0.2 u
-            monkeypatch.setattr(cossl, "rng", SimpleNamespace(words=lambda *_: coins, uniform=lambda words: words))
+            coins = d["draws"][s] * torch.tensor([1, 5.]) - torch.tensor([0, 4.])  # a share is 0.8 + 0.2 u
+            monkeypatch.setattr(cossl, "rng", SimpleNamespace(words=lambda *_, c=coins: c, uniform=lambda w: w))
             images = {name: d[f"i_{name}"][s] for name in ("l", "w", "s1", "s2", "b", "m")}
             draws = (d[name][s] for name in ("share", "order", "turns"))
             batch = dict(y=y.long(), targets={"balanced": d["yb"][s].long()})
