@@ -21,13 +21,14 @@ def value(text: str) -> Any:
     """A command-line value as the literal it spells (12, 0.5, None, True, {"a": 1}), else as the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
 # A part of a value between commas: quoted, in brackets, or plain; and a range of whole numbers.
 PART = re.compile(r"""(?:'[^']*'|"[^"]*"|\[[^]]*\]|\([^)]*\)|\{[^}]*\}|[^,])+""")
-RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
+MOST = 10_000                                                 # values of a range
 
 
 def values(text: str) -> Any:
@@ -36,6 +37,8 @@ def values(text: str) -> Any:
     found: list[Any] = []
     for part in PART.findall(text) or [text]:
         ends = RANGE.fullmatch(part)
+        if ends and int(ends[2]) - int(ends[1]) > MOST:
+            raise BadInput("argument", text, f"at most {MOST:,} values")
         found += range(int(ends[1]), int(ends[2]) + 1) if ends else [value(part)]
     return found if len(found) != 1 or RANGE.fullmatch(text) else found[0]
 
@@ -91,7 +94,7 @@ def single(args, wanted) -> None:
     from semilib.training import metrics, progress, record
     from semilib.training.train import train
     shown = progress.Terminal()
-    folders.prepare([wanted], shown.working)
+    folders.prepare([wanted], shown.working, shown.note)
     path = train(wanted, files.place(args.runs), args.folder, shown)
     found = record.read(path)
     result = found["result"]
@@ -461,7 +464,7 @@ def encode(args) -> None:
     runs = once(of_tables(tables, fields, args) if tables else own(fields))
     from semilib.features.batches import needs
     progress = Terminal()
-    folders.prepare(runs, progress.working)
+    folders.prepare(runs, progress.working, progress.note)
     wanted = needs(runs, progress.working)
     for place, views, rows in wanted:
         cost = place.cost(views, rows)

@@ -5,14 +5,27 @@ import difflib
 from collections.abc import Iterable
 
 LISTED = 120                        # names that a message lists; of more it gives their number
+SHOWN = 300                         # characters of a value that a message repeats
 
 
 class BadInput(ValueError):
     """A value that cannot be used: `BadInput("gamma_l", 0.5, "a number >= 1")` reads "gamma_l=0.5: a number >= 1"."""
 
     def __init__(self, field: str, value: object, wanted: str):
-        super().__init__(f"{field}={value!r}: {wanted}")
+        super().__init__(f"{shorter(field)}={shown(value)}: {wanted}")
         self.field, self.value, self.wanted = field, value, wanted
+
+
+def shown(value: object) -> str:
+    """A value as a message repeats it."""
+    try:
+        return shorter(repr(value))
+    except Exception:               # what `repr` raises depends on the value: a number may have too many digits for it
+        return f"a value of type {type(value).__name__}"
+
+
+def shorter(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN // 2]}... ({len(text):,} characters)"
 
 
 class MethodError(TypeError):
@@ -50,8 +63,9 @@ class Stopped(KeyboardInterrupt):
 def check_name(kind: str, name: object, valid: Iterable[object]) -> None:
     """Raise `BadInput` unless `name` is one of `valid`; the message offers the nearest valid name."""
     valid = list(valid)
-    if name not in valid:
-        near = difflib.get_close_matches(str(name), map(str, valid), n=1, cutoff=0.4)
+    if not isinstance(name, str) and name is not None or name not in valid:
+        text = name if isinstance(name, str) else shown(name)
+        near = difflib.get_close_matches(text[:SHOWN], map(str, valid), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join(sorted(map(str, valid))) if len(valid) <= LISTED else f"{len(valid)} names"
         raise BadInput(kind, name, f"unknown; {hint}valid: {known}")

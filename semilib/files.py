@@ -5,6 +5,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from semilib.errors import BadInput
+
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -73,6 +75,16 @@ def home(start: str | Path = ".") -> Path:
 def place(path: str | Path) -> Path:
     """A path relative to `home`; an absolute one stays as it is."""
     return home() / Path(path).expanduser()
+
+
+def check_path(field: str, path: str | Path) -> None:
+    """Raise BadInput for what is no path on this system, such as one with a name that is too long."""
+    try:
+        os.lstat(Path(path).expanduser())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadInput(field, str(path), f"a path ({getattr(error, 'strerror', None) or error})") from error
 
 
 def shown(path: str | Path) -> str:

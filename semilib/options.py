@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from semilib.training.config import Run
 
 PAPER_STEPS = 250_000
+LARGEST = 2**63 - 1             # whole number
 Duration = float | int          # a float in (0, 1) is a share of the run, an int a number of steps
 
 
@@ -106,6 +107,8 @@ def check_fields(obj: Any) -> None:
     hints = _hints(type(obj))
     for f in dataclasses.fields(obj):
         value, kinds = getattr(obj, f.name), _kinds(hints[f.name])
+        if type(value) is int and abs(value) > LARGEST:
+            raise BadInput(f.name, value, f"a number of at most 63 bits: {f.metadata['doc']}")
         if type(value) is int and float in kinds and int not in kinds:
             value = float(value)
             object.__setattr__(obj, f.name, value)

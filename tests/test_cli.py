@@ -88,6 +88,9 @@ def test_another_folder_of_the_same_name_is_another_run(photos, tmp_path):
     (["run", "method=semi,acr", "cpe.threshold=0.5"], "argument='cpe.threshold': semi.threshold for an option"),
     (["run", "method=semi,arc"], "method='arc': unknown; did you mean 'acr'"),
     (["trace", "semi", "seed=0..2"], "runs=3: one: a single value for each name"),
+    (["run", "semi.alpha=0.1", 'options={"alpha": 0.2}'], "argument='semi.alpha': one value for alpha; options="),
+    (["run", "cls=1"], "parameter='cls': unknown"),
+    (["run", f"seed={'[' * 3000}"], "(3,002 characters): int"),
     (["run", "semi.threshold=0.1"], "threshold=0.1: above 1/C = 0.1"),
 ])
 def test_a_mistake_is_one_line(words, message, tmp_path):

@@ -10,9 +10,11 @@ A process looks at a folder once, until `look_again`: for all runs that it makes
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,19 +29,21 @@ if TYPE_CHECKING:
     from semilib.training.config import Run
 
 PARTS = ("train", "test", "unlabelled")
+EXAMPLES = 3                        # files or names of a kind that a report gives
 Tree = dict[str, list[Path]]        # the files of each class, in the order of the classes' names
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
     """root: as it was asked for. train, test: the files by class; without a folder test/, test is empty. contents: of
-    each file of the three parts, in their order (`pictures.contents`)."""
+    each file of the three parts, in their order (`pictures.contents`). left_out: what else lies there, in words."""
 
     root: Path
     train: Tree
     test: Tree
     unlabelled: list[Path]
     contents: dict[Path, str]
+    left_out: list[str]
 
     @functools.cached_property
     def id(self) -> str:
@@ -47,8 +51,35 @@ class Folder:
         they lie."""
         digest = hashlib.sha256()
         for path, content in self.contents.items():
-            digest.update(f"{path.relative_to(self.root).as_posix()} {content}\n".encode())
+            name = unicodedata.normalize("NFC", path.relative_to(self.root).as_posix())
+            digest.update(f"{name} {content}\n".encode())
         return digest.hexdigest()[:16]
+
+    def report(self) -> list[str]:
+        """What is there, what is left out, and what looks wrong, a sentence each."""
+        counts = {part: sum(map(len, tree.values())) for part, tree in (("train", self.train), ("test", self.test))}
+        test = f"{counts['test']:,} in test/" if self.test else "no test/, so a part of train/ is held out"
+        lines = [f"{self.root.name}: {len(self.train)} classes, {counts['train']:,} pictures in train/, {test}, "
+                 f"{len(self.unlabelled):,} in unlabelled/"]
+        lines += [f"{self.root.name}: left out: {'; '.join(self.left_out)}"] if self.left_out else []
+        untested = [name for name in self.train if self.test and not self.test.get(name)]
+        wrong = [f"no test picture of {first_of(untested)}"] if untested else []
+        return lines + [f"{self.root.name}: looks wrong: {line}" for line in [*wrong, *self._twice()]]
+
+    def _twice(self) -> list[str]:
+        """Pictures that are in two places which should have none in common."""
+        places = [(part, name, file) for part, tree in (("train/", self.train), ("test/", self.test))
+                  for name, of in tree.items() for file in of]
+        before: dict[str, tuple[str, str, Path]] = {}
+        found: dict[str, list[str]] = {}
+        for part, name, file in [*places, *(("unlabelled/", "", file) for file in self.unlabelled)]:
+            other_part, other_name, other = before.setdefault(self.contents[file], (part, name, file))
+            pair = " = ".join(one.relative_to(self.root).as_posix() for one in (other, file))
+            if name and name != other_name:
+                found.setdefault("in two classes", []).append(pair)
+            elif part != other_part and "test/" in (part, other_part):
+                found.setdefault(f"in {other_part} and in {part}", []).append(pair)
+        return [f"{len(pairs):,} pictures {where}: {first_of(pairs)}" for where, pairs in found.items()]
 
     def held_out(self, seed: int) -> tuple[Tree, Tree]:
         """The training and the test pictures by class. Without a folder test/, 20 % of each class of train/ (at least
@@ -84,11 +115,15 @@ def look_again() -> None:
     _seen.clear()
 
 
-def prepare(runs: Iterable[Run], report: Report = silent) -> None:
+def prepare(runs: Iterable[Run], report: Report = silent, note: Report = silent) -> None:
     """Look at the folders of pictures among the data sets of runs, and keep their pictures decoded, before any of the
-    runs starts. Raises BadInput as `look` and for files that are no pictures."""
+    runs starts. note: is told what each folder holds. Raises BadInput as `look` and for files that are no pictures."""
+    told: set[Path] = set()
     for root, side in dict.fromkeys((run.root, run.side) for run in runs if run.dataset == "imagefolder"):
         folder = look(root, report)
+        for line in folder.report() if folder.root not in told else ():
+            note(line)
+        told.add(folder.root)
         if os.access(folder.root, os.W_OK):
             read(folder, list(folder.contents), side, report)
 
@@ -105,6 +140,7 @@ def read(folder: Folder, files: Sequence[Path], side: int, report: Report = sile
 def _look(root: Path, report: Report) -> Folder:
     if not (root / "train").is_dir():
         raise BadInput("root", str(root), "a folder that holds train/<class>/<pictures>; it has no folder train")
+    left_out = _others(root)
     files = {part: pictures.files_below(root / part) if (root / part).is_dir() else [] for part in PARTS}
     train, test = (_by_class(root / part, files[part]) for part in ("train", "test"))
     if len(train) < 2:
@@ -120,16 +156,37 @@ def _look(root: Path, report: Report) -> Folder:
         raise BadInput("root", str(root),
                        "no picture in test/<class>/; without a folder test/, a part of train/ is held out")
     used = [file for tree in (train, test) for of in tree.values() for file in of] + files["unlabelled"]
-    return Folder(root, train, test, files["unlabelled"], dict(zip(used, pictures.contents(used, root, report))))
+    left_out += [f"{len(loose):,} files that lie in {part}/ itself, in no class" for part in ("train", "test")
+                 if (loose := [file for file in files[part] if file.parent == root / part])]
+    contents = dict(zip(used, pictures.contents(used, root, report)))
+    return Folder(root, train, test, files["unlabelled"], contents, left_out)
+
+
+def _others(root: Path) -> list[str]:
+    """What lies beside the three parts. Raises BadInput for a folder whose name is that of a part, misspelt."""
+    names = sorted(entry.name for entry in os.scandir(root)
+                   if entry.name not in PARTS and not pictures.is_passed_over(entry.name))
+    for name in names:
+        near = difflib.get_close_matches(name.casefold(), PARTS, n=1, cutoff=0.8)
+        if near and (root / name).is_dir():
+            raise BadInput("root", str(root), f"a folder of train/, test/ and unlabelled/; is its {name}/ {near[0]}/?")
+    return [first_of(names)] if names else []
+
+
+def first_of(items: Sequence[str]) -> str:
+    """The first items of a list in words, and how many more there are."""
+    more = f" and {len(items) - EXAMPLES:,} more" if len(items) > EXAMPLES else ""
+    return ", ".join(items[:EXAMPLES]) + more
 
 
 def _by_class(folder: Path, files: list[Path]) -> Tree:
-    """The files of each class folder inside a folder. Files that lie in the folder itself are passed over."""
-    classes = sorted(path.name for path in folder.iterdir()
-                     if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
-    tree: Tree = {name: [] for name in classes}
+    """The files of each class folder inside a folder. Files that lie in the folder itself are passed over. Names that
+    differ in their Unicode form alone, as macOS and Linux write them, are one class."""
+    found = [path.name for path in folder.iterdir()
+             if path.is_dir() and not pictures.is_passed_over(path.name)] if folder.is_dir() else []
+    tree: Tree = {name: [] for name in sorted({unicodedata.normalize("NFC", name) for name in found})}
     for file in files:
         name, *rest = file.relative_to(folder).parts
         if rest:
-            tree[name].append(file)
+            tree[unicodedata.normalize("NFC", name)].append(file)
     return tree

@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -34,8 +34,12 @@ from semilib.errors import BadInput
 from semilib.files import write_atomically, write_text
 
 KEPT = ".semilib"
+TWELVE_BITS = 4095
 REDUCED = 3                         # the reduced size of a JPEG is at least this many times the side
 PART = 512                          # pictures that are decoded, and kept in one file
+# What operating systems put into folders, beside the hidden files that they put there too.
+OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin",
+              "system volume information", "lost+found"}
 SETTLED = 2.0                       # seconds; a file changed later may change again without another time of change
 NAMED = 50                          # files that an error names; of more it gives the number
 
@@ -50,7 +54,8 @@ def silent(line: str) -> None:
 
 
 def files_below(folder: Path, field: str = "root") -> list[Path]:
-    """All files below a folder, at any depth, by name, without hidden ones and without what lies in hidden folders.
+    """All files below a folder, at any depth, by name, without hidden ones and those of `OF_SYSTEMS`, and without what
+    lies in folders of such names.
 
     Raises BadInput (of `field`) that names every link without a target, link to a folder around it, name that is not
     UTF-8, and entry that is neither file nor folder."""
@@ -65,7 +70,7 @@ def files_below(folder: Path, field: str = "root") -> list[Path]:
 def _walk(folder: Path, around: tuple[str, ...], found: list[Path], wrong: dict[Path, str]) -> None:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = folder / entry.name
-        if entry.name.startswith("."):
+        if is_passed_over(entry.name):
             continue
         if not _is_text(entry.name):
             wrong[path] = "its name is not UTF-8"
@@ -79,6 +84,11 @@ def _walk(folder: Path, around: tuple[str, ...], found: list[Path], wrong: dict[
             found.append(path)
         else:
             wrong[path] = "a link without a target" if entry.is_symlink() else "neither file nor folder"
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether a file or folder of this name is no picture and no class of the user's."""
+    return name.startswith(".") or name.casefold() in OF_SYSTEMS
 
 
 def _is_text(name: str) -> bool:
@@ -145,12 +155,12 @@ def _ledger(path: Path) -> dict[str, list]:
 def read_picture(file: str | Path | BinaryIO, side: int) -> Tensor:
     """One picture file as uint8 [3, side, side].
 
-    Turned as its EXIF orientation says, converted to RGB (transparency dropped, 16-bit grey to 8, the first frame of
-    several), then the shorter side resized to `side` with bicubic interpolation and the centre cropped (done as one
-    resize of the centred square). A JPEG whose shorter side has at least 6 `side` pixels is decoded at a half, quarter
-    or eighth of its size (Pillow's `draft`), of which at least 3 `side` remain: levels differ by 1 in 255 or less on
-    average from those of the whole one. Raises what Pillow raises, and `ValueError` for floating-point pixels, whose
-    range is unknown.
+    Turned as its EXIF orientation says, converted to RGB (transparency dropped, the first frame of several), then the
+    shorter side resized to `side` with bicubic interpolation and the centre cropped (done as one resize of the centred
+    square). Grey of 16 bits becomes 8; a file without a value above 4,095 is taken to have 12. A JPEG whose shorter
+    side has at least 6 `side` pixels is decoded at a half, quarter or eighth of its size (Pillow's `draft`), of which
+    at least 3 `side` remain: levels differ by 1 in 255 or less on average from those of the whole one. Raises what
+    Pillow raises, and `ValueError` for floating-point pixels, whose range is unknown.
     """
     with Image.open(file) as opened:
         opened.draft("RGB", (REDUCED * side, REDUCED * side))
@@ -158,7 +168,8 @@ def read_picture(file: str | Path | BinaryIO, side: int) -> Tensor:
         if picture.mode == "F":
             raise ValueError("floating-point pixels")
         if picture.mode.startswith("I"):
-            picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
+            grey = np.asarray(picture).clip(0, 65535)
+            picture = Image.fromarray((grey >> (8 if grey.max() > TWELVE_BITS else 4)).astype(np.uint8))
         # one transparent colour: Pillow's direct way to RGB warns and may keep the mark
         if "transparency" in picture.info:
             picture = picture.convert("RGBA")
@@ -168,14 +179,16 @@ def read_picture(file: str | Path | BinaryIO, side: int) -> Tensor:
 
 @functools.cache
 def decoding(side: int) -> str:
-    """Eight hex digits of what `read_picture` makes of two drawn pictures: a turned JPEG and a 16-bit grey PNG."""
+    """Eight hex digits of what `read_picture` makes of three drawn pictures: a turned JPEG, grey PNGs of 16 and 12
+    bits."""
     words = (rng.words(0, "pictures/probe", 0, 8, 3 * 64) >> 24).to(torch.uint8).numpy()
     colour = Image.fromarray(words.reshape(16, 32, 3)).resize((8 * side, 2 * REDUCED * side))
     turned = Image.Exif()
     turned[0x0112] = 6
-    grey = Image.fromarray(words[:, :64].astype(np.uint16) << 5)
+    drawn: list[tuple[Image.Image, dict[str, Any]]] = [(colour, {"format": "JPEG", "exif": turned})]
+    drawn += [(Image.fromarray(words[:, :64].astype(np.uint16) << bits), {"format": "PNG"}) for bits in (8, 4)]
     digest = hashlib.sha256()
-    for picture, options in ((colour, {"format": "JPEG", "exif": turned}), (grey, {"format": "PNG"})):
+    for picture, options in drawn:
         file = io.BytesIO()
         picture.save(file, **options)
         digest.update(read_picture(file, side).numpy().tobytes())

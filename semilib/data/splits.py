@@ -169,14 +169,17 @@ def make_split(labels: ArrayLike, num_classes: int, n1: int | None, m1: int | No
 def hold_out(split: Split, labels: ArrayLike, share: float) -> tuple[Split, np.ndarray]:
     """Take labelled images out of a split, to choose options by: the last `share` of each class's, rounded.
 
-    At least one is taken of a class that has two or more, and never all. They leave the unlabelled pool too. Returns
-    the rest and the held-out indices, int64, ascending.
+    At least one is taken of each class, and never all. They leave the unlabelled pool too. Returns the rest and the
+    held-out indices, int64, ascending. Raises `BadInput` for a class of one labelled image.
     """
     labels = np.asarray(labels, dtype=np.int64)
     held = []
     for k in range(len(split.labelled_counts)):
         own = split.labelled[labels[split.labelled] == k]
-        held.append(own[len(own) - min(len(own) - 1, max(1, round(share * len(own)))):] if len(own) > 1 else own[:0])
+        if len(own) < 2:
+            raise BadInput("holdout", share, f"0 where a class has one labelled image, as class {k} has: it needs a "
+                                             "second one to be held out, or nothing is measured on it")
+        held.append(own[len(own) - min(len(own) - 1, max(1, round(share * len(own)))):])
     out = np.sort(np.concatenate(held))
     labelled, unlabelled = (part[~np.isin(part, out)] for part in (split.labelled, split.unlabelled))
 

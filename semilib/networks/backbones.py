@@ -159,16 +159,17 @@ def parse_network(network: str) -> tuple[int, float] | int | None:
     any other name."""
     if network in ("resnet50", "linear"):
         return None
-    if mlp := re.fullmatch(r"mlp-(\d+)", network):
+    if mlp := re.fullmatch(r"mlp-(\d{1,9})", network):
         if not 8 <= int(mlp[1]) <= 8192:
             raise BadInput("network", network, "mlp-WIDTH with WIDTH from 8 to 8192")
         return int(mlp[1])
-    wrn = re.fullmatch(r"wrn-(\d+)-(\d+(?:\.\d+)?)", network)
+    wrn = re.fullmatch(r"wrn-(\d{1,9})-(\d+(?:\.\d+)?)", network)
     if not wrn:
         raise BadInput("network", network, f"{ON_PICTURES}; on an encoder's features {ON_FEATURES}")
     depth, width = int(wrn[1]), float(wrn[2])
-    if depth < 10 or depth % 6 != 4 or not 0.25 <= width <= 16:
-        raise BadInput("network", network, "wrn-DEPTH-WIDTH with DEPTH = 10, 16, 22, 28, ... and WIDTH from 0.25 to 16")
+    if not 10 <= depth <= 1000 or depth % 6 != 4 or not 0.25 <= width <= 16:
+        wanted = "wrn-DEPTH-WIDTH with DEPTH = 10, 16, 22, 28, ... up to 1000 and WIDTH from 0.25 to 16"
+        raise BadInput("network", network, wanted)
     return depth, width
 
 

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ KNOWN = f"none, {', '.join(PACKAGED)}, timm:NAME or torchvision:NAME"
 def check_encoder(name: str, side: int) -> None:
     """Raises BadInput for an encoder that nobody knows, and for a side that it cannot take. Reads no weights."""
     library, colon, model = name.partition(":")
-    if colon and (library not in LIBRARIES or not model):
+    if colon and (library not in LIBRARIES or not re.fullmatch(r"[\w.:/@+-]+", model)):
         raise BadInput("encoder", name, KNOWN)
     if not colon:
         check_name("encoder", name, ("none", *PACKAGED, *(f"{library}:NAME" for library in LIBRARIES)))

@@ -47,7 +47,8 @@ def sweep(runs: Iterable[Run], folder: str | Path = "runs", how: Local | Ray | N
     if how is not None and here != Local():
         raise BadInput("how", how, "None beside options of this machine; otherwise it has them itself")
     how, runs = how or here, list(runs)
-    folders.prepare(runs, (progress or automatic(len(runs))).working)
+    progress = progress or automatic(len(runs))
+    folders.prepare(runs, progress.working, progress.note)
     return DO[how.name](runs, folder, how, progress)
 
 
@@ -60,7 +61,7 @@ def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress 
     """
     runs = list(runs)
     progress = progress or automatic(len(runs))
-    folders.prepare(runs, progress.working)
+    folders.prepare(runs, progress.working, progress.note)
     if slots != 1:
         outcomes = local.do(runs, folder, Local(slots=slots, notebook=False), progress)
         if busy := [outcome for outcome in outcomes if outcome.state == "busy"]:

@@ -11,12 +11,14 @@ import hashlib
 import inspect
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semilib.data import folders
 from semilib.data.splits import ORDERS
 from semilib.errors import BadInput, check_name
+from semilib.files import check_path
 from semilib.networks.backbones import ON_FEATURES, ON_PICTURES, VARIANTS, parse_network, reads_features
 from semilib.networks.encoders import check_encoder, file_hash
 from semilib.networks.net import POLICIES
@@ -125,7 +127,8 @@ class Run:
                                           low=0, high=1, in_key="changed")
     m1: int | None = option(360, "M1, unlabelled images of the largest class; None = all the rest", low=0)
     gamma_l: float = option(20.0, "imbalance of the labelled set, first class over last", low=1)
-    gamma_u: float = option(20.0, "imbalance of the unlabelled set, largest class over smallest", low=1)
+    gamma_u: float = option(20.0, "imbalance of the unlabelled set, largest class over smallest; what other codes call "
+                                  "-100 is 100 with order=reversed", low=1)
     order: str = option("consistent", "which classes are large in the unlabelled set", choices=ORDERS)
     labelled_in_unlabelled: bool = option(True, "the unlabelled pool holds the labelled images too (SeMi, ACR, DARP)")
     split_seed: int | None = option(None, "None = the first images of each class, one split for all seeds; else drawn",
@@ -139,8 +142,8 @@ class Run:
     root: str = option("data", "folder that holds, or will hold, the data sets", in_key=False)
 
     profile: str = option("quickstart", "the schedule that this run starts from", choices=tuple(PROFILES))
-    steps: int = option(1200, "T, training steps", low=2)
-    batch: int = option(32, "B, labelled images a step", low=2)
+    steps: int = option(1200, "T, training steps (more take years)", low=2, high=10**9)
+    batch: int = option(32, "B, labelled images a step (more fit into no memory)", low=2, high=2**16)
     mu: int = option(1, "unlabelled images a step, over B", low=1, high=16)
     lr: float = option(0.1, "learning rate at step 0", low=0)
     rate: str = option("cosine", "cosine: lr cos(7 pi t / 16 T); slow_cosine: lr cos(pi t / 16 T) (CReST); constant; "
@@ -209,8 +212,10 @@ class Run:
         for name in given:
             check_parameter(name, given[name], method, given.get("base", ""), given.get("add", ""))
         encoder = given.get("encoder")
-        profile = given.get("profile") or (CELLS[dataset]["profile"] if encoder is None else
-                                           "features" if encoder != "none" else _without_encoder(dataset))
+        profile = given.get("profile")
+        if profile is None or profile == "":
+            profile = CELLS[dataset]["profile"] if encoder is None else \
+                "features" if encoder != "none" else _without_encoder(dataset)
         check_name("profile", profile, PROFILES)
         check_name("recipe", given.get("recipe", "shared"), RECIPES)
         network = NETWORKS.get(dataset, {}) if PROFILES[profile]["network"] == PROFILES["paper"]["network"] else {}
@@ -241,8 +246,13 @@ class Run:
         `Run.grid(dataset="cifar10", method=["semi", "acr"], seed=range(5), **{"semi.alpha": [0.2, 0.4]})` has 15 runs.
         They stand seed after seed, so that a sweep that is stopped has whole comparisons.
         """
+        from semilib.methods import METHODS
         methods = _several(given.get("method", "semi"))
         fields = {name: _several(value) for name, value in given.items() if "." not in name}
+        for method in methods:
+            check_name("method", method, METHODS)
+        for name in fields:
+            check_parameter(name, given[name], methods[0])
         options: dict[str, dict[str, list[Any]]] = {method: {} for method in methods}
         for name in given.keys() - fields.keys():
             owner, option = name.split(".", 1)
@@ -250,8 +260,10 @@ class Run:
                 raise BadInput("argument", name, f"{methods[0]}.{option} for an option of this run's method")
             for method in methods if owner == "options" else (owner,):
                 options[method][option] = _several(given[name])
+            if any(isinstance(beside, dict) and option in beside for beside in fields.get("options", ())):
+                raise BadInput("argument", name, f"one value for {option}; options={given['options']!r} has another")
         fields = {**{name: fields[name] for name in ("seed",) if name in fields}, **fields}
-        return [cls.of(**{**run, "options": {**run.get("options", {}), **own}})
+        return [cls.of(**{**run, "options": {**run.get("options", {}), **own}} if own else run)
                 for run in _product(fields) for own in _product(options[run.get("method", "semi")])]
 
     def with_(self, **changes: Any) -> Run:
@@ -279,8 +291,15 @@ class Run:
             raise BadInput("eval_every", self.eval_every, f"at least 1 and at most steps={self.steps}")
         if self.order == "uniform" and self.gamma_u != 1:
             object.__setattr__(self, "gamma_u", 1.0)
+        for name, wanted in (("lr", "above 0, or nothing is learnt"), ("bn_momentum", "above 0, or the statistics of "
+                             "evaluations stay those of the start")):
+            if getattr(self, name) == 0:
+                raise BadInput(name, 0.0, wanted)
+        if self.ema == 1:
+            raise BadInput("ema", 1.0, "below 1, or the network that is evaluated stays the initial one")
+        check_path("root", self.root)
         self._check_data()
-        if not (self.device in ("auto", "cpu") or self.device.split(":")[0] == "cuda"):
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
             raise BadInput("device", self.device, "auto, cpu, cuda or cuda:N")
         self._check_network()
         base, add = self.parts()
@@ -309,6 +328,8 @@ class Run:
         for name, (value, why) in FIXED.get(self.dataset, {}).items():
             if getattr(self, name) != value:
                 raise BadInput(name, getattr(self, name), f"{value!r} for {self.dataset}: {why}")
+        for size, gamma, order in (("n1", "gamma_l", "consistent"), ("m1", "gamma_u", self.order)):
+            self._check_size(size, gamma, order)
         sides = SIDES.get(self.dataset)
         if sides and self.side not in sides:
             raise BadInput("side", self.side, f"{' or '.join(map(str, sides))}, the sizes of {self.dataset}")
@@ -322,6 +343,17 @@ class Run:
             raise BadInput("labelled_share", self.labelled_share,
                            f"None where n1={self.n1} and gamma_l={self.gamma_l:g} say how many images of a class are "
                            "labelled, or n1=None and gamma_l=1 beside it")
+
+    def _check_size(self, size: str, gamma: str, order: str) -> None:
+        """Raise BadInput for an imbalance that does not apply, or that leaves a class without a labelled image."""
+        images, ratio = getattr(self, size), getattr(self, gamma)
+        if images is None and size == "n1" and self.labelled_share is not None:
+            return
+        for name, value, neutral in ((gamma, ratio, 1), ("order", order, "consistent")):
+            if images is None and value != neutral:
+                raise BadInput(name, value, f"{neutral!r} where {size} is None: all images are then taken")
+        if size == "n1" and images is not None and images < ratio:
+            raise BadInput("n1", images, f"at least gamma_l={ratio:g}: the smallest class has n1 / gamma_l images")
 
     def method_options(self) -> Options:
         """The method's options, complete and checked."""

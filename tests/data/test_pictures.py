@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,3 +179,70 @@ def test_files_that_are_none_are_named_before_anything_is_read(folder):
     for words in (r"gone.png (a link without a target)", "all (a link to a folder around it)", "pipe (neither file",
                   r"caf\udce9.png (its name is not UTF-8)", "round (a link without a target)"):
         assert words in str(error.value)
+
+
+# ---- what is told before training ------------------------------------------------------------------------------------
+
+
+def told(folder):
+    """What a look at a folder says, without the folder's name."""
+    folders.look_again()
+    said = []
+    folders.prepare([SimpleNamespace(dataset="imagefolder", root=str(folder), side=SIDE)], note=said.append)
+    return [line.removeprefix(f"{folder.name}: ") for line in said]
+
+
+def test_a_good_folder_is_counted_in_one_line(folder):
+    assert told(folder) == ["2 classes, 8 pictures in train/, 2 in test/, 3 in unlabelled/"]
+    shutil.rmtree(folder / "test")
+    assert "8 pictures in train/, no test/, so a part of train/ is held out, 3 in" in told(folder)[0]
+
+
+@pytest.mark.parametrize("name", ["unlabeled", "Unlabelled", "unlabelled_", "Train", "tests", "trian"])
+def test_a_misspelt_part_of_a_folder_is_refused(name, folder):
+    (folder / name).mkdir()
+    with pytest.raises(BadInput, match=rf"is its {name}/ (unlabelled|train|test)/\?"):
+        told(folder)
+
+
+@pytest.mark.parametrize("harm, line", [
+    (lambda folder: drawn(folder / "train/loose.bmp", 90), "left out: 1 files that lie in train/ itself, in no class"),
+    (lambda folder: (folder / "notes").mkdir(), "left out: notes"),
+    (lambda folder: shutil.rmtree(folder / "test/bee"), "looks wrong: no test picture of bee"),
+    (lambda folder: shutil.copy(folder / "train/ant/1.bmp", folder / "test/ant/9.bmp"),
+     "looks wrong: 1 pictures in train/ and in test/: train/ant/1.bmp = test/ant/9.bmp"),
+    (lambda folder: shutil.copy(folder / "train/ant/1.bmp", folder / "train/bee/9.bmp"),
+     "looks wrong: 1 pictures in two classes: train/ant/1.bmp = train/bee/9.bmp"),
+    (lambda folder: shutil.copy(folder / "test/ant/0.bmp", folder / "unlabelled/9.bmp"),
+     "looks wrong: 1 pictures in test/ and in unlabelled/: test/ant/0.bmp = unlabelled/9.bmp")])
+def test_what_is_left_out_and_what_looks_wrong_is_told(harm, line, folder):
+    harm(folder)
+    assert told(folder)[1:] == [line]
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._0.bmp"])
+def test_files_of_operating_systems_are_no_pictures(name, folder):
+    before = folders.look(folder).id
+    for place in ("train", "train/ant", "unlabelled"):
+        (folder / place / name).write_bytes(b"Bud1")
+    (folder / "__MACOSX" / "ant").mkdir(parents=True)
+    assert len(told(folder)) == 1 and folders.look(folder).id == before
+
+
+def test_a_class_whose_name_has_two_unicode_forms_is_one(folder):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    (folder / "train/ant").rename(folder / "train" / composed)
+    (folder / "test/ant").rename(folder / "test" / apart)
+    before = folders.look(folder)
+    assert list(before.train) == ["bee", composed] and len(before.test[composed]) == 1
+    (folder / "train" / composed).rename(folder / "train" / apart)
+    folders.look_again()
+    assert folders.look(folder).id == before.id
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_grey_of_twelve_and_of_sixteen_bits_keeps_its_levels(bits, tmp_path):
+    levels = np.linspace(0, 2**bits - 1, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "grey.png")
+    picture = pictures.read_picture(tmp_path / "grey.png", 64)
+    assert torch.equal(picture[0], torch.from_numpy((levels >> bits - 8).astype(np.uint8)))

@@ -259,11 +259,17 @@ def test_the_fingerprint_is_the_hash_of_both_lists():
 
 def test_held_out_images_are_labelled_ones_that_training_never_sees():
     labels = np.repeat(np.arange(4), 30)
-    split = make_split(labels, 4, 10, 15, 10.0, 10.0, "consistent")                     # labelled 10, 4, 2, 1
+    split = make_split(labels, 4, 10, 15, 5.0, 5.0, "consistent")                       # labelled 10, 5, 3, 2
     rest, held = hold_out(split, labels, 0.2)
-    assert np.bincount(labels[held], minlength=4).tolist() == [2, 1, 1, 0], "one of two, none of one"
+    assert np.bincount(labels[held], minlength=4).tolist() == [2, 1, 1, 1], "one at least"
     assert np.isin(held, split.labelled).all() and not np.isin(held, rest.labelled).any()
     assert not np.isin(held, rest.unlabelled).any()
-    assert rest.labelled_counts == [8, 3, 1, 1] == np.bincount(labels[rest.labelled]).tolist()
-    assert rest.unlabelled_counts == [a - b for a, b in zip(split.unlabelled_counts, [2, 1, 1, 0], strict=True)]
+    assert rest.labelled_counts == [8, 4, 2, 1] == np.bincount(labels[rest.labelled]).tolist()
+    assert rest.unlabelled_counts == [a - b for a, b in zip(split.unlabelled_counts, [2, 1, 1, 1], strict=True)]
     assert rest.fingerprint == fingerprint(rest.labelled, rest.unlabelled) != split.fingerprint
+
+
+def test_a_class_of_one_labelled_image_has_none_to_hold_out():
+    labels = np.repeat(np.arange(4), 30)
+    with pytest.raises(BadInput, match="holdout=0.2: 0 where a class has one labelled image, as class 3 has"):
+        hold_out(make_split(labels, 4, 10, 15, 10.0, 10.0, "consistent"), labels, 0.2)
