@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -69,8 +70,9 @@ def slurm(runs: Iterable[Run], folder: str | Path, how: Slurm, progress: Progres
     SLURM itself requeues what a lost node or a preemption took. Ctrl-C leaves the array in the queue. Scripts and logs
     are in FOLDER/slurm.
     """
-    status = SweepStatus(runs, folder, progress)
+    status = SweepStatus(runs, folder, how.notebook, progress)
     todo = status.todo()
+    _check_array(len(todo), how.per_job)
     executor = _executor(status.folder / "slurm", how.more) if todo else None
     for left in range(how.retries, -1, -1):
         if not todo:
@@ -95,16 +97,44 @@ def slurm(runs: Iterable[Run], folder: str | Path, how: Slurm, progress: Progres
     return status.close()
 
 
+def _check_array(runs: int, per_job: int) -> None:
+    """Raise BadInput for more tasks than one array job of this cluster may have, where it says how many that are."""
+    try:
+        asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    most = re.search(r"MaxArraySize\s*=\s*(\d+)", asked.stdout)
+    if most and -(-runs // per_job) > int(most[1]):
+        raise BadInput("per-job", per_job, f"at least {-(-runs // int(most[1]))} for {runs:,} runs: this cluster's "
+                                           f"MaxArraySize is {most[1]}")
+
+
+def minutes(time: Any) -> int:
+    """A time limit in minutes, from every form that sbatch knows: 90, 90:30, 1:30:00, 1-12, 1-12:30, 1-12:30:00."""
+    form = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time))
+    if form is None:
+        raise BadInput("time", time, "minutes, or MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS")
+    days, *rest = (part and int(part) for part in form.groups())
+    first, second, third = rest
+    if days is None and third is None:                             # minutes, and seconds
+        first, second, third = 0, first, second or 0
+    seconds = (((days or 0) * 24 + first) * 60 + (second or 0)) * 60 + (third or 0)
+    if seconds == 0:
+        raise BadInput("time", time, "above 0")
+    return -(-seconds // 60)
+
+
 def _executor(folder: Path, sbatch: dict[str, Any]) -> Any:
     submitit = optional_module("submitit", "slurm")
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=1000, python=sys.executable)
     ours = {"folder", "command", "map_count", "setup", "additional_parameters"}
     known = submitit.SlurmExecutor._valid_parameters() - ours
     parameters = {name: value for name, value in sbatch.items() if name in known}
+    parameters["time"] = minutes(sbatch.get("time", 240))
     # Any other option of sbatch goes to it as it is; requeue lets SLURM itself start again what a lost node took.
     others = {"requeue": True, **{name.replace("_", "-"): value for name, value in sbatch.items() if name not in known}}
     path = f"export PYTHONPATH={PACKAGE.parent}${{PYTHONPATH:+:$PYTHONPATH}}"
-    executor.update_parameters(**{"time": 240, "job_name": "semilib", "stderr_to_stdout": True, **parameters},
+    executor.update_parameters(**{"job_name": "semilib", "stderr_to_stdout": True, **parameters},
                                additional_parameters=others, setup=[path])
     return executor
 
@@ -190,7 +220,7 @@ def ray(runs: Iterable[Run], folder: str | Path, how: Ray, progress: Progress | 
 
     A run whose process, kernel or machine is lost is done again, at most `retries` times."""
     module = optional_module("ray", "ray")
-    status = SweepStatus(runs, folder, progress)
+    status = SweepStatus(runs, folder, how.notebook, progress)
     todo = status.todo()
     if not todo:
         return status.close()

@@ -1,14 +1,17 @@
 """Slots of this machine: each does a run at a time, in a process of its own."""
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +23,49 @@ from semilib.study.unit import BUSY, DONE, KILLED, Outcome, environment, paramet
 from semilib.training.config import Run
 from semilib.training.progress import Progress
 
+NO_CARD = ("", "-1", "NoDevFiles")          # in CUDA_VISIBLE_DEVICES; the last one is SLURM's
+
 
 def cores() -> int:
-    """How many CPU cores this process may use: as its SLURM job says, else as the system says."""
+    """How many CPU cores this process may use: as its SLURM job says, else as the system and its container say."""
     allotted = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if allotted.isdigit():
+    if allotted.isdigit() and int(allotted) > 0:
         return int(allotted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(there, quota())))
+
+
+def quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """The CPU cores that a container's limit leaves this process, in Linux's control groups of either version."""
+    cores = math.inf
+    with contextlib.suppress(OSError, ValueError):
+        lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
+        inner = [groups / controllers / name.strip("/") for _, controllers, name in lines]
+        for folder in {around for path in inner for around in (path, *path.parents) if around.is_relative_to(groups)}:
+            for time, period in _limits(folder):
+                cores = min(cores, float(time) / float(period))
+    return cores
+
+
+def _limits(folder: Path) -> Iterator[tuple[str, str]]:
+    """The CPU time that a control group may take in a period, and the period, where there is a limit."""
+    with contextlib.suppress(OSError):
+        time, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        if time != "max":
+            yield time, period
+    with contextlib.suppress(OSError):
+        time = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8").strip()
+        if time != "-1":
+            yield time, (folder / "cpu.cfs_period_us").read_text(encoding="utf-8")
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. CUDA sees none from the first name on
+    that stands for no card."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
+        names = [name.strip() for name in named.split(",")]
+        return list(itertools.takewhile(lambda name: name not in NO_CARD, names))
     import torch
     return [str(i) for i in range(torch.cuda.device_count())]
 
@@ -87,7 +119,7 @@ def do(runs: Iterable[Run], folder: str | Path = "runs", how: Local | None = Non
     checkpoints.
     """
     how = how or Local()
-    status = SweepStatus(runs, folder, progress)
+    status = SweepStatus(runs, folder, how.notebook, progress)
     todo = status.todo()
     slots = slots_of(len(todo), how, cards)
     waiting, running, kills = deque(range(len(todo))), [], Counter()

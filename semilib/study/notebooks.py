@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from semilib.errors import BadInput, NotebookError, check_name
-from semilib.files import shown, write_text
+from semilib.files import PACKAGE, shown, write_text
 from semilib.options import in_words
 from semilib.training import progress
 
+SOCKETS = 90                                    # bytes of the path of the folder of a kernel's sockets, at most
+INJECTED = "# Parameters\n"                     # papermill's first line of the cell with the parameters it was given
 CHECKED = "nbval-check-output"                  # tag of a cell that shows numbers of committed records
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"}}
@@ -67,40 +69,77 @@ def check_parameters(given: dict[str, Any], **expected: Any) -> None:
 
     given: globals(). expected: the notebook's parameters by name, each with its type or a tuple of types. Raises
     BadInput with the nearest valid name, or with the type that would be right. Only plain values (numbers, texts, lists
-    and dicts of them) can be injected, so other globals are left alone.
+    and dicts of them) can be injected, and only by the cell that papermill adds, so other globals are left alone.
     """
-    for name, value in given.items():
-        if not name.startswith("_") and name not in ("In", "Out") and _is_plain(value):
-            check_name("parameter", name, expected)
+    for name in _injected(given):
+        check_name("parameter", name, expected)
     for name, kinds in expected.items():
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-        if type(given[name]) not in kinds:
-            raise BadInput(name, given[name], in_words(kinds))
+        if type(given.get(name, Ellipsis)) not in kinds:
+            raise BadInput(name, given.get(name, Ellipsis), in_words(kinds))
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(v) for v in value)
-    if isinstance(value, dict):
-        return all(_is_plain(v) for v in value.values())
+def _injected(given: dict[str, Any]) -> list[str]:
+    """The names of globals that may be parameters which papermill was given. `In` holds the cells that were run."""
+    plain = [name for name, value in given.items()
+             if not name.startswith("_") and name not in ("In", "Out") and is_plain(value)]
+    if "In" not in given:
+        return plain
+    cells = [ast.parse(cell) for cell in given["In"] if cell.startswith(INJECTED)]
+    assigned = {node.id for cell in cells for node in ast.walk(cell)
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return [name for name in plain if name in assigned]
+
+
+def is_plain(value: Any) -> bool:
+    """Whether papermill carries a value faithfully: numbers, texts, None, lists and dicts (by texts) of them."""
+    if type(value) is list:
+        return all(is_plain(v) for v in value)
+    if type(value) is dict:
+        return all(type(k) is str and is_plain(v) for k, v in value.items())
     return value is None or type(value) in (bool, int, float, str)
 
 
 def parameters(notebook: str | Path) -> dict[str, Any]:
-    """The parameters of a notebook with their default values, from its cell tagged `parameters` (literals only)."""
-    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    """The parameters of a notebook with their default values, from its cell tagged `parameters`. Raises BadInput for a
+    file that is no notebook with such a cell, and for a line of it that is not NAME = VALUE with a plain value."""
+    name = Path(notebook).name
+    try:
+        cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+        tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise BadInput("notebook", str(notebook), f"a file with a notebook ({why})") from error
     if len(tagged) != 1:
         raise BadInput("notebook", str(notebook), f"a notebook with one cell tagged `parameters`; it has {len(tagged)}")
-    return {node.targets[0].id: ast.literal_eval(node.value)
-            for node in ast.parse("".join(tagged[0]["source"])).body if isinstance(node, ast.Assign)}
+    found: dict[str, Any] = {}
+    source = "".join(tagged[0]["source"])
+    try:
+        lines = ast.parse(source).body
+    except (SyntaxError, ValueError) as error:
+        raise BadInput("notebook", name, f"Python in its cell tagged `parameters` ({error})") from error
+    for node in lines:
+        match node:
+            case ast.Expr(value=ast.Constant()):
+                continue
+            case ast.Assign(targets=[ast.Name(id=parameter)], value=value) \
+                    | ast.AnnAssign(target=ast.Name(id=parameter), value=ast.expr() as value):
+                with contextlib.suppress(ValueError, TypeError, MemoryError, RecursionError):
+                    found[parameter] = ast.literal_eval(value)
+                    continue
+        raise BadInput("notebook", name, "NAME = VALUE with a plain value in each line of its cell tagged "
+                                         f"`parameters`; line {node.lineno} is {ast.unparse(node)}")
+    return found
 
 
 def check_given(notebook: str | Path, given: dict[str, Any]) -> None:
-    """Refuse parameters that the notebook does not have, or of another type than the default's. None goes with any."""
+    """Refuse parameters that the notebook does not have, of another type than the default's, and values that papermill
+    does not carry faithfully. None goes with any type."""
     known = parameters(notebook)
     for name, value in given.items():
         check_name("parameter", name, known)
+        if not is_plain(value):
+            raise BadInput(name, value, "of numbers, texts, True, False, None, and lists and dicts (by texts) of them")
         default = known[name]
         same = type(value) is type(default) or (type(value) is int and type(default) is float)
         if not (same or default is None or value is None):
@@ -121,7 +160,9 @@ def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], sho
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".{output.stem}.{os.getpid()}.part.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
-    with followed(show), tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+    code = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    sockets_in = tempfile.TemporaryDirectory(prefix="kernel-", dir=place_of_sockets())
+    with followed(show), variable("PYTHONPATH", code), sockets_in as sockets:
         # A kernel's sockets are files. By default all kernels started in one folder have the same, and mix them up.
         sockets_apart = {"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}}
         config = Config(sockets_apart if os.name == "posix" else {})
@@ -146,10 +187,8 @@ def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], sho
 @contextlib.contextmanager
 def followed(show: bool) -> Iterator[None]:
     """Inside, the progress that a notebook's runs leave in a file is shown in this terminal."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, variable(progress.FILE, f"{folder}/progress.json"):
         file, stop = Path(folder) / "progress.json", threading.Event()
-        before = os.environ.get(progress.FILE)
-        os.environ[progress.FILE] = str(file)
         thread = threading.Thread(target=_follow, args=(file, stop), daemon=True)
         if show:
             thread.start()
@@ -159,10 +198,30 @@ def followed(show: bool) -> Iterator[None]:
             stop.set()
             if show:
                 thread.join()
-            if before is None:
-                os.environ.pop(progress.FILE, None)
-            else:
-                os.environ[progress.FILE] = before
+
+
+@contextlib.contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Inside, an environment variable has a value, for this process and those that it starts."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+def place_of_sockets() -> str:
+    """The folder of temporary files in which a kernel's sockets may lie: the system limits their paths to about 100
+    characters. Raises BadInput where there is none whose path is short enough."""
+    longest = SOCKETS - 20
+    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if len(os.fsencode(place)) <= longest and os.access(place, os.W_OK):
+            return place
+    raise BadInput("TMPDIR", tempfile.gettempdir(), f"a folder whose path has at most {longest} characters")
 
 
 def _follow(file: Path, stop: threading.Event) -> None:

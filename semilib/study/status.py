@@ -12,6 +12,7 @@ from pathlib import Path
 from semilib import files
 from semilib.errors import BadInput
 from semilib.methods import METHODS
+from semilib.study import unit
 from semilib.study.unit import Outcome, is_done, run_one
 from semilib.training import record, writer
 from semilib.training.config import Run
@@ -21,9 +22,13 @@ from semilib.training.progress import Progress, automatic, clock, result_text
 class SweepStatus:
     """The runs of a sweep, each once. outcomes: what became of those that ended, by folder.
 
-    Raises BadInput for a method that only a notebook defines, because workers would not find it."""
+    notebook: whether each run executes one. Raises BadInput for a method that only a notebook defines, because workers
+    would not find it, and if the notebook of a run is not there."""
 
-    def __init__(self, runs: Iterable[Run], folder: str | Path, progress: Progress | None = None):
+    def __init__(self, runs: Iterable[Run], folder: str | Path, notebook: bool, progress: Progress | None = None):
+        if notebook and not unit.notebook().is_file():
+            raise BadInput("notebook", files.shown(unit.notebook()), "the notebook of a run, which comes with the "
+                                                                     "project; --bare trains without it")
         self.folder = files.place(folder).resolve()
         self.runs = {self.folder_of(run): run for run in runs}
         for run in self.runs.values():

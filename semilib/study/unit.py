@@ -75,6 +75,11 @@ def run_of(parameters: dict[str, Any]) -> Run:
     return Run.of(**named, **parameters["fields"], root=str(files.place(parameters["root"])))
 
 
+def notebook() -> Path:
+    """The notebook that a run executes."""
+    return files.home() / "notebooks" / UNIT
+
+
 # ---- the unit --------------------------------------------------------------------------------------------------------
 
 
@@ -145,14 +150,14 @@ def _execute(run: Run, path: Path, runs: Path) -> Outcome:
         part.unlink(missing_ok=True)
     parameters = {**parameters_of(run), "runs": files.shown(runs)}
     try:
-        notebooks.execute(files.home() / "notebooks" / UNIT, unit / "run.ipynb", parameters, show=False)
+        notebooks.execute(notebook(), unit / "run.ipynb", parameters, show=False)
     except NotebookError as failed:
         if failed.name == "RunBusy":
             (unit / "run.failed.ipynb").unlink(missing_ok=True)
             return Outcome(run, path, "busy")
         note = f"{failed.name}: {failed.text}"
-    except RuntimeError as died:
-        if type(died).__name__ != "DeadKernelError":
+    except RuntimeError as died:                           # in its work, or while it starts
+        if type(died).__name__ != "DeadKernelError" and "Kernel died" not in str(died):
             raise
         return Outcome(run, path, "killed", "its kernel was killed")
     run_json = record.read(path) or {"status": "not started"}

@@ -15,7 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -202,12 +202,20 @@ def check_same(found: dict[str, Any], run: Run, path: Path) -> None:
 
 def publish(path: str | Path, results: str | Path) -> Path:
     """Copy a finished run's record (run.json and log.jsonl, no weights) into a folder of `results/`.
-    Raises BadInput for an unfinished one."""
+
+    Raises BadInput for an unfinished one, for a log of anything but evaluations, and for a name or key that would lead
+    to another place: they are the run's own words."""
     found = read(path)
     if found is None or found["status"] != "done":
         raise BadInput("path", str(path), "the folder of a finished run")
-    target = Path(results) / f"{found['name'].replace('/', '_')}-{found['key']}"
-    target.mkdir(parents=True, exist_ok=True)
-    for name in ("run.json", "log.jsonl"):
-        shutil.copyfile(Path(path) / name, target / name)
+    name = f"{found['name'].replace('/', '_')}-{found['key']}"
+    if not re.fullmatch(r"[^/\\\0]+\.s\d+_[^/\\\0]+-[0-9a-f]{8}", name) or "\n" in name:
+        raise BadInput("name", name, "CELL.sSEED/METHOD and a key of eight hex digits, as run.json has them")
+    try:
+        evaluations = read_log(path)
+    except ValueError as error:
+        raise BadInput("path", str(path), f"a folder with an intact log.jsonl ({error})") from error
+    target = Path(results) / name
+    write_text(target / "log.jsonl", "".join(json.dumps(evaluation) + "\n" for evaluation in evaluations))
+    write(target, found)
     return target

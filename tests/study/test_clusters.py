@@ -225,6 +225,29 @@ def test_a_missing_engine_is_named_with_the_command_that_installs_it(monkeypatch
             sweep([smoke_run()], tmp_path, how, Progress())
 
 
+@pytest.mark.parametrize("time, minutes", [
+    (90, 90), ("90", 90), ("90:30", 91), ("2:00:00", 120), ("02:00:00", 120), ("1-0", 1440), ("1-12:30", 2190),
+    ("1-00:00:00", 1440), ("0:01", 1)])
+def test_a_time_limit_is_read_in_every_form_that_sbatch_knows(time, minutes):
+    assert clusters.minutes(time) == minutes
+
+
+@pytest.mark.parametrize("time", ["", "2h", -5, "1:2:3:4", "0", 0, None, 1.5, "1-"])
+def test_another_time_limit_is_refused(time):
+    with pytest.raises(BadInput, match="time="):
+        clusters.minutes(time)
+
+
+def test_a_sweep_of_more_tasks_than_the_cluster_takes_is_refused_before_anything_is_written(monkeypatch, tmp_path):
+    told = subprocess.CompletedProcess([], 0, "MaxArraySize            = 10\n", "")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: told)
+    runs = [smoke_run(seed=seed) for seed in range(17)]
+    with pytest.raises(BadInput, match="per-job=1: at least 2 for 17 runs: this cluster's MaxArraySize is 10"):
+        clusters.slurm(runs, tmp_path / "runs", Slurm(), Progress())
+    assert not list(tmp_path.iterdir())
+    clusters._check_array(20, 2)
+
+
 def test_the_queue_is_asked_in_words_that_every_slurm_answers(monkeypatch):
     def answer(text, code=0, error=""):
         monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, code, text, error))

@@ -1,12 +1,16 @@
 """The notebooks: thin, executed where they are committed with outputs, and deaf to no misspelt parameter."""
 import ast
 import json
+import os
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from kit import ROOT
 
 from semilib.errors import BadInput, NotebookError
+from semilib.files import PACKAGE
 from semilib.study import notebooks
 from semilib.training import progress
 
@@ -108,10 +112,16 @@ def test_each_notebook_refuses_unknown_and_mistyped_parameters_in_its_first_cell
 
 
 def test_parameters_are_checked_by_name_and_type_and_other_globals_ignored():
-    ok = {"a": 1, "b": [1.5], "records": [object()], "out": Path("x"), "_hidden": 3, "In": ["x"], "json": json}
+    ok = {"a": 1, "b": [1.5], "records": [object()], "out": Path("x"), "_hidden": 3, "json": json}
     notebooks.check_parameters(ok, a=int, b=(list, type(None)))
     with pytest.raises(BadInput, match="parameter='bb': unknown; did you mean 'b'"):
         notebooks.check_parameters({**ok, "bb": 2}, a=int, b=list)
+    cells = ["", "a = 1\nb = [1.5]", "for bb in (1, 2):\n    print(bb)"]
+    notebooks.check_parameters({**ok, "bb": 2, "In": cells}, a=int, b=list)
+    with pytest.raises(BadInput, match="parameter='bb': unknown; did you mean 'b'"):
+        notebooks.check_parameters({**ok, "bb": 2, "In": [*cells, "# Parameters\nbb = 2"]}, a=int, b=list)
+    with pytest.raises(BadInput, match="b=Ellipsis: "):
+        notebooks.check_parameters({"a": 1}, a=int, b=list)
     with pytest.raises(BadInput, match="a=True: a whole number"):
         notebooks.check_parameters({**ok, "a": True}, a=int, b=list)
 
@@ -124,6 +134,57 @@ def small_notebook(path: Path, *lines: str) -> Path:
     kernel = {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
     path.write_text(json.dumps({"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
     return path
+
+
+@pytest.mark.parametrize("source, known", [
+    ("'a sentence'\nn = 1\nm: str = 'x'", {"n": 1, "m": "x"}), ("n = -1.5", {"n": -1.5}),
+    ("n = list(range(3))", "line 1 is n = list"), ("n = 1\na, b = 1, 2", "line 2 is a, b = "),
+    ("n = m = 1", "line 1 is n = m"), ("n: int", "line 1 is n: int"), ("import os", "line 1 is import os"),
+    ("n = ", "Python in")])
+def test_a_parameters_cell_is_read_as_papermill_runs_it_or_its_line_is_named(source, known, tmp_path):
+    made = small_notebook(tmp_path / "a.ipynb")
+    content = json.loads(made.read_text())
+    content["cells"][0]["source"] = source
+    made.write_text(json.dumps(content))
+    if isinstance(known, dict):
+        assert notebooks.parameters(made) == known
+    else:
+        with pytest.raises(BadInput, match=f"notebook='a.ipynb': .*{known}"):
+            notebooks.parameters(made)
+
+
+@pytest.mark.parametrize("content", [
+    None, "", "{}", "[]", '{"cells": [1]}', '{"cells": [{"metadata": []}]}', "[" * 10**5])
+def test_a_file_that_is_no_notebook_is_named(content, tmp_path):
+    path = tmp_path / "a.ipynb"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BadInput, match="notebook=.*a.ipynb': a file with a notebook"):
+        notebooks.execute(path, tmp_path / "out.ipynb", {}, show=False)
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+@pytest.mark.parametrize("value", [{1: 2}, {"a": (1, 2)}, [{3}], {"a": {"b": b"c"}}, [object()]])
+def test_only_values_that_papermill_carries_faithfully_reach_it(value, tmp_path):
+    with pytest.raises(BadInput, match="n=.*: of numbers, texts"):
+        notebooks.check_given(small_notebook(tmp_path / "a.ipynb"), {"n": value})
+
+
+def test_a_kernel_runs_the_code_of_this_package_and_has_its_sockets_where_paths_are_short(tmp_path, monkeypatch):
+    import papermill
+    seen = {}
+
+    def execute(notebook, output, config, **rest):
+        seen.update(path=os.environ["PYTHONPATH"].split(os.pathsep), ip=config.KernelManager.ip)
+        Path(output).write_text(Path(notebook).read_text())
+        return SimpleNamespace(cells=[])
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("deep" * 30)))
+    (tmp_path / ("deep" * 30)).mkdir()
+    notebooks.execute(small_notebook(tmp_path / "a.ipynb"), tmp_path / "o.ipynb", {}, show=False)
+    assert seen["path"] == [str(PACKAGE.parent), "/elsewhere"] and os.environ["PYTHONPATH"] == "/elsewhere"
+    assert len(seen["ip"]) <= 92 and not Path(seen["ip"]).parent.exists()
 
 
 def test_the_check_in_a_notebook_ends_it_under_papermill_alone(tmp_path):

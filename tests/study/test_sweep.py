@@ -2,6 +2,7 @@
 import concurrent.futures
 import dataclasses
 import json
+import math
 import os
 import signal
 
@@ -199,10 +200,42 @@ def test_slots_share_out_cores_and_cards(monkeypatch):
         local.slots_of(20, Local(slots=5, per_gpu=2), ["0", "1"])
     with pytest.raises(BadInput, match="per_gpu=0"):
         Local(per_gpu=0)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-7")
-    assert local.gpus() == ["2", "GPU-7"]
+    for named, cards in (("2, GPU-7", ["2", "GPU-7"]), ("", []), ("-1", []), ("NoDevFiles", []), ("0,-1,1", ["0"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert local.gpus() == cards
     assert unit.environment(3, "2")["CUDA_VISIBLE_DEVICES"] == "2"
     assert unit.environment(3, None)["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize("files, cores", [
+    ({"cpu.max": "150000 100000"}, 1.5), ({"cpu.max": "max 100000"}, math.inf), ({}, math.inf),
+    ({"cpu.max": "?"}, math.inf),
+    ({"a/cpu.max": "max 100000", "a/b/cpu.max": "400000 100000", "cpu.max": "600000 100000"}, 4),
+    ({"cpu,cpuacct/a/b/cpu.cfs_quota_us": "200000", "cpu,cpuacct/a/b/cpu.cfs_period_us": "100000"}, 2),
+    ({"cpu,cpuacct/a/b/cpu.cfs_quota_us": "-1"}, math.inf)])
+def test_a_container_s_limit_of_cpu_time_is_seen(files, cores, tmp_path):
+    own = tmp_path / "own"
+    own.write_text("5:cpu,cpuacct:/a/b\n0::/a/b\n")
+    for name, content in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(content + "\n")
+    assert local.quota(tmp_path / "groups", own) == cores and local.cores() >= 1
+
+
+def test_a_project_without_its_notebook_is_told_once_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(unit, "notebook", lambda: tmp_path / "10_run.ipynb")
+    with pytest.raises(BadInput, match="notebook=.*10_run.ipynb.*--bare trains without it"):
+        local.do([smoke_run()], tmp_path, progress=Progress())
+    assert local.do([], tmp_path, Local(notebook=False), Progress()) == []
+
+
+@pytest.mark.parametrize("died", ["Kernel died before replying to kernel_info", "Kernel died"])
+def test_a_kernel_that_is_killed_while_it_starts_counts_as_killed(died, tmp_path, monkeypatch):
+    def execute(*args, **kwargs):
+        raise RuntimeError(died)
+    monkeypatch.setattr(notebooks, "execute", execute)
+    outcome = unit.run_one(smoke_run(), tmp_path)
+    assert (outcome.state, outcome.exit_code) == ("killed", unit.KILLED)
 
 
 def test_a_method_of_a_notebook_is_refused_before_anything_starts(tmp_path, monkeypatch):

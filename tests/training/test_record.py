@@ -89,6 +89,28 @@ def test_publishing_copies_the_evidence_and_only_of_finished_runs(finished, tmp_
         record.publish(tmp_path / "half", tmp_path / "results")
 
 
+@pytest.mark.parametrize("change", [
+    {"key": "/../../../elsewhere"}, {"key": "..\\..\\elsewhere"}, {"key": "0" * 9}, {"name": ".."},
+    {"name": "a\0.s1/b"}, {"name": "../../a.s1/b", "key": "12345678/x"}, {"name": "a.s1/b\n"}])
+def test_publishing_writes_nowhere_else_whatever_a_foreign_record_says(change, finished, tmp_path):
+    _, path = finished
+    (tmp_path / "runs/foreign").mkdir(parents=True)
+    record.write(tmp_path / "runs/foreign", {**record.read(path), **change})
+    with pytest.raises(BadInput):
+        record.publish(tmp_path / "runs/foreign", tmp_path / "results")
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+
+
+def test_what_is_published_is_a_log_of_evaluations_and_no_other_file(finished, tmp_path):
+    _, path = finished
+    record.write(tmp_path, record.read(path))
+    (tmp_path / "secret").write_text("secret\n")
+    (tmp_path / "log.jsonl").symlink_to(tmp_path / "secret")
+    with pytest.raises(BadInput, match="an intact log.jsonl"):
+        record.publish(tmp_path, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_record_says_what_was_run_and_names_no_folder(finished):
     _, path = finished
     found = record.read(path)
