@@ -63,7 +63,7 @@ class Stopped(KeyboardInterrupt):
 def check_name(kind: str, name: object, valid: Iterable[object]) -> None:
     """Raise `BadInput` unless `name` is one of `valid`; the message offers the nearest valid name."""
     valid = list(valid)
-    if not isinstance(name, str) and name is not None or name not in valid:
+    if not isinstance(name, str | int | float | None) or name not in valid:
         text = name if isinstance(name, str) else shown(name)
         near = difflib.get_close_matches(text[:SHOWN], map(str, valid), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
