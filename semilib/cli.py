@@ -4,7 +4,9 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 from semilib import __version__
 from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError, check_name
+from semilib.training import signals
 
 # A story, the unit of work and a lesson: no table, no figure; and a measurement of the machine itself.
 NOT_RENDERED = ("00_quickstart", "10_run", "30_add_your_method", "90_speed")
@@ -62,6 +65,8 @@ def given_runs(words: list[str]) -> list:
     from semilib import files
     from semilib.training.config import Run
     given = assignments(words, values)
+    if "cls" in given:                                     # Python's own name in `Run.grid`
+        check_name("parameter", "cls", [f.name for f in dataclasses.fields(Run)])
     if not isinstance(given.get("options", {}), dict):
         raise BadInput("options", given["options"], 'a dict, such as options=\'{"alpha": 0.2}\'')
     return Run.grid(**{"root": str(files.place("data")), **given})
@@ -651,8 +656,15 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"semilib: {error}")
     args = top.parse_args(argv)
     try:
-        args.function(args)
+        with signals.Interrupts():
+            args.function(args)
     except (BadInput, NotebookError, RunBusy, TrainingError) as error:
         sys.exit(f"semilib {args.verb}: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on from the last checkpoint")
+    except BrokenPipeError:                                # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)
+    except OSError as error:
+        sys.exit(f"semilib {args.verb}: {error.filename or 'a file'}: {error.strerror or error}")
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        sys.exit(128 + getattr(stop, "signal", signal.SIGINT))

@@ -1,5 +1,8 @@
 """The command line as a user meets it: a run on one's own pictures, states, reports, and errors in one line."""
+import errno
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -8,8 +11,8 @@ from kit import ROOT
 from PIL import Image
 
 from semilib import cli
-from semilib.errors import BadInput
-from semilib.training import record
+from semilib.errors import BadInput, Stopped
+from semilib.training import record, signals
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,7 @@ def test_another_folder_of_the_same_name_is_another_run(photos, tmp_path):
     (["trace", "semi", "seed=0..2"], "runs=3: one: a single value for each name"),
     (["run", "semi.alpha=0.1", 'options={"alpha": 0.2}'], "argument='semi.alpha': one value for alpha; options="),
     (["run", "cls=1"], "parameter='cls': unknown"),
-    (["run", f"seed={'[' * 3000}"], "(3,002 characters): int"),
+    (["run", f"seed={'[' * 3000}"], "(3,002 characters): a whole number"),
     (["run", "semi.threshold=0.1"], "threshold=0.1: above 1/C = 0.1"),
 ])
 def test_a_mistake_is_one_line(words, message, tmp_path):
@@ -308,3 +311,37 @@ def test_a_notebook_that_stops_is_told_in_one_line_with_its_place(monkeypatch):
     monkeypatch.setattr(notebooks, "execute", stop)
     assert refusal("execute", "notebooks/10_run.ipynb", "seed=-1") == \
         "10_run.ipynb stopped: BadInput: seed=-1: at least 0; up to there: runs/10_run.failed.ipynb"
+
+
+@pytest.mark.parametrize("raised, code, said", [
+    (KeyboardInterrupt(), 130, "stopped"), (Stopped("saved", signal.SIGTERM), 143, "saved"),
+    (OSError(errno.ENOSPC, "No space left on device", "runs/log.jsonl"), 1, "runs/log.jsonl: No space left on device"),
+    (PermissionError(errno.EACCES, "Permission denied"), 1, "a file: Permission denied")])
+def test_a_stop_ends_with_the_usual_code_and_a_system_s_error_is_a_sentence(raised, code, said, monkeypatch, capsys):
+    def status(args):
+        raise raised
+    monkeypatch.setattr(cli, "status", status)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["status"])
+    if code == 1:
+        assert ended.value.code == f"semilib status: {said}"
+    else:
+        assert ended.value.code == code and capsys.readouterr().err == f"\n{said}\n"
+
+
+@pytest.mark.parametrize("name", signals.NAMES)
+def test_a_signal_ends_a_command_with_its_code(name, monkeypatch):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+
+    def status(args):
+        os.kill(os.getpid(), number)
+    monkeypatch.setattr(cli, "status", status)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["status"])
+    assert ended.value.code == 128 + number and signal.getsignal(number) == before
+
+
+def test_a_folder_of_runs_that_is_a_file_is_a_sentence(tmp_path):
+    (tmp_path / "runs").write_text("")
+    assert refusal("run", "profile=smoke", "method=supervised", "--runs", str(tmp_path / "runs")).endswith("directory")

@@ -47,8 +47,8 @@ def sweep(runs: Iterable[Run], folder: str | Path = "runs", how: Local | Ray | N
     if how is not None and here != Local():
         raise BadInput("how", how, "None beside options of this machine; otherwise it has them itself")
     how, runs = how or here, list(runs)
-    progress = progress or automatic(len(runs))
-    folders.prepare(runs, progress.working, progress.note)
+    shown = progress or automatic(len(runs))
+    folders.prepare(runs, shown.working, shown.note)
     return DO[how.name](runs, folder, how, progress)
 
 

@@ -207,9 +207,12 @@ def worker(file: str | Path, index: int, parent: int | None = None) -> int:
 
 
 def _end_with(parent: int) -> None:
-    """Leave when the launcher is gone, so that nobody trains for a sweep that was killed. The kernel follows."""
+    """Leave when the launcher is gone, so that nobody trains for a sweep that was killed: at the step's end, or after
+    some seconds. The kernel follows."""
     while os.getppid() == parent:
         time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(WAIT)
     os._exit(KILLED)
 
 

@@ -251,8 +251,6 @@ class Run:
         fields = {name: _several(value) for name, value in given.items() if "." not in name}
         for method in methods:
             check_name("method", method, METHODS)
-        for name in fields:
-            check_parameter(name, given[name], methods[0])
         options: dict[str, dict[str, list[Any]]] = {method: {} for method in methods}
         for name in given.keys() - fields.keys():
             owner, option = name.split(".", 1)
