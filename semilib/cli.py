@@ -666,5 +666,5 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         sys.exit(f"semilib {args.verb}: {error.filename or 'a file'}: {error.strerror or error}")
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(128 + getattr(stop, "signal", signal.SIGINT))

@@ -15,6 +15,7 @@ import pandas as pd
 from semilib.errors import BadInput
 from semilib.report.labels import labels, ordered, scale
 from semilib.report.records import GROUPS, METRIC, SUMMARIES, Record, result_of
+from semilib.training import metrics
 
 Groups = dict[str, list[Record]]
 POINTS = 25                     # of a curve of pseudo-labels; between two of more points too few of a rare class count
@@ -77,7 +78,8 @@ def confusion(groups: Groups) -> pd.DataFrame:
     parts = []
     for label, group in groups.items():
         order, names = group[0].order, group[0].of_classes("class_names")
-        count = np.sum([r.log[-1]["confusion"] for r in group], axis=0)[np.ix_(order, order)]
+        matrices = [metrics.unpacked(r.log[-1]["confusion"], len(order)) for r in group]
+        count = np.sum(matrices, axis=0)[np.ix_(order, order)]
         total = count.sum(1, keepdims=True)
         share = np.where(total > 0, 100 * count / np.maximum(total, 1), math.nan)
         parts.append(pd.DataFrame({

@@ -4,12 +4,15 @@ C classes; confusion [C, C]: rows are true classes, columns predictions. Everyth
 """
 from __future__ import annotations
 
+import base64
 import math
 import statistics
+import zlib
 from typing import Any
 
 import numpy as np
 
+ROWS = 256                          # classes up to which a confusion matrix is kept in plain rows
 REPORTED = "mean of the last 20 evaluations"
 # What is published as "accuracy", each under its own name: on a test set that is not balanced they are three different
 # numbers. accuracy: top-1 on the test set as it is. balanced_accuracy: mean of the per-class recalls on it.
@@ -52,8 +55,27 @@ def scores(confusion: np.ndarray, labelled_counts: list[int]) -> dict[str, Any]:
         "geometric_mean": float(np.exp(np.log(floor[seen]).mean())),
         **groups,
         "recall": [float(r) if s else None for r, s in zip(recall, seen, strict=True)],
-        "confusion": confusion.tolist(),
+        "confusion": packed(confusion),
     }
+
+
+def packed(confusion: np.ndarray) -> list[list[int]] | str:
+    """A confusion matrix [C, C] as a line of a log has it: rows of whole numbers, or of more than `ROWS` classes, where
+    these would take megabytes, the compressed 32-bit numbers in base64."""
+    if len(confusion) <= ROWS:
+        return confusion.tolist()
+    return base64.b64encode(zlib.compress(confusion.astype("<i4").tobytes(), 9)).decode()
+
+
+def unpacked(confusion: list[list[int]] | str, classes: int) -> np.ndarray:
+    """The matrix [C, C] of what `packed` made of one of so many classes. Raises ValueError for anything else."""
+    if isinstance(confusion, str):
+        try:
+            content = zlib.decompressobj().decompress(base64.b64decode(confusion, validate=True), 4 * classes**2 + 1)
+        except zlib.error as error:
+            raise ValueError(f"a damaged confusion matrix ({error})") from error
+        return np.frombuffer(content, "<i4").astype(np.int64).reshape(classes, classes)
+    return np.asarray(confusion, dtype=np.int64).reshape(classes, classes)
 
 
 def top1(confusion: np.ndarray) -> float:

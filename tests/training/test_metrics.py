@@ -1,5 +1,7 @@
 """Scores against hand computation and the references' numbers; which evaluations a reported number averages; evaluation
 with post-hoc logit adjustment."""
+import json
+
 import kit
 import numpy as np
 import pytest
@@ -150,3 +152,27 @@ def test_a_share_of_few_images_is_said_with_their_number():
     assert metrics.counted(3, 3) == "3 of 3 right, 100.0% (95% interval 43.9 to 100.0%)"
     line = {"balanced_accuracy": 0.5, "confusion": [[3, 1], [2, 0]]}
     assert metrics.summary([line, line])["right"] == [3, 6]
+
+
+@pytest.mark.parametrize("classes", [2, 256, 257, 1000])
+def test_a_confusion_matrix_comes_back_as_it_was_and_of_many_classes_takes_little_room(classes):
+    draw = np.random.default_rng(0)
+    true = np.repeat(np.arange(classes), 50)
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (true, np.where(draw.random(len(true)) < 0.6, true, draw.integers(0, classes, len(true)))), 1)
+    line = {**metrics.scores(matrix, [1] * classes),
+            "pseudo_labels": metrics.pseudo_label_scores(matrix, matrix.sum(1), matrix.sum(0), int(matrix.sum()))}
+    kept = json.loads(json.dumps(line))["confusion"]
+    assert np.array_equal(metrics.unpacked(kept, classes), matrix) and isinstance(kept, str) == (classes > 256)
+    assert classes < 1000 or len(json.dumps(line)) < 200_000
+
+
+@pytest.mark.parametrize("text", ["", "?", "AAAA", metrics.packed(np.zeros((300, 300)))[:-8]])
+def test_a_damaged_confusion_matrix_is_refused(text):
+    with pytest.raises(ValueError):
+        metrics.unpacked(text, 300)
+
+
+def test_a_confusion_matrix_that_would_grow_without_bound_is_not_unpacked_further_than_its_classes():
+    with pytest.raises(ValueError):
+        metrics.unpacked(metrics.packed(np.zeros((5000, 5000))), 4999)
