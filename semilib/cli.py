@@ -290,9 +290,9 @@ def status(args) -> None:
         if found is None:
             print(f"{state:12} {'-':>7}  {files.shown(path.parent)}: it will be done again")
             continue
-        score = f"{found['result']['mean_last']:.1%}" if "result" in found else "-"
-        print(f"{state:12} {score:>7}  {found['name']}  {found['config']['profile']} {found['config']['steps']} steps  "
-              f"{found['key']}-{found['code']}")
+        score = f"{found['result']['mean_last']:.1%}" if state in ("done", "stale") else "-"
+        profile, steps = (found["config"].get(name, "?") for name in ("profile", "steps"))
+        print(f"{state:12} {score:>7}  {found['name']}  {profile} {steps} steps  {found['key']}-{found['code']}")
 
 
 def combination(label: str) -> tuple[str, str, str]:

@@ -68,7 +68,7 @@ def test_a_damaged_run_json_is_the_state_of_one_run_and_stops_no_list(content, f
     record.write(tmp_path / "whole", record.read(path))
     cli.main(["status", "--runs", str(tmp_path)])
     said = capsys.readouterr().out
-    assert "damaged" in said and "done" in said and said.count("\n") == 2
+    assert "damaged" in said and "done" in said and said.count("\n") == 3
 
 
 @pytest.mark.parametrize("change", [{"result": None}, {"result": {}}, {"seconds": "1"}, {"config": {"method": 3}}])
