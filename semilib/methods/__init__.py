@@ -73,6 +73,7 @@ METHODS = Registry({
     "scssl": ("SC-SSL", "semilib.methods.scssl:SCSSL"),
     "proportion": ("Proportion Loss", "semilib.methods.proportion:ProportionLoss"),
     "dytrim": ("DyTrim", "semilib.methods.dytrim:DyTrim"),
+    "scad": ("SCAD", "semilib.methods.scad:SCAD"),
     "semi": ("SeMi", "semilib.methods.semi_released:SeMi"),      # semi.py, and its release's defects as options
 })
 

@@ -292,11 +292,12 @@ def test_an_original_recipe_is_made_of_known_fields_and_valid_options(name, base
 
 
 def toy_method(run: Run):
-    """A built method of a run, of ten classes and no data."""
-    counts = torch.arange(20, 0, -2)
-    info = Info(classes=10, features=4, counts=counts, n_labelled=int(counts.sum()), n_unlabelled=200, batch=run.batch,
-                mu=run.mu, steps=run.steps, seed=0, device=torch.device("cpu"), dtype=torch.float64,
-                first_pass=torch.arange(10).repeat_interleave(counts), run=run)
+    """A built method of a run, without data."""
+    classes = 100 if run.dataset == "cifar100" else 10
+    counts = torch.arange(2 * classes, 0, -2)
+    info = Info(classes=classes, features=4, counts=counts, n_labelled=int(counts.sum()), n_unlabelled=200,
+                batch=run.batch, mu=run.mu, steps=run.steps, seed=0, device=torch.device("cpu"), dtype=torch.float64,
+                first_pass=torch.arange(classes).repeat_interleave(counts), run=run)
     made = run.method_class()(run.method_options(), info)
     made.build()
     return made

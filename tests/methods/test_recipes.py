@@ -184,6 +184,7 @@ ROWS = {
 }
 ROWS["scssl"] = {**{k: v for k, v in USB.items() if k != "report"}, "mu": 2, "rate": "constant",
                  "strong_views": 1}                                                                        # D 1.2, 4.5
+ROWS["scad"] = {**ROWS["acr"], "tau_1": 2.0, "ema_u": 0.99, "official_presence": True, "lambda_g": 1.0}       # D 7.4
 ROWS["dytrim"] = {**ROWS["cdmad"], "blank": 0.0, "released_freeze": True, "kept": 0.3}                      # D 1.2, 3.5
 ROWS["proportion"] = {**PORT, "mu": 3, "steps": 250_000, "eval_steps": 500, "crop": "zero", "strong_views": 1,
                       "labelled_in_unlabelled": False, "proportion_t": 0.5, "proportion_lambda": 0.1}  # D 1.2, 5.4, 5.6
@@ -283,6 +284,7 @@ def test_an_original_recipe_on_remixmatch_is_the_published_one(name):
                                       weight_decay=0.0, rate="stepped", period=0.005, batch=64,
                                       labelled_in_unlabelled=False)),
     ("cifar100", "simpro", {}, dict(lr=0.17, steps=43_000, mu=8)),
+    ("cifar10", "scad", dict(base="fixmatch"), dict(mu=1, steps=250_000, eval_steps=500, adjust_labels=False)),
     ("cifar10", "cdmad", dict(gamma_l=150), dict(weight_decay=0.04))])
 def test_recipes_follow_the_data(dataset, method, given, want):
     assert not differing(Run.of(dataset, method, recipe="original", **given), want)
