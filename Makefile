@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 STARTED := $(VENV)/.installing
 NOTEBOOKS := build/nbval
 # Two processes of one thread, each of which takes whole files (the cells of a notebook belong together) in the order of tests/conftest.py.
+# What they compile of Python is kept, also where the environment says otherwise: dozens of processes of the tests import it.
+KEEP := PYTHONDONTWRITEBYTECODE=
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help quickstart test docs lab clean
@@ -23,7 +25,7 @@ test: $(STAMP) ## lint, check types, then run the tests and, with small paramete
 	$(VENV)/bin/mypy
 	rm -rf $(NOTEBOOKS)
 	$(VENV)/bin/python -m semilib smoke-notebooks $(NOTEBOOKS)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(TWO) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests $(NOTEBOOKS)
+	$(KEEP) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(TWO) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests $(NOTEBOOKS)
 
 docs: $(STAMP) ## build the documentation site, offline and from stored outputs, and print where it is
 	$(VENV)/bin/python docs/build.py build/docs

@@ -37,10 +37,9 @@ def source(embedded):
 
 
 # The files that take the longest, longest first: two processes that share out the files then end together.
-LONGEST = ("test_clusters.py", "test_engine.py", "test_step_guard.py", "test_smoke.py", "test_sweep.py",
-           "test_jupyterlab.py", "test_docs.py", "24_table4_ablation.ipynb", "41_figures.ipynb",
-           "21_table1_cifar.ipynb", "22_table2_mismatched.ipynb", "25_table5_modules.ipynb", "90_speed.ipynb",
-           "test_trained.py", "test_figures.py", "test_cli.py", "test_measure.py")
+LONGEST = ("tables.ipynb", "test_engine.py", "test_step_guard.py", "runs.ipynb", "test_smoke.py", "test_clusters.py",
+           "test_sweep.py", "test_jupyterlab.py", "test_docs.py", "test_store.py", "test_feature_batches.py",
+           "test_trained.py", "test_figures.py", "test_cli.py", "test_measure.py", "test_extremes.py")
 
 
 def pytest_collection_modifyitems(items):

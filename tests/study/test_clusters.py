@@ -125,9 +125,10 @@ def wait_for(ready, home: Path, seconds: float = 60.0) -> None:
 
 
 @linux
-def test_slurm_loses_nothing_when_a_worker_and_a_task_are_killed(slurm, tmp_path):
+def test_slurm_loses_nothing_when_a_worker_and_a_task_are_killed_and_tells_why_a_run_failed(slurm, tmp_path):
     grid = smoke_table()
     first, second = grid.runs[:2]
+    bad = smoke_run("fixmatch", options={"threshold": 1.0}, strict=True, steps=6, eval_every=2)
 
     def disturb():
         os.kill(in_mid_run([first], tmp_path)[1], signal.SIGKILL)
@@ -135,24 +136,18 @@ def test_slurm_loses_nothing_when_a_worker_and_a_task_are_killed(slurm, tmp_path
         os.kill(parent(in_mid_run([second], tmp_path)[1]), signal.SIGKILL)
 
     disturber = concurrent.futures.ThreadPoolExecutor(1).submit(disturb)
-    outcomes = sweep(grid.runs, tmp_path,
+    outcomes = sweep([*grid.runs, bad], tmp_path,
                      Slurm(notebook=False, threads=1, poll=0.5, more={"time": 60, "partition": "all", "nice": 1}),
                      Progress())
     disturber.result(10)
-    check_done_once(grid, tmp_path, outcomes, {first.key: 1, second.key: 1}, notebook=False)
+    check_done_once(grid, tmp_path, outcomes[:-1], {first.key: 1, second.key: 1}, notebook=False, others=1)
+    assert outcomes[-1].state == "failed" and "no pseudo-label reached the threshold" in outcomes[-1].error
+    assert len(record.read(outcomes[-1].folder)["sessions"]) == 1, "it is not tried again"
     (script, *_) = (tmp_path / "slurm").glob("*submission*.sh")
     assert "--requeue" in script.read_text() and "--nice=1" in script.read_text()
     assert "--partition=all" in script.read_text()
     again = sweep(grid.runs, tmp_path, Slurm(), Progress())
     assert {o.state for o in again} == {"done before"}
-
-
-@linux
-def test_slurm_tells_why_a_run_failed_and_does_not_try_it_again(slurm, tmp_path):
-    run = smoke_run("fixmatch", options={"threshold": 1.0}, strict=True, steps=6, eval_every=2)
-    (outcome,) = sweep([run], tmp_path, Slurm(notebook=False, threads=1, poll=0.5, more={"time": 60}), Progress())
-    assert outcome.state == "failed" and "no pseudo-label reached the threshold" in outcome.error
-    assert len(record.read(outcome.folder)["sessions"]) == 1
 
 
 # ---- Ray -------------------------------------------------------------------------------------------------------------
