@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import kit
@@ -26,22 +27,28 @@ def images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {part: (draw.integers(0, 256, (len(y), 3, 32, 32), dtype=np.uint8), y) for part, y in labels.items()}
 
 
-@pytest.fixture
-def pack(images, tmp_path, monkeypatch) -> Path:
-    """These images as a pack, and their checksum as the one that is asked for."""
-    info = {"names": NAMES}
+@pytest.fixture(scope="module")
+def packed(images, tmp_path_factory) -> tuple[Path, str]:
+    """These images as a pack, and their checksum."""
+    folder, info = tmp_path_factory.mktemp("pack"), {"names": NAMES}
     for part, (x, y) in images.items():
         rows = -(-len(x) // 100)
         picture = np.zeros((rows * 32, 3200, 3), np.uint8)
         for i, image in enumerate(x):
             row, column = 32 * (i // 100), 32 * (i % 100)
             picture[row:row + 32, column:column + 32] = image.transpose(1, 2, 0)
-        Image.fromarray(picture).save(tmp_path / f"{part}.webp", lossless=True, quality=0, method=0)
+        Image.fromarray(picture).save(folder / f"{part}.webp", lossless=True, quality=0, method=0)
         info[f"{part}_labels"] = y.tolist()
-    (tmp_path / "pack.json").write_text(json.dumps(info))
-    parts = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in images.values()]
-    monkeypatch.setattr(cifar_part, "SHA256", cifar_part.digest(parts))
-    return tmp_path
+    (folder / "pack.json").write_text(json.dumps(info))
+    return folder, cifar_part.digest([(torch.from_numpy(x), torch.from_numpy(y)) for x, y in images.values()])
+
+
+@pytest.fixture
+def pack(packed, tmp_path, monkeypatch) -> Path:
+    """A pack of its own, whose checksum is the one that is asked for."""
+    folder, checksum = packed
+    monkeypatch.setattr(cifar_part, "SHA256", checksum)
+    return shutil.copytree(folder, tmp_path / "pack")
 
 
 def test_a_pack_is_read_as_it_is(pack, images):

@@ -34,29 +34,32 @@ class Halved(FixMatch):
         return {**out, "u": out["u"]._replace(scale=0.5 * out["u"].scale)}                                        # (1)
 '''
 LINE = '    "halved": ("Half-Match", "semilib.methods.halved:Halved"),\n'
-# What the project says of the method, asked in a process of its own.
+# What the project says of the method: a test among the copy's own.
 ASK = '''
 import importlib.util, sys
 from pathlib import Path
-from semilib import Run, Trainer
 from semilib.report import tables
 from semilib.study import grids
 
-assert tables.display("halved+oheml") == "Half-Match + OHEML"
-for profile in ("small", "smoke"):
-    for row in grids.grid("table1", profile, ["fixmatch", "halved"]).entries:
-        assert row.row == {"halved": "Half-Match", "fixmatch": "FixMatch"}[row.runs[0].method]
-assert "Half-Match" in {entry.row for entry in grids.grid("table1", "small").entries}
-assert row.runs[0].options["threshold"] == 0.11, "its own options under profile smoke"
 
-spec = importlib.util.spec_from_file_location("docs_build", Path("docs") / "build.py")
-build = sys.modules["docs_build"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build)
-assert ":doc:`Half-Match <halved>`" in build.methods_index() and "2031" in build.methods_index()
-assert "Nobody, CVPR 2031" in build.method_page("halved") and "semilib run method=halved" in build.method_page("halved")
-page = build.readme(Path("README.md").read_text(encoding="utf-8"))
-assert "| 2031 | Half-Match (CVPR) |  |" in page
-print("all know it")
+def test_tables_and_grids_know_it():
+    assert tables.display("halved+oheml") == "Half-Match + OHEML"
+    for profile in ("small", "smoke"):
+        for row in grids.grid("table1", profile, ["fixmatch", "halved"]).entries:
+            assert row.row == {"halved": "Half-Match", "fixmatch": "FixMatch"}[row.runs[0].method]
+    assert "Half-Match" in {entry.row for entry in grids.grid("table1", "small").entries}
+    assert row.runs[0].options["threshold"] == 0.11, "its own options under profile smoke"
+
+
+def test_documentation_and_readme_know_it():
+    spec = importlib.util.spec_from_file_location("docs_build", Path("docs") / "build.py")
+    build = sys.modules["docs_build"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    assert ":doc:`Half-Match <halved>`" in build.methods_index() and "2031" in build.methods_index()
+    assert "Nobody, CVPR 2031" in build.method_page("halved")
+    assert "semilib run method=halved" in build.method_page("halved")
+    page = build.readme(Path("README.md").read_text(encoding="utf-8"))
+    assert "| 2031 | Half-Match (CVPR) |  |" in page
 '''
 
 
@@ -72,26 +75,21 @@ def project(tmp_path_factory):
     registry = folder / "semilib" / "methods" / "__init__.py"
     head, begin, rest = registry.read_text().partition("METHODS = Registry({\n")
     registry.write_text(head + begin + LINE + rest)
+    (folder / "tests" / "test_asked.py").write_text(ASK)
     return folder
 
 
-def python(project, *words: str) -> str:
-    done = subprocess.run([sys.executable, *words], cwd=project, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(project)})
+def test_tables_grids_documentation_readme_and_the_tests_that_are_asked_of_every_method_know_it(project):
+    files = [f"tests/{name}.py"
+             for name in ("test_asked", "methods/test_methods", "methods/test_recipes", "study/test_grids")]
+    wanted = ("know_it or halved and not trains or written_name_of_its_own or has_a_row_for_every_method "
+              "or eight_cells")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", wanted, *files, "-rA"],
+                          cwd=project, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(project)})
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout
-
-
-def test_tables_grids_documentation_and_readme_know_it(project):
-    assert "all know it" in python(project, "-c", ASK)
-
-
-def test_the_tests_that_are_asked_of_every_method_ask_it_too(project):
-    files = [f"tests/{name}.py" for name in ("methods/test_methods", "methods/test_recipes", "study/test_grids")]
-    wanted = "halved and not trains or written_name_of_its_own or has_a_row_for_every_method or eight_cells"
-    said = python(project, "-m", "pytest", "-p", "no:cacheprovider", "-k", wanted, *files, "-rA")
-    passed = {line.split("::")[1] for line in said.splitlines() if line.startswith("PASSED")}
-    assert {"test_a_name_leads_to_a_class_that_has_options_and_components[halved]",
+    passed = {line.split("::")[1] for line in done.stdout.splitlines() if line.startswith("PASSED")}
+    assert {"test_tables_and_grids_know_it", "test_documentation_and_readme_know_it",
+            "test_a_name_leads_to_a_class_that_has_options_and_components[halved]",
             "test_every_file_says_what_it_follows_where_it_differs_and_gives_numbers[halved]",
             "test_every_method_and_module_has_a_written_name_of_its_own",
             "test_the_table_has_a_row_for_every_method_that_has_a_recipe_of_its_own",
