@@ -68,6 +68,7 @@ FAULTS = {
     "proportion": Fault("words.argsort(stable=True)[:n]", "words[:n] % pool"),
     "dytrim": Fault("1 - share.double()", "share.double()"),
     "scad": Fault("torch.where(own, beta, 1.0)", "torch.where(own, 1.0, beta)"),
+    "sage": Fault("-2 * below.square()", "-below.square()"),
     "semi": Fault("(weak - self.qbar) / (self.t_e / 5)", "(weak - self.qbar) / self.t_e"),
 }
 SHARED = {"supervised": "losses", "fixmatch": "losses"}                         # methods without an own test file

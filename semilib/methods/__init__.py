@@ -74,6 +74,7 @@ METHODS = Registry({
     "proportion": ("Proportion Loss", "semilib.methods.proportion:ProportionLoss"),
     "dytrim": ("DyTrim", "semilib.methods.dytrim:DyTrim"),
     "scad": ("SCAD", "semilib.methods.scad:SCAD"),
+    "sage": ("SAGE", "semilib.methods.sage:SAGE"),
     "semi": ("SeMi", "semilib.methods.semi_released:SeMi"),      # semi.py, and its release's defects as options
 })
 

@@ -184,6 +184,7 @@ ROWS = {
 }
 ROWS["scssl"] = {**{k: v for k, v in USB.items() if k != "report"}, "mu": 2, "rate": "constant",
                  "strong_views": 1}                                                                        # D 1.2, 4.5
+ROWS["sage"] = {**USB, "mu": 7, "strong_views": 1, "labelled_strong": True, "official_blocks": True}        # D 1.2, 6.5
 ROWS["scad"] = {**ROWS["acr"], "tau_1": 2.0, "ema_u": 0.99, "official_presence": True, "lambda_g": 1.0}       # D 7.4
 ROWS["dytrim"] = {**ROWS["cdmad"], "blank": 0.0, "released_freeze": True, "kept": 0.3}                      # D 1.2, 3.5
 ROWS["proportion"] = {**PORT, "mu": 3, "steps": 250_000, "eval_steps": 500, "crop": "zero", "strong_views": 1,

@@ -1,4 +1,4 @@
-"""Steps of 30 methods beside the steps of their authors' code; docs/parity.md tells which code, and how far both agree.
+"""Steps of 31 methods beside the steps of their authors' code; docs/parity.md tells which code, and how far both agree.
 
 Each .npz file holds inputs, and the numbers that the authors' released code computed from them in float64 on a CPU.
 The training functions of the releases ran on given tensors in place of a network, over several steps and ragged cases.

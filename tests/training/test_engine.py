@@ -63,8 +63,8 @@ def test_a_resumed_run_goes_on_to_the_last_bit(variant, source, tmp_path):
     same_state(again.state_dict(), whole.state_dict())
 
 
-# L_e reads features of other rows, weak ones among them (the release's defect 1); a loss of the weak view's mean.
-LEARNING_FROM_WEAK = ("semi-readme", "proportion", "remixmatch+proportion")
+# L_e reads features of other rows, weak ones among them (the release's defect 1); a mean prediction; a graph.
+LEARNING_FROM_WEAK = ("semi-readme", "proportion", "remixmatch+proportion", "sage")
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("supervised", "la")])
