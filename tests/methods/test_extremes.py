@@ -78,7 +78,7 @@ def trainer(name: str, base: str, source: Source, **changes) -> Trainer:
     options = dict(get(name, base).smoke)
     if "threshold" in options:
         options["threshold"] = 0.3
-    return Trainer(kit.run(name, options, base=base, lr=0.0, batch=4, order="reversed", eval_every=2, **changes),
+    return Trainer(kit.run(name, options, base=base, lr=1e-30, batch=4, order="reversed", eval_every=2, **changes),
                    source)
 
 
