@@ -81,6 +81,11 @@ def test_jobs_test_execute_the_tables_and_build_the_site(workflow):
     assert kept["if"] == "always()" and kept["with"]["if-no-files-found"] == "error"
 
 
+def test_the_pinned_packages_are_looked_up_among_known_vulnerabilities(workflow):
+    (audit,) = [run for run in steps(workflow["jobs"]["audit"])[0] if "pip_audit" in run]
+    assert "--requirement constraints.txt" in audit and (ROOT / "constraints.txt").is_file()
+
+
 def test_make_targets_and_verbs_of_the_workflow_exist(workflow):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     shown = cli.parser().format_help()

@@ -134,7 +134,7 @@ class CCL(FixMatch):
         self.register_buffer("n_a", torch.ones_like(prior))
         self.register_buffer("n_u", torch.ones_like(prior))
         ones = torch.ones(info.classes, info.classes) if self.cfg.centre_label == "ones" else torch.eye(info.classes)
-        self.register_buffer("y_c", ones.to(prior))
+        self.register_buffer("y_c", ones.to(prior.dtype))
 
     def durations(self):
         return {**super().durations(), "start": self.start, "period": self.period}

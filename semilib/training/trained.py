@@ -9,9 +9,11 @@ by how much.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ from semilib.networks.net import Net
 from semilib.training import checkpoint, record
 from semilib.training.config import Run
 from semilib.training.engine import EVALUATION_BATCH
+
+MOST_IMAGES = 10**8                 # labelled images that a record may name
 
 
 class Pictures(nn.Module):
@@ -198,8 +202,9 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
 
     root: folder of the data sets, needed only for records that do not hold what their images were normalised by.
     encoder_weights: the file of the run's encoder, where it had one; a record knows the file by its content alone.
-    Raises BadInput if the folder holds no finished run with its weights (published records hold none), and for another
-    file.
+    Raises BadInput if the folder holds no finished run with its weights (published records hold none), for another
+    file, and for a run.json of a network that would be larger than the checkpoint. Raises TrainingError for a damaged
+    checkpoint.
     """
     folder = Path(folder)
     found = record.read(folder)
@@ -213,37 +218,61 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
         wanted = f"the file of {config['encoder']} whose hash is {known}" if known else "'': the run has no such file"
         raise BadInput("encoder_weights", encoder_weights, wanted)
     run = Run(**{**config, "encoder_weights": encoder_weights})
+    split = _split(found, folder)
     facts = found.get("normalisation") or _facts(run)
     state = checkpoint.load(folder / "checkpoint.npz")
     where = torch.device(device)
-    counts = torch.tensor(found["split"]["labelled_counts"])
+    counts = torch.tensor(split["labelled_counts"])
     prepare: nn.Module = Pictures(tuple(facts["mean"]), tuple(facts["std"]))
     channels, encoded = 3, None
     if run.encoder != "none":
         encoder = encoders.load(run.encoder, run.encoder_side, run.encoder_weights)
         prepare = Features(encoder, state["data/scale"], state["data/shift"])
         channels, encoded = encoder.features, _encoded(prepare, facts)
-    backbone = make_backbone(run.network, run.variant, run.bn_momentum, channels)
     labels = torch.arange(len(counts)).repeat_interleave(counts)
-    info = Info(classes=len(counts), features=backbone.features, counts=counts, n_labelled=int(counts.sum()),
+    with torch.device("meta"):                             # shapes alone
+        shape = make_backbone(run.network, run.variant, run.bn_momentum, channels)
+    info = Info(classes=len(counts), features=shape.features, counts=counts, n_labelled=int(counts.sum()),
                 n_unlabelled=1, batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed, device=where,
-                dtype=torch.float32, first_pass=labels, run=run, map_widths=backbone.map_widths,
+                dtype=torch.float32, first_pass=labels, run=run, map_widths=shape.map_widths,
                 side=run.side, encoded=encoded)
-    method = run.method_class()(run.method_options(), info)
-    method.build()
+    with torch.device("meta"):
+        needed = sum(value.nbytes for part in _built(run, info, channels) for value in part.state_dict().values())
+    if needed > (folder / "checkpoint.npz").stat().st_size:
+        raise BadInput("folder", folder.name, "a run whose run.json fits its checkpoint.npz, which is smaller than the "
+                                              f"{needed / 1e6:,.1f} MB of the network that is described there")
+    net, method = _built(run, info, channels)
     method.phase = method.phases()[-1].name
     own = checkpoint.unnest(state, "method")
     shapes = {name: buffer.shape for name, buffer in method.state_dict().items()}
     # State with a row for each image belongs to training alone.
     fits = {name: value for name, value in own.items() if name in shapes and value.shape == shapes[name]}
     method.load_state_dict(fits, strict=False)
-    net = Net(backbone, method.heads())
     checkpoint.load_module(net, state, "average")
     net.to(where).eval()
     method.to(where).eval()
     offset = run.post_hoc * info.prior().log() if run.post_hoc else 0.0
-    class_names = list(found["split"]["class_names"])
-    return Trained(run, net, method, class_names, prepare.to(where).eval(), offset)
+    return Trained(run, net, method, list(split["class_names"]), prepare.to(where).eval(), offset)
+
+
+def _split(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The split of a record. Raises BadInput without the names of its classes, a number of labelled images of each, and
+    colours of which numbers are."""
+    split, facts = found.get("split"), found.get("normalisation") or {"mean": [0.0] * 3, "std": [1.0] * 3}
+    with contextlib.suppress(KeyError, TypeError):
+        counts, names = split["labelled_counts"], split["class_names"]  # type: ignore[index]  # TypeError says so
+        if len(counts) == len(names) >= 2 and all(type(count) is int and count >= 0 for count in counts) \
+                and 0 < sum(counts) <= MOST_IMAGES and all(isinstance(name, str) for name in names) \
+                and all(len(facts[name]) == 3 and all(map(math.isfinite, facts[name])) for name in ("mean", "std")):
+            return {"labelled_counts": counts, "class_names": names}
+    raise BadInput("folder", folder.name, "a run whose run.json has its classes' names, their counts and its colours")
+
+
+def _built(run: Run, info: Info, channels: int) -> tuple[Net, Method]:
+    """The network and the built method of a run, untrained."""
+    method = run.method_class()(run.method_options(), info)
+    method.build()
+    return Net(make_backbone(run.network, run.variant, run.bn_momentum, channels), method.heads()), method
 
 
 def _encoded(prepare: nn.Module, facts: dict[str, Any]) -> Callable[[Tensor], Tensor]:

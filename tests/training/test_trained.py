@@ -94,6 +94,24 @@ def test_only_a_finished_run_with_its_weights_can_be_loaded(folders, tmp_path):
         trained.load(published)
 
 
+@pytest.mark.parametrize("change, wanted", [
+    ({"config": {"network": "wrn-100-16"}}, "which is smaller than the"),
+    ({"config": {"options": {"slots": 10**9}}}, "which is smaller than the"),
+    ({"split": {"labelled_counts": [10**12] * 10}}, "its classes' names, their counts"),
+    ({"split": {"labelled_counts": [1] * 9}}, "its classes' names, their counts"),
+    ({"split": {"class_names": None}}, "its classes' names, their counts"),
+    ({"normalisation": {"mean": [0.5]}}, "its classes' names, their counts")])
+def test_a_foreign_record_makes_no_network_larger_than_its_checkpoint(change, wanted, folders, tmp_path):
+    found = record.read(folders["semi"])
+    for part, values in change.items():
+        found[part].update({name: {**found[part][name], **value} if name == "options" else value
+                            for name, value in values.items()})
+    record.write(tmp_path, found)
+    os.link(folders["semi"] / "checkpoint.npz", tmp_path / "checkpoint.npz")
+    with pytest.raises(BadInput, match=wanted):
+        trained.load(tmp_path, DATA)
+
+
 def test_a_record_says_what_images_were_normalised_by_so_that_no_data_set_is_needed(folders, tmp_path):
     model = trained.load(folders["semi"], tmp_path / "nothing here")
     source = sources.load("mnistm5k", DATA)
