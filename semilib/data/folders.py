@@ -55,6 +55,10 @@ class Folder:
             digest.update(f"{name} {content}\n".encode())
         return digest.hexdigest()[:16]
 
+    def to_predict(self) -> list[Path]:
+        """The pictures whose classes nobody has said; without any, those of test/, or else of train/."""
+        return self.unlabelled or [file for of in (self.test or self.train).values() for file in of]
+
     def report(self) -> list[str]:
         """What is there, what is left out, and what looks wrong, a sentence each."""
         counts = {part: sum(map(len, tree.values())) for part, tree in (("train", self.train), ("test", self.test))}

@@ -198,6 +198,15 @@ def test_a_good_folder_is_counted_in_one_line(folder):
     assert "8 pictures in train/, no test/, so a part of train/ is held out, 3 in" in told(folder)[0]
 
 
+def test_pictures_to_predict_are_the_unlabelled_ones_or_else_those_of_the_test(folder):
+    (folder / "unlabelled" / ".DS_Store").write_bytes(b"Bud1")
+    (folder / "unlabelled" / ".ipynb_checkpoints").mkdir()
+    assert [file.name for file in folders.look(folder).to_predict()] == ["0.bmp", "1.bmp", "2.bmp"]
+    shutil.rmtree(folder / "unlabelled")
+    folders.look_again()
+    assert folders.look(folder).to_predict() == [folder / "test/ant/0.bmp", folder / "test/bee/0.bmp"]
+
+
 @pytest.mark.parametrize("name", ["unlabeled", "Unlabelled", "unlabelled_", "Train", "tests", "trian"])
 def test_a_misspelt_part_of_a_folder_is_refused(name, folder):
     (folder / name).mkdir()
