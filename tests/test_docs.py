@@ -88,7 +88,7 @@ def test_a_page_has_each_option_with_its_sentence_and_range(site):
 
 def test_what_is_left_out_is_named(site):
     text = Page(site / "left_out.html").text
-    assert all(name in text for name in ("BEM", "TCBC", "AuxMix", "SimiS"))
+    assert all(name in text for name in ("BEM", "TCBC", "AuxMix", "SimiS", "LCGC", "CoLA"))
 
 
 def test_each_notebook_table_and_module_has_a_page(site, build):

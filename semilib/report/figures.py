@@ -27,7 +27,7 @@ from semilib.report import frames, paint
 from semilib.report.frames import Groups
 from semilib.report.labels import display, labels, ordered, scale
 from semilib.report.paint import FIGURE_WIDTH, INK, Picture, Shown
-from semilib.report.records import GROUPS, Record, folders_below, load
+from semilib.report.records import GROUPS, Record, folders_below, load, result_of
 from semilib.report.tables import overview
 
 NAMED = 20                      # up to so many classes are named on an axis
@@ -312,6 +312,52 @@ def draw_pseudo_labels(frame: pd.DataFrame) -> Picture:
         axes.label_outer()
     for quantity in ("used", "right: head"):
         grid[quantity].set_ylabel("share (%)")
+    paint.legend(picture, handles)
+    return picture
+
+
+# ---- picking by the test set -----------------------------------------------------------------------------------------
+
+
+def inflation(records: list[Record]) -> Shown:
+    """How far the best evaluation on the test set lies above the mean of the last 20, by method and cell.
+
+    The records may be of several cells and lengths. Frame: cell, evaluations, label, seed, best and mean_last (%),
+    points (their difference). Raises BadInput without a finished run."""
+    done = [record for record in ordered(records) if record.done]
+    if not done:
+        raise BadInput("records", len(records), "at least one finished run")
+    rows = []
+    for record in done:
+        result = result_of(record)
+        best, mean = 100 * result["best_on_test"], 100 * result["mean_last"]
+        rows.append({"cell": record.cell, "evaluations": len(record.log), "label": record.method,
+                     "seed": record.seed, "best": best, "mean_last": mean, "points": best - mean})
+    frame = pd.DataFrame(rows)
+    return paint.show("inflation", frame, "balanced accuracy: best evaluation on the test set less the mean of the "
+                                          "last 20; dots: seeds, bars: their mean")
+
+
+@paint.draws("inflation")
+def draw_inflation(frame: pd.DataFrame) -> Picture:
+    names = list(dict.fromkeys(frame["label"]))[::-1]
+    picture = paint.figure(0.155 * len(names) + 1.0)
+    axes, handles = picture.subplots(), {}
+    cells = paint.parts(frame, "cell")
+    for i, (cell, part) in enumerate(cells.items()):
+        look, off = paint.PALETTE[i % len(paint.PALETTE)], 0.5 * ((i + 0.5) / len(cells) - 0.5)
+        places = [names.index(label) - off for label in part["label"]]
+        handles[f"{cell} ({part['evaluations'].max()} evaluations)"], = axes.plot(
+            part["points"], places, color=look, marker="o", markersize=2.6, alpha=0.6, linestyle="none")
+        for label, points in part.groupby("label", sort=False)["points"]:
+            middle = names.index(label) - off
+            axes.plot([points.mean()] * 2, [middle - 0.2, middle + 0.2], color=look, linewidth=1.8)
+    axes.set_yticks(range(len(names)), [display(name) for name in names])
+    axes.set_ylim(-0.7, len(names) - 0.3)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("points")
+    axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
     paint.legend(picture, handles)
     return picture
 

@@ -43,6 +43,23 @@ def text_of(figure):
     return " ".join(t.get_text() for t in figure.findobj(matplotlib.text.Text)).replace("\n", " ")
 
 
+def test_what_picking_by_the_test_set_adds_is_shown_by_method_and_cell(tmp_path):
+    """Of 24 evaluations the last 20 are averaged; one cell has more of them than the other."""
+    early = [[30, 30, 30]] * 3 + [[90, 90, 90]] + [[60, 60, 60]] * 20
+    runs = [write_record(tmp_path, early, seed=0), write_record(tmp_path, steady(60, 60, 60), seed=1),
+            write_record(tmp_path, early[3:], method="semi", cell="other-lt.n8.m16.g4-1"),
+            write_record(tmp_path, early, method="semi", seed=1, status="failed")]
+    figure, frame = figures.inflation(load(runs))
+    assert frame[["label", "seed", "evaluations"]].values.tolist() == [["fixmatch", 0, 24], ["fixmatch", 1, 4],
+                                                                       ["semi", 0, 21]]
+    assert frame["points"].tolist() == pytest.approx([30, 0, 30])
+    assert "other-lt.n8.m16.g4-1 (21 evaluations)" in text_of(figure) and "SeMi" in text_of(figure)
+    _, numbers = paint.save(figure, frame, tmp_path / "inflation")
+    assert paint.png(paint.redraw(numbers)) == paint.png(figure)
+    with pytest.raises(BadInput, match="at least one finished run"):
+        figures.inflation(load(runs[3:]))
+
+
 @pytest.mark.parametrize("draw", ALL)
 def test_every_figure(records, tmp_path, draw):
     """Nothing is left open, settings stay, the scale and what is missing are told,
