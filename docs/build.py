@@ -278,7 +278,7 @@ def page_of(path: str, pages: Pages) -> str:
     """The page of the site that shows a file or folder of the project, or ""."""
     path = path.rstrip("/")
     own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "docs/architecture.md": "architecture.md",
-           "docs/parity.md": "parity.md",
+           "docs/parity.md": "parity.md", "docs/sweeps.md": "sweeps.md",
            "docs/features.md": "features.md", "semilib": "api/index.rst", "semilib/methods": "methods/index.rst",
            "results": "results/README.md"}
     if path.endswith(".py") and path.startswith("semilib/"):
@@ -377,7 +377,7 @@ def home_page(text: str, pages: Pages) -> str:
         return "\n".join(["", "```{toctree}", ":hidden:", ":glob:", f":caption: {caption}", "", *entries, "```", ""])
     return (text + tree("Notebooks", "notebooks/*") + tree("Methods", "methods/index")
             + tree("Results", *results)
-            + tree("Reference", "features", "architecture", "parity", "changelog", "api/index"))
+            + tree("Reference", "sweeps", "features", "architecture", "parity", "changelog", "api/index"))
 
 
 # ---- all of it -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import os
 import re
@@ -100,7 +101,8 @@ def single(args, wanted) -> None:
     from semilib.training.train import train
     shown = progress.Terminal()
     folders.prepare([wanted], shown.working, shown.note)
-    path = train(wanted, files.place(args.runs), args.folder, shown)
+    with board_of(wanted, args):
+        path = train(wanted, files.place(args.runs), args.folder, shown)
     found = record.read(path)
     result = found["result"]
     print(f"{found['name']}, {wanted.steps:,} steps of profile {wanted.profile}: {result['metric'].replace('_', ' ')} "
@@ -110,6 +112,16 @@ def single(args, wanted) -> None:
     for name, advice in result.get("never_acted", {}).items():
         print(f"never acted: {name} ({advice})")
     print(f"record: {files.shown(path)} ({found['status']})")
+
+
+def board_of(wanted, args):
+    """What keeps a TensorBoard beside the run, if --log asks for one."""
+    if not args.log:
+        return contextlib.nullcontext()
+    from semilib import files
+    from semilib.report import board
+    from semilib.training import record
+    return board.followed(Path(args.folder) if args.folder else record.folder(wanted, files.place(args.runs)))
 
 
 def several(args, tables: list[str], fields: list[str]) -> None:
@@ -129,9 +141,12 @@ def several(args, tables: list[str], fields: list[str]) -> None:
         raise BadInput("on", "ray", "--ray num_cpus=N --ray num_gpus=SHARE in place of slots, per-gpu and threads")
     words = assignments(getattr(args, args.on, None) or [])
     how = launchers.launcher(args.on, {**flags, "notebook": not args.bare, **words})
+    from semilib.report import board
     from semilib.study.local import slots_of
     from semilib.study.status import summary
     from semilib.study.sweep import sweep
+    if args.log:
+        board.summary_writer()
     groups = of_tables(tables, fields, args) if tables else own(fields)
     for title, runs, recorded in groups:
         if recorded and not runs:
@@ -142,6 +157,8 @@ def several(args, tables: list[str], fields: list[str]) -> None:
         return
     print(estimate(runs, args, len(slots_of(len(runs), how)) if args.on == "local" else 1), flush=True)
     outcomes = sweep(runs, args.runs, how)
+    for outcome in outcomes if args.log else ():
+        board.write(outcome.folder)
     print(f"{summary(outcomes)}\nrecords: {files.shown(files.place(args.runs))}")
     if any(outcome.exit_code for outcome in outcomes):
         sys.exit(1)
@@ -538,6 +555,8 @@ def parser() -> argparse.ArgumentParser:
                           "a sweep: method=semi,acr seed=0..4; quote a value that holds a comma")
     sub.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     sub.add_argument("--folder", default=None, help="keep this single run here instead")
+    sub.add_argument("--log", default=None, choices=("tensorboard",),
+                     help="also write each evaluation for TensorBoard, in the run's folder")
     sub.add_argument("--on", default="local", choices=launchers.LAUNCHERS,
                      help="who does the runs (default: this machine)")
     for name, doc in launchers.FLAGS.items():

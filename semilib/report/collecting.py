@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from semilib import files
 from semilib.errors import BadInput, check_name
@@ -30,8 +31,9 @@ def collect(runs: str | Path | Iterable[Run | str | Path] = "runs", by: str | Se
     """A row a run: its method, each field that varies, its state, and what it measured.
 
     runs: runs, which are looked for in `folder`; folders of runs; or one folder that holds runs, of which those of one
-    configuration are one, the latest. An option that varies has a column METHOD.OPTION. accuracy: balanced accuracy in
-    per cent, as tables have it; head, medium, tail likewise; minutes. NaN for a run that is not done.
+    configuration are one, the latest, sorted by what varies. An option that varies has a column METHOD.OPTION.
+    accuracy: balanced accuracy in per cent, as tables have it; head, medium, tail likewise; minutes. NaN for a run that
+    is not done.
 
     by: columns. Then a row stands for the finished runs that agree in them: the mean of each number, `spread` (standard
     deviation of the accuracy, n - 1 in the denominator), `n` (how many runs), and `over` (the fields that vary in it).
@@ -44,6 +46,8 @@ def collect(runs: str | Path | Iterable[Run | str | Path] = "runs", by: str | Se
     rows = [{**{name: values[name] for name in varying if name in values}, "state": one.state, **_measured(one)}
             for one, values in ((one, _values(one)) for one in found)]
     frame = pd.DataFrame(rows, columns=[*varying, "state", *MEASURED])
+    if isinstance(runs, str | Path):                      # folders have no order of their own
+        frame = frame.sort_values(varying, key=lambda c: c if is_numeric_dtype(c) else c.map(str), ignore_index=True)
     return _grouped(frame, varying, [by] if isinstance(by, str) else list(by)) if by else frame
 
 
