@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from semilib.errors import BadInput
-from semilib.training import record
+from semilib.training import metrics, record
 
 SIDE = 256                      # least side of the confusion matrix's picture, in pixels
 
@@ -53,7 +53,7 @@ class Board:
         for name, value in scalars.items():
             if value is not None:                       # a class without test images has no recall
                 self.writer.add_scalar(name, value, step)
-        confusion = np.array(evaluation["confusion"], dtype=float)
+        confusion = np.asarray(metrics.unpacked(evaluation["confusion"], len(names)), dtype=float)
         share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
         side = -(-SIDE // len(share))
         self.writer.add_image("confusion", np.kron(share, np.ones((side, side))), step, dataformats="HW")
