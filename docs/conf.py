@@ -11,6 +11,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 import docstrings  # noqa: E402  (beside this file)
 
 import semilib  # noqa: E402
+from semilib.training.config import Run  # noqa: E402
 
 project, author, version = "The SeMi study", "The SeMi study contributors", semilib.__version__
 release, copyright, language = version, author, "en"
@@ -76,4 +77,6 @@ def field_text(name: str) -> str:
 
 
 def setup(app):
+    for function in (Run.of, Run.grid):                 # the one in the source, whose defaults autodoc reads there
+        del function.__func__.__signature__
     app.connect("autodoc-process-docstring", process_docstring)

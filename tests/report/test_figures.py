@@ -328,3 +328,13 @@ def test_a_grid_of_pictures_shows_them_where_they_belong():
     shown = [axes.get_images()[0].get_array() for axes in figure.axes]
     assert len(shown) == 6 and (np.asarray(shown[5]) == 200).all() and (np.asarray(shown[0]) == 0).all()
     assert frame.query("row == 'b' and column == 'z'")["mean_grey"].item() == 200 and frame["mean_grey"].sum() == 200
+
+
+def test_a_report_draws_what_can_be_drawn_and_names_the_rest(tmp_path):
+    write_record(tmp_path / "results", steady(50, 60, 70), "supervised")
+    said = figures.report(tmp_path / "results", tmp_path / "figures")
+    assert said.splitlines()[-2:] == [
+        f"not drawn: {name} (at least one finished run whose log has pseudo-labels)"
+        for name in ("distributions", "pseudo_label_quality")]
+    drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert drawn == {"confusion_matrices", "per_class_accuracy", "learning_curves"}
