@@ -11,10 +11,10 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from semilib import __version__
-from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError, check_name
+from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError, check_name, shorter
 from semilib.training import signals
 
 # A story, the unit of work and a lesson: no table, no figure; and a measurement of the machine itself.
@@ -517,10 +517,16 @@ def probe(args) -> None:
     print(files.shown(probes.measure(run for grid in grids for run in grid.runs)))
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that repeats no more of what was given than a reader wants."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shorter(message))
+
+
 def parser() -> argparse.ArgumentParser:
     from semilib.study import launchers
-    top = argparse.ArgumentParser(prog="semilib",
-                                  description="Class-imbalanced semi-supervised learning: the SeMi study.")
+    top = Parser(prog="semilib", description="Class-imbalanced semi-supervised learning: the SeMi study.")
     top.add_argument("--version", action="version", version=f"semilib {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 

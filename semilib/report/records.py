@@ -179,6 +179,14 @@ def folders_below(path: str | Path) -> list[Path]:
 
 def result_of(record: Record) -> dict[str, Any]:
     """A finished run's numbers. Raises BadInput if its log does not give the result kept in run.json."""
+    try:
+        return _result_of(record)
+    except (KeyError, TypeError, AttributeError, statistics.StatisticsError) as error:
+        raise BadInput("record", record.run.get("name"), "an intact run.json and log.jsonl "
+                                                         f"({type(error).__name__}: {error})") from error
+
+
+def _result_of(record: Record) -> dict[str, Any]:
     if record.means:
         kept = record.run["result"]
         return {"rule": kept["rule"], **{k: kept[k] for k in SUMMARIES},

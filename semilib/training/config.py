@@ -213,7 +213,7 @@ class Run:
             check_parameter(name, given[name], method, given.get("base", ""), given.get("add", ""))
         encoder = given.get("encoder")
         profile = given.get("profile")
-        if profile is None or profile == "":
+        if profile is None or type(profile) is str and not profile:
             profile = CELLS[dataset]["profile"] if encoder is None else \
                 "features" if encoder != "none" else _without_encoder(dataset)
         check_name("profile", profile, PROFILES)
