@@ -42,8 +42,8 @@ Case = tuple[str, Callable[[], Any], bool]      # what it is, what is done, and 
 
 STRANGE: list[Any] = [None, "", " ", "x", "\0", "a" * 5000, "é", "\ud800", 0, -1, 1, 2, 3.5, -0.0, 1e300, 1e-300,
                       math.nan, math.inf, 10**30, 10**400, 2**63, 2**64, True, False, [], [1], (), {}, {"a": 1}, {1: 2},
-                      b"x", object(), Ellipsis, np.float64(1), np.zeros(2), {"a": {"b": [None]}}, "1", "None", "[1]", "../..",
-                      "semi", "semi+acr", "cuda:x", "wrn-1000000-1", "timm:", "mlp-1"]
+                      b"x", object(), Ellipsis, np.float64(1), np.zeros(2), {"a": {"b": [None]}}, "1", "None", "[1]",
+                      "../..", "semi", "semi+acr", "cuda:x", "wrn-1000000-1", "timm:", "mlp-1"]
 
 
 def misspelt(draw: random.Random, word: str) -> str:
