@@ -253,10 +253,13 @@ def drawn_by(profile: str, seed: int, fields: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def settings_of(method: str) -> dict[str, dict[str, Any]]:
-    """The settings that `semilib.study.tuning` chose for a method on features: fields and options; none before that."""
+    """The settings that `semilib.study.tuning` chose for a method on features: fields, options, held-out accuracy.
+
+    A method that is not tuned yet has none, and a held-out accuracy of None: its runs have the profile's own values,
+    and its tables say so."""
     path = Path(__file__).with_name("tuned.json")
     chosen = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return chosen.get(method, {"fields": {}, "options": {}})
+    return chosen.get(method, {"fields": {}, "options": {}, "heldout": None})
 
 
 def on_features(methods: list[str]) -> list[Row]:

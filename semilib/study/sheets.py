@@ -32,7 +32,7 @@ from semilib.report.table import DASH, Column, Table, column
 from semilib.report.tables import count, mean_and_spread, never_acted, short
 from semilib.study import probes, published
 from semilib.study.differences import LEVEL, difference, holm, in_words
-from semilib.study.grids import Entry, Grid
+from semilib.study.grids import Entry, Grid, settings_of
 from semilib.training import fingerprint, metrics, record
 from semilib.training.config import Run
 
@@ -129,9 +129,9 @@ def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path)
                           for row, other in against.items()])
     frame["p_holm"] = holm(frame["p"])
     frame["difference"] = frame.apply(in_words, axis=1)
-    notes = [f"Scale: {scale(first.runs[0])}; {_seeds(first)}.", *_groups_note(first.metric), *_difference_note(frame),
-             *_missing_note(frame), *_idle_notes(measured, folders), *_source_notes(sources),
-             *_split_note(measured), *_code_notes(measured)]
+    notes = [f"Scale: {scale(first.runs[0])}; {_seeds(first)}.", *_untuned_note(entries),
+             *_groups_note(first.metric), *_difference_note(frame), *_missing_note(frame),
+             *_idle_notes(measured, folders), *_source_notes(sources), *_split_note(measured), *_code_notes(measured)]
     return Table(grid.title, _columns(first.metric, frame, sources), frame, notes, measured,
                  subtitle="; ".join(filter(None, (first.column, first.section))))
 
@@ -194,6 +194,12 @@ def scale(run: Run) -> str:
             f"batch {run.batch} + {run.mu * run.batch}, "
             + (f"frozen {run.encoder} at {run.encoder_side} px, head and settings tuned by method, " if tuned
                else f"{run.network}, ") + f"recipe {run.recipe}")
+
+
+def _untuned_note(entries: list[Entry]) -> Iterable[str]:
+    rows = [e.row for e in entries if e.runs[0].encoder != "none" and not settings_of(e.runs[0].method)["heldout"]]
+    if rows:
+        yield f"Not tuned, with the profile's own settings: {', '.join(dict.fromkeys(rows))}."
 
 
 def _seeds(entry: Entry) -> str:

@@ -115,7 +115,9 @@ def test_on_features_each_seed_has_its_split_and_no_published_number_stands_besi
     sheets.committed.cache_clear()
     sheet = show(grid, tmp_path)
     assert "each with a split of its own" in sheet.text and ".split" not in sheet.text
-    assert "frozen efficientnet-lite0 at 128 px" in sheet.text
+    assert "frozen efficientnet-lite0 at 128 px" in sheet.text and "Not tuned" not in sheet.text
+    monkeypatch.setattr(sheets, "settings_of", lambda method: {"heldout": 0.7 if method == "semi" else None})
+    assert "Not tuned, with the profile's own settings: FixMatch." in show(grid, tmp_path).notes
     assert not any(note.startswith("Not one split") for note in sheet.notes)
     run = grid.runs[0]
     scratch = next(e for e in grids.grid("table2", "short", ["fixmatch"]).entries if e.column == grid.entries[0].column)
