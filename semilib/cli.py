@@ -300,7 +300,7 @@ def one(args) -> None:
 
 def status(args) -> None:
     from semilib import files
-    from semilib.training import record
+    from semilib.training import metrics, record
     print(f"{'state':12} {'result':>7}  run  profile and steps  key-code")
     for path in sorted(files.place(args.runs).rglob("run.json")):
         found, state = record.read(path.parent), record.state_of(path.parent)
@@ -309,7 +309,9 @@ def status(args) -> None:
             continue
         score = f"{found['result']['mean_last']:.1%}" if state in ("done", "stale") else "-"
         profile, steps = (found["config"].get(name, "?") for name in ("profile", "steps"))
-        print(f"{state:12} {score:>7}  {found['name']}  {profile} {steps} steps  {found['key']}-{found['code']}")
+        few = found["config"].get("dataset") == "imagefolder" and found.get("result", {}).get("right")
+        print(f"{state:12} {score:>7}  {found['name']}  {profile} {steps} steps  {found['key']}-{found['code']}"
+              + (f"  last: {metrics.counted(*few)}" if few else ""))
 
 
 def combination(label: str) -> tuple[str, str, str]:

@@ -1,6 +1,7 @@
 """Pictures to look at and to try things on: what a network sees, and a folder of pictures as a user might have."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from semilib import files
-from semilib.data import augment, sources, splits
+from semilib.data import augment, folders, sources
 
 if TYPE_CHECKING:
     from semilib.training.config import Run
@@ -29,38 +30,43 @@ def example_views(run: Run, step: int = 0) -> tuple[np.ndarray, list[str], list[
     return images, rows, source.class_names, f"{source.name}: the first image of each class"
 
 
-def example_photos(folder: str | Path, labelled: int = 40, unlabelled: int = 60, test: int = 20,
-                   gamma: float = 10.0) -> Path:
-    """Make a folder of pictures such as `sources.image_folder` reads, of the embedded data, once. Returns the folder.
+def example_photos(folder: str | Path, labelled: Sequence[int] = (20, 10, 5, 3), pictures: int = 600,
+                   test: int = 200, dataset: str = "") -> Path:
+    """Make a folder of pictures such as `sources.image_folder` reads, once. Returns it: `folder`/DATASET.
 
-    train/CLASS has a long tail from `labelled` pictures down by gamma. unlabelled/ has `unlabelled` of each class,
-    under names that say nothing. test/CLASS has `test` of each."""
-    folder = Path(folder)
-    if (folder / "complete").is_file():
+    They are those of the first classes of a data set, the same number of each; dataset="": CIFAR-10 where its files lie
+    in the project's data/, else the embedded one. train/CLASS has `labelled` of them, a number a class. test/CLASS has
+    its share of `test`. unlabelled/ has the rest, under names that say nothing."""
+    if not dataset:
+        dataset = "cifar10" if (files.place("data") / "cifar-10-batches-py").is_dir() else "mnistm5k"
+    folder = Path(folder) / dataset
+    if (folder / ".complete").is_file():
         return folder
-    source = sources.load("mnistm5k", str(files.place("data")))
-    counts = splits.long_tailed_counts(labelled, len(source.class_names), gamma)
+    source = sources.load(dataset, files.place("data"))
+    each, tested = pictures // len(labelled), test // len(labelled)
     pool: list[int] = []
 
-    def write(image: torch.Tensor, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    for k, name in enumerate(source.class_names):
-        members = np.flatnonzero(np.asarray(source.labels) == k)
-        for i in members[:counts[k]]:
-            write(source.images[i], folder / "train" / name / f"{i:04d}.png")
-        pool += members[counts[k]:counts[k] + unlabelled].tolist()
-        for i in np.flatnonzero(np.asarray(source.test_labels) == k)[:test]:
-            write(source.test_images[i], folder / "test" / name / f"{i:04d}.png")
-    for number, i in enumerate(np.random.default_rng(0).permutation(pool)):
-        write(source.images[i], folder / "unlabelled" / f"{number:04d}.png")
-    files.write_text(folder / "complete", "every picture is written\n")
+    def write(i: int, place: Path) -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(source.images[i].permute(1, 2, 0).numpy()).save(place)
+    for k, (name, n) in enumerate(zip(source.class_names, labelled)):
+        members = np.flatnonzero(np.asarray(source.labels) == k)[:each].tolist()
+        for i in members[:n]:
+            write(i, folder / "train" / name / f"{i:05d}.png")
+        for i in members[each - tested:]:
+            write(i, folder / "test" / name / f"{i:05d}.png")
+        pool += members[n:each - tested]
+    for number, place in enumerate(np.random.default_rng(0).permutation(len(pool)).tolist()):
+        write(pool[place], folder / "unlabelled" / f"{number:04d}.png")
+    files.write_text(folder / ".complete", "every picture is written\n")
     return folder
 
 
 def contents(folder: str | Path) -> str:
-    """How many pictures the parts of a folder of pictures hold, a line a part."""
-    parts = sorted(path for path in Path(folder).iterdir() if path.is_dir())
-    counts = [sum(1 for file in part.rglob("*") if file.is_file()) for part in parts]
-    lines = [f"  {part.name}: {n:,} pictures" for part, n in zip(parts, counts, strict=True)]
-    return "\n".join([files.shown(folder), *lines])
+    """How many pictures the parts of a folder of pictures hold, and of which classes, a line a part. Raises BadInput as
+    `folders.look`."""
+    seen = folders.look(folder)
+    lines = [f"  {name}: {sum(map(len, tree.values())):,} pictures, "
+             f"{', '.join(f'{of} {len(held):,}' for of, held in tree.items())}"
+             for name, tree in (("train", seen.train), ("test", seen.test)) if tree]
+    return "\n".join([files.shown(folder), *lines, f"  unlabelled: {len(seen.unlabelled):,} pictures"])

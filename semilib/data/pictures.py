@@ -159,8 +159,8 @@ def read_picture(file: str | Path | BinaryIO, side: int) -> Tensor:
     shorter side resized to `side` with bicubic interpolation and the centre cropped (done as one resize of the centred
     square). Grey of 16 bits becomes 8; a file without a value above 4,095 is taken to have 12. A JPEG whose shorter
     side has at least 6 `side` pixels is decoded at a half, quarter or eighth of its size (Pillow's `draft`), of which
-    at least 3 `side` remain: levels differ by 1 in 255 or less on average from those of the whole one. Raises what
-    Pillow raises, and `ValueError` for floating-point pixels, whose range is unknown.
+    at least 3 `side` remain. Its levels differ from those of the whole picture by less than 2.1 of 255 on average.
+    Raises what Pillow raises, and `ValueError` for floating-point pixels, whose range is unknown.
     """
     with Image.open(file) as opened:
         opened.draft("RGB", (REDUCED * side, REDUCED * side))

@@ -5,7 +5,8 @@
 
 `frames` makes the frame of each, and a function below draws it from that frame alone. So `paint.redraw` can draw it
 again from its CSV. A figure holds finished runs of one scale (`labels.scale`). Its caption names the scale and the runs
-that are left out. Classes stand from the largest labelled one to the smallest. None of this needs torch.
+that are left out. Classes stand from the largest labelled one to the smallest. None of this needs torch, but for
+reading the files of `thumbnails`.
 """
 from __future__ import annotations
 
@@ -29,8 +30,10 @@ from semilib.report.labels import display, labels, ordered, scale
 from semilib.report.paint import FIGURE_WIDTH, INK, Picture, Shown
 from semilib.report.records import GROUPS, Record, folders_below, load, result_of
 from semilib.report.tables import overview
+from semilib.training import metrics
 
 NAMED = 20                      # up to so many classes are named on an axis
+SHEET = 12                      # up to so many classes are shown on a sheet of thumbnails
 PRINTED = 10                    # up to so many classes have their values printed in a confusion matrix
 
 
@@ -93,7 +96,10 @@ def _class_label(names: list[str]) -> str:
 def confusion_matrices(records: list[Record]) -> Shown:
     """Of the test images of each true class, the share (%) predicted as each class: `frames.confusion`."""
     groups = frames.finished(records, "confusion")
-    return _show("confusion_matrices", frames.confusion(groups), records, groups, "last evaluation")
+    few = ", ".join(metrics.counted(*r.run["result"]["right"]) for group in groups.values() for r in group
+                    if r.config["dataset"] == "imagefolder")
+    marks = f"last evaluation: {few}" if few else "last evaluation"
+    return _show("confusion_matrices", frames.confusion(groups), records, groups, marks)
 
 
 @paint.draws("confusion_matrices")
@@ -369,13 +375,19 @@ def image_grid(images: np.ndarray, rows: list[str], columns: list[str], title: s
     """Pictures in rows and columns: images uint8 [rows, columns, H, W, 3].
 
     Frame: row, column, mean_grey (0 to 255), picture (a PNG in base64)."""
-    def encoded(pixels: np.ndarray) -> str:
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "png")
-        return base64.b64encode(file.getvalue()).decode()
-    cells = [{"row": row, "column": column, "mean_grey": float(pixels.mean()), "picture": encoded(pixels)}
+    cells = [{"row": row, "column": column, "mean_grey": float(pixels.mean()), "picture": _encoded(pixels)}
              for row, line in zip(rows, images, strict=True) for column, pixels in zip(columns, line, strict=True)]
     return paint.show("image_grid", pd.DataFrame(cells), title)
+
+
+def _encoded(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _decoded(picture: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
 
 
 @paint.draws("image_grid")
@@ -384,10 +396,59 @@ def draw_images(frame: pd.DataFrame) -> Picture:
     picture = paint.figure(FIGURE_WIDTH * (len(rows) + 0.4) / (len(columns) + 1))
     grid = picture.subplots(len(rows), len(columns), squeeze=False)
     for axes, cell in zip(grid.flat, frame.itertuples(), strict=True):
-        axes.imshow(np.asarray(Image.open(io.BytesIO(base64.b64decode(cell.picture)))), interpolation="nearest")
+        axes.imshow(_decoded(cell.picture), interpolation="nearest")
         axes.set(xticks=[], yticks=[], frame_on=False)
         if cell.row == rows[0]:
             axes.set_title(cell.column, fontsize=8)
         if cell.column == columns[0]:
             axes.set_ylabel(cell.row, rotation=0, ha="right", va="center", labelpad=6)
+    return picture
+
+
+def thumbnails(predictions: pd.DataFrame, each: int = 4, side: int = 96) -> Shown:
+    """Of each predicted class the `each` pictures that are predicted most surely, and the `each` least surely.
+
+    predictions: of `Trained.predict`, for files. Classes stand from the one predicted most often on; of more than
+    SHEET only those. Frame: class, total (pictures of it), column, confidence (%), name (of the file), picture (a PNG
+    of side x side in base64). Raises BadInput for predictions of no files, and for files that are no pictures."""
+    from semilib.data.pictures import read
+    paths = [Path(str(name)) for name in predictions["picture"]]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise BadInput("predictions", missing[0], "predictions of files that are there")
+    cells = []
+    for name, total in predictions["class"].value_counts()[:SHEET].items():
+        ranked = predictions[predictions["class"] == name].sort_values("confidence", ascending=False, kind="stable")
+        surest, rest = ranked[:each], ranked[each:]
+        for kind, part in (("surest", surest), ("least sure", rest[-each:])):
+            for place, row in enumerate(part.itertuples()):
+                path = Path(row.picture)
+                images, wrong = read([path], side)
+                if wrong:
+                    raise BadInput("predictions", path.name, f"predictions of pictures: {wrong[path]}")
+                cells.append({"class": name, "total": total, "column": f"{kind} {place}",
+                              "confidence": 100 * row.confidence, "name": path.name,
+                              "picture": _encoded(images[0].permute(1, 2, 0).numpy())})
+    hidden = predictions["class"].nunique() - SHEET
+    caption = (f"{len(paths):,} pictures by predicted class: those predicted most and least surely, with the "
+               f"confidence, which is not calibrated{f'; {hidden} more classes are not shown' if hidden > 0 else ''}")
+    return paint.show("thumbnails", pd.DataFrame(cells).assign(each=each), caption)
+
+
+@paint.draws("thumbnails")
+def draw_thumbnails(frame: pd.DataFrame) -> Picture:
+    classes, each = paint.parts(frame, "class"), int(frame["each"].iloc[0])
+    picture = paint.figure(0.86 * len(classes) + 0.4)
+    ratios = [1.0] * each + [0.25] + [1.0] * each
+    grid = picture.subplots(len(classes), 2 * each + 1, squeeze=False, width_ratios=ratios)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[], frame_on=False)
+    for line, (name, part) in zip(grid, classes.items(), strict=True):
+        line[0].set_ylabel(f"{name}\n{part['total'].iloc[0]:,}", rotation=0, ha="right", va="center", labelpad=6)
+        for cell in part.itertuples():
+            kind, place = cell.column.rsplit(" ", 1)
+            axes = line[int(place) + (0 if kind == "surest" else each + 1)]
+            axes.imshow(_decoded(cell.picture))
+            axes.set_xlabel(f"{cell.confidence:.0f} %", labelpad=1.5, fontsize=7)
+    for start, heading in ((0, "surest"), (each + 1, "least sure")):
+        grid[0, start].set_title(heading, fontsize=8, loc="left")
     return picture

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from semilib.errors import BadInput
 from semilib.report import frames
 from semilib.report.labels import display, labels, ordered, scale
 from semilib.report.records import GROUPS, Record
@@ -75,13 +76,51 @@ def short(rule: str) -> str:
     return re.sub(r"^mean of (the )?| evaluations$", "", rule)
 
 
+# ---- a folder of pictures --------------------------------------------------------------------------------------------
+
+
+def photographs(records: list[Record]) -> Table:
+    """Runs on one folder of pictures, a line a run, of whatever schedule: what the last evaluation counted.
+
+    That is the evaluation of the network that is kept, and the one of the confusion matrix. frame: start (encoder or
+    scratch), method, seed, steps, right and images (test pictures), accuracy, low, high (%, `metrics.interval`),
+    balanced_accuracy (%), minutes. Raises BadInput for records of several folders, splits or data sets, and without a
+    finished run."""
+    done = [r for r in records if r.done and "confusion" in r.log[-1]]
+    tests = {tuple(str(r.config.get(name)) for name in ("dataset", "folder", "split_seed", "holdout")) for r in done}
+    if len(tests) != 1 or done[0].config["dataset"] != "imagefolder":
+        raise BadInput("records", [r.run["name"] for r in records], "finished runs on one folder of pictures")
+    columns = [column("start", "starts from", left=True), column("method", "method", display, left=True),
+               column("steps", "steps", "{:,}".format),
+               Column("right", lambda row: f"{row['right']:,} of {row['images']:,}"),
+               column("accuracy", "accuracy %", "{:.1f}".format),
+               Column("95 % interval", lambda row: f"{row['low']:.1f} to {row['high']:.1f}"),
+               column("balanced_accuracy", "balanced %", "{:.1f}".format)]
+    table = pd.DataFrame([_counted(record) for record in done])
+    notes = [f"The last evaluation, of the network that is kept; {_tested(done[0])}.",
+             "95 % interval: Wilson's, of the accuracy, for this many test pictures. Balanced: mean recall of classes.",
+             *_left_out(records)]
+    cell = re.sub(r"\..*", "", done[0].cell)
+    return Table(cell, [*columns, column("minutes", "minutes", "{:.1f}".format)], table, notes)
+
+
+def _counted(record: Record) -> dict[str, Any]:
+    last, config = record.log[-1], record.config
+    right, images = metrics.right_of(last)
+    low, high = metrics.interval(right, images)
+    return {"start": "scratch" if config.get("encoder", "none") == "none" else config["encoder"],
+            "method": record.method, "seed": record.seed, "steps": config["steps"], "right": right, "images": images,
+            "accuracy": 100 * right / images, "low": 100 * low, "high": 100 * high,
+            "balanced_accuracy": 100 * last["balanced_accuracy"], "minutes": record.run["seconds"] / 60}
+
+
 # ---- footnotes -------------------------------------------------------------------------------------------------------
 
 
 def _notes(records: list[Record], runs: pd.DataFrame) -> list[str]:
     done, started = runs[runs["status"] == "done"], [r for r in records if r.config]
-    return [*_rules(records), *_groups(started), _spread(done), *_reported(done), *_split(started), *_machines(started),
-            *_left_out(records), *_sources(runs)]
+    return [*_rules(records), *_groups(started), _spread(done), *_reported(done), *_split(started), *_few(records),
+            *_machines(started), *_left_out(records), *_sources(runs)]
 
 
 def _rules(records: list[Record]) -> Iterable[str]:
@@ -127,6 +166,21 @@ def _split(started: list[Record]) -> Iterable[str]:
         inside = "labelled ones included" if record.config["labelled_in_unlabelled"] else "no labelled one among them"
         yield (f"One split for all seeds: {how}; {sum(split['labelled_counts']):,} labelled and {pool} ({inside}), "
                f"{split['test_images']:,} test images.")
+
+
+def _few(records: list[Record]) -> Iterable[str]:
+    """Of a folder of pictures, which may have few to test on: how many are right at the end."""
+    for record in records:
+        if record.done and record.config["dataset"] == "imagefolder":
+            yield (f"Last evaluation of {display(record.method)} seed {record.seed}: "
+                   f"{metrics.counted(*record.run['result']['right'])}; {_tested(record)}.")
+
+
+def _tested(record: Record) -> str:
+    """Which pictures a run on a folder was evaluated on."""
+    if record.config.get("holdout"):
+        return f"test pictures: {100 * record.config['holdout']:g} % of each class's labelled ones, held out"
+    return record.run["split"].get("data", "test pictures: of unknown origin")
 
 
 def _machines(started: list[Record]) -> Iterable[str]:

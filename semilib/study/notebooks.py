@@ -35,7 +35,7 @@ SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each note
                                                           "24_table4_ablation", "25_table5_modules", "41_figures")},
     "23_table3_imagenet127.ipynb": {"methods": ["fixmatch", "semi"]},                         # trains nothing
     "26_features_study.ipynb": {},                                                            # trains nothing
-    "51_your_pictures.ipynb": {"profile": "smoke"},
+    "51_your_pictures.ipynb": {"profile": "smoke", "scratch": 4},
     "90_speed.ipynb": {"profile": "smoke", "sections": ["steps", "parts"], "steps": 3},
 }
 

@@ -39,14 +39,21 @@ from semilib.training.engine import EVALUATION_BATCH
 MOST_IMAGES = 10**8                 # labelled images that a record may name
 
 
+def normalisation(mean: Sequence[float], std: Sequence[float]) -> str:
+    return f"(levels / 255 - mean) / std, of red, green and blue mean {list(mean)}, std {list(std)}"
+
+
 class Pictures(nn.Module):
-    """uint8 pictures [n, 3, side, side] to the input of a network that reads pictures: (x / 255 - mean) / std."""
+    """uint8 pictures [n, 3, side, side] to the input of a network that reads pictures: (x / 255 - mean) / std.
+
+    says: what it does, in words."""
 
     scale: Tensor
     shift: Tensor
 
     def __init__(self, mean: sources.Colour, std: sources.Colour):
         super().__init__()
+        self.says = normalisation(mean, std)
         self.register_buffer("scale", 1 / (255 * torch.tensor(std)).view(1, 3, 1, 1))
         self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1))
 
@@ -58,6 +65,7 @@ class Features(nn.Module):
     """uint8 pictures [n, 3, side, side] to an encoder's standardised features, [n, D, 1, 1].
 
     scale, shift: of the standardisation, [1, D, 1, 1]. A feature is rounded to float16, as it is stored for training.
+    says: what it does to pictures, in words.
     """
 
     scale: Tensor
@@ -66,6 +74,8 @@ class Features(nn.Module):
     def __init__(self, encoder: Encoder, scale: Tensor, shift: Tensor):
         super().__init__()
         self.net, self.encoder = encoder.net, encoder
+        self.says = (f"resize to {encoder.side} x {encoder.side} ({encoder.interpolation}, antialiased), the input of "
+                     f"{encoder.name}; {normalisation(encoder.mean, encoder.std)}")
         self.register_buffer("scale", scale.float())
         self.register_buffer("shift", shift.float())
 
@@ -145,8 +155,9 @@ class Trained:
     def export(self, path: str | Path) -> Path:
         """Write an ONNX file that maps `images`, uint8 [n, 3, side, side], to `probabilities`, float [n, C].
 
-        It runs in any ONNX runtime. Its metadata say what a caller needs: `class_names`, one a line, and `input`, how
-        a picture becomes its input. Normalising is inside of the file.
+        It runs in any ONNX runtime; the run's encoder is in it. Its metadata say what a caller needs: `class_names`,
+        one a line; `input`, how a picture becomes its input, and in figures `side`; `normalise`, what the file does
+        with that input itself.
         """
         import onnx
         path = Path(path)
@@ -158,7 +169,8 @@ class Trained:
         made = program.model_proto  # type: ignore[union-attr]  # dynamo gives a program
         how = (f"RGB, uint8, [n, 3, {side}, {side}]: resize the centred square of the picture to {side} x {side} "
                "(bicubic, antialiased); do not normalise, the file does")
-        for key, value in (("class_names", "\n".join(self.class_names)), ("input", how)):
+        for key, value in (("class_names", "\n".join(self.class_names)), ("input", how), ("side", str(side)),
+                           ("normalise", f"inside of the file: {self.prepare.says}")):
             made.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
         files.write_atomically(path, lambda file: file.write(made.SerializeToString()))
         return path

@@ -4,9 +4,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import kit
+import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_image
 
 from semilib.data.step import Time
 from semilib.errors import BadInput
@@ -211,3 +214,13 @@ def test_a_loaded_network_and_its_onnx_file_say_of_pictures_what_the_run_s_evalu
     session = onnxruntime.InferenceSession(str(model.export(tmp_path / "m.onnx")))
     exported, = session.run(None, {"images": SOURCE.test_images.numpy()})
     assert (torch.from_numpy(exported) - said).abs().max() < 0.02           # a feature at the border of two halves
+    facts = session.get_modelmeta().custom_metadata_map
+    photo = Image.fromarray(load_sample_image("china.jpg"))                 # by what the file says, with Pillow alone
+    photo.save(tmp_path / "china.jpg", quality=95)
+    square = ImageOps.fit(photo, (int(facts["side"]),) * 2, Image.Resampling.BICUBIC)
+    exported, = session.run(None, {"images": np.asarray(square).transpose(2, 0, 1)[None]})
+    row = model.predict(tmp_path / "china.jpg").iloc[0]
+    assert row["class"] == facts["class_names"].split("\n")[exported[0].argmax()]
+    assert row["confidence"] == pytest.approx(float(exported.max()), abs=0.05)
+    assert "resize the centred square" in facts["input"] and "(bicubic, antialiased)" in facts["input"]
+    assert facts["normalise"].startswith("inside of the file: resize to") and "mean [" in facts["normalise"]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from kit import CELL, LABELLED, UNLABELLED, steady, write_record
+from PIL import Image
 
 from semilib.errors import BadInput
 from semilib.methods import METHODS
@@ -310,6 +311,24 @@ def test_pictures_and_the_pipeline_are_drawn_again_from_their_csv_alone(tmp_path
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3), dtype=np.uint8)
     assert same_again(figures.image_grid(images, ["1", "2"], ["x", "y", "z"], "title"), tmp_path / "grid")
     assert same_again(diagrams.pipeline(), tmp_path / "pipeline")
+
+
+def test_a_sheet_shows_the_surest_and_the_least_sure_pictures_of_each_class(tmp_path):
+    rows = []
+    for i in range(12):
+        path = tmp_path / f"{i}.png"
+        Image.new("RGB", (20, 20), (20 * i, 0, 0)).save(path)
+        rows.append((path.as_posix(), "cat" if i < 9 else "dog", 0.5 + i / 100))
+    predictions = pd.DataFrame(rows, columns=["picture", "class", "confidence"])
+    figure, frame = figures.thumbnails(predictions, each=2)
+    cells = {(row["class"], row["column"]): row["name"] for row in frame.to_dict("records")}
+    assert cells == {("cat", "surest 0"): "8.png", ("cat", "surest 1"): "7.png", ("cat", "least sure 0"): "1.png",
+                     ("cat", "least sure 1"): "0.png", ("dog", "surest 0"): "11.png", ("dog", "surest 1"): "10.png",
+                     ("dog", "least sure 0"): "9.png"}
+    assert [axes.get_xlabel() for axes in figure.axes if axes.images][:2] == ["58 %", "57 %"]
+    assert same_again((figure, frame), tmp_path / "sheet")
+    with pytest.raises(BadInput, match="predictions='no.png': predictions of files that are there"):
+        figures.thumbnails(predictions.assign(picture="no.png"))
 
 
 def test_only_a_figure_s_csv_can_be_drawn(tmp_path):

@@ -13,7 +13,7 @@ from semilib.errors import BadInput
 from semilib.report import frames
 from semilib.report import labels as names
 from semilib.report.records import load, read
-from semilib.report.tables import overview
+from semilib.report.tables import overview, photographs
 
 
 def test_load_leaves_out_a_line_cut_short(tmp_path):
@@ -313,3 +313,36 @@ def test_class_without_test_images(tmp_path):
 def test_reader_needs_no_torch():
     code = "import sys, semilib.report.tables, semilib.report.figures; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+# ---- a folder of pictures --------------------------------------------------------------------------------------------
+
+
+def on_folder(tmp_path, recalls, **changes):
+    record = read(write_record(tmp_path, recalls, cell="imagefolder-photos.nall.mrest.g1-1",
+                               **{"dataset": "imagefolder", "folder": "ab", **changes}))
+    record.run["split"]["data"] = "test pictures: those of test/"
+    return record
+
+
+def test_the_table_of_a_folder_counts_what_its_last_evaluation_got_right(tmp_path):
+    first = on_folder(tmp_path, [[0, 0, 0], [90, 60, 30]], encoder="efficientnet-lite0", profile="features")
+    table = photographs([first, on_folder(tmp_path, [[30, 30, 30]], profile="trial")])
+    row, other = table.frame.to_dict("records")
+    assert (row["start"], other["start"], row["steps"], other["steps"]) == ("efficientnet-lite0", "scratch", 20, 10)
+    assert (row["right"], row["images"], row["accuracy"]) == (180, 300, 60)
+    assert (row["low"], row["high"]) == (pytest.approx(54.36, abs=0.01), pytest.approx(65.39, abs=0.01))
+    assert row["balanced_accuracy"] == pytest.approx(60)
+    assert "180 of 300" in table.text and "those of test/" in table.text
+    for wrong in ([first, on_folder(tmp_path, [[1, 1, 1]], folder="cd")], [read(write_record(tmp_path, [[1, 1, 1]]))],
+                  []):
+        with pytest.raises(BadInput, match="finished runs on one folder"):
+            photographs(wrong)
+
+
+def test_the_overview_says_how_many_pictures_of_a_folder_are_right(tmp_path):
+    said = overview([on_folder(tmp_path, [[0, 0, 0], [90, 60, 30]])]).notes
+    assert "Last evaluation of FixMatch seed 0: 180 of 300 right, 60.0% (95% interval 54.4 to 65.4%); test pictures: " \
+           "those of test/." in said
+    held = overview([on_folder(tmp_path, [[90, 60, 30]], holdout=0.2, seed=1)]).notes
+    assert any(note.endswith("test pictures: 20 % of each class's labelled ones, held out.") for note in held)

@@ -14,7 +14,7 @@ import torch
 from kit import DATA, ROOT, smoke_run
 from PIL import Image
 
-from semilib.data import augment, examples, sources
+from semilib.data import augment, examples, pictures, sources
 from semilib.errors import BadInput
 from semilib.report import diagrams, paint
 from semilib.study import insight
@@ -69,11 +69,31 @@ def test_pictures_are_named_with_confidence_and_second_guess(models, source, tmp
     assert frame["class"].tolist() == direct["class"].tolist()
     assert frame["confidence"].to_numpy() == pytest.approx(direct["confidence"].to_numpy())
     assert (frame["confidence"] >= frame["its_confidence"]).all() and (frame["class"] != frame["second"]).all()
+    (tmp_path / ".hidden.png").write_text("passed over")
+    assert models["semi"].predict([tmp_path, files[0]])["picture"].tolist() == [file.as_posix() for file in
+                                                                                 (*files, files[0])]
     (tmp_path / "no.png").write_text("not a picture")
-    with pytest.raises(BadInput, match="pictures='no.png'"):
-        models["semi"].predict([tmp_path / "no.png"])
-    with pytest.raises(BadInput, match="at least one picture"):
-        models["semi"].predict([])
+    (tmp_path / "none.png").write_text("nor this")
+    with pytest.raises(BadInput, match=r"pictures='no.png': .*no.png \(cannot .*none.png \(cannot"):
+        models["semi"].predict(tmp_path)
+    for given, words in (([], "at least one picture"), (tmp_path / "gone", "files and folders that are there"),
+                         (["a.png", files[0]], "pictures='a.png'")):
+        with pytest.raises(BadInput, match=words):
+            models["semi"].predict(given)
+
+
+def test_pictures_that_are_kept_decoded_are_not_decoded_again(models, tmp_path, monkeypatch):
+    (tmp_path / "unlabelled").mkdir()
+    for i in range(3):
+        Image.new("RGB", (40, 40), (80 * i, 9, 9)).save(tmp_path / "unlabelled" / f"{i}.png")
+    monkeypatch.setattr(pictures, "SETTLED", -60.0)
+    pictures.read(pictures.files_below(tmp_path / "unlabelled"), 32, tmp_path)
+    monkeypatch.setattr(pictures, "read_picture", None)
+    lines = []
+    monkeypatch.chdir(tmp_path)
+    frame = models["semi"].predict("unlabelled", lines.append)
+    assert frame["picture"].tolist() == [f"unlabelled/{i}.png" for i in range(3)]
+    assert lines == ["3 of 3 pictures predicted"]
 
 
 @pytest.mark.parametrize("method", ["semi", "cdmad"])
@@ -187,13 +207,14 @@ def test_the_pipeline_s_names_are_those_of_the_library():
 
 
 def test_example_photos_are_a_folder_of_pictures_with_a_long_tail(tmp_path):
-    folder = examples.example_photos(tmp_path / "photos", labelled=6, unlabelled=3, test=2, gamma=3)
+    folder = examples.example_photos(tmp_path / "photos", labelled=(6, 3, 2), pictures=36, test=12, dataset="mnistm5k")
     source = sources.load("imagefolder", str(folder), 32)
-    counts = torch.bincount(source.labels[source.labels >= 0]).tolist()
-    assert counts[0] == 6 and counts[-1] == 2 and counts == sorted(counts, reverse=True)
-    assert (source.labels < 0).sum() == 30 and len(source.test_labels) == 20
+    assert torch.bincount(source.labels[source.labels >= 0]).tolist() == [6, 3, 2]
+    assert (source.labels < 0).sum() == 13 and torch.bincount(source.test_labels).tolist() == [4, 4, 4]
+    every = torch.cat([source.images, source.test_images]).flatten(1)
+    assert len(every.unique(dim=0)) == 36, "no picture twice"
     before = sorted(p.stat().st_mtime_ns for p in folder.rglob("*.png"))
-    examples.example_photos(folder)
+    examples.example_photos(tmp_path / "photos", dataset="mnistm5k")
     assert before == sorted(p.stat().st_mtime_ns for p in folder.rglob("*.png")), "written once"
 
 
