@@ -144,7 +144,7 @@ def summary(evaluations: list[dict[str, Any]], metric: str = "balanced_accuracy"
 
 def right_of(evaluation: dict[str, Any]) -> list[int]:
     """Of an evaluation: how many test images are classified right, and how many there are."""
-    confusion = np.asarray(evaluation["confusion"], dtype=np.int64)
+    confusion = unpacked(evaluation["confusion"], len(evaluation["recall"]))
     return [int(confusion.diagonal().sum()), int(confusion.sum())]
 
 

@@ -150,8 +150,8 @@ def test_the_interval_of_a_share_is_wilson_s(right, images):
 
 def test_a_share_of_few_images_is_said_with_their_number():
     assert metrics.counted(3, 3) == "3 of 3 right, 100.0% (95% interval 43.9 to 100.0%)"
-    line = {"balanced_accuracy": 0.5, "confusion": [[3, 1], [2, 0]]}
-    assert metrics.summary([line, line])["right"] == [3, 6]
+    assert metrics.summary([metrics.scores(np.array([[3, 1], [2, 0]]), [1, 1])])["right"] == [3, 6]
+    assert metrics.summary([metrics.scores(np.eye(300), [1] * 300)])["right"] == [300, 300], "kept compressed"
 
 
 @pytest.mark.parametrize("classes", [2, 256, 257, 1000])
