@@ -10,7 +10,7 @@ NOTEBOOKS := build/nbval
 KEEP := PYTHONDONTWRITEBYTECODE=
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help quickstart test docs lab clean
+.PHONY: help quickstart test torture docs lab clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ test: $(STAMP) ## lint, check types, then run the tests and, with small paramete
 	rm -rf $(NOTEBOOKS)
 	$(VENV)/bin/python -m semilib smoke-notebooks $(NOTEBOOKS)
 	$(KEEP) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(TWO) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests $(NOTEBOOKS)
+
+torture: $(STAMP) ## kill runs, damage files, give bad input for 20 minutes (MINUTES=600); again goes on; one table
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/torture.py --minutes $(or $(MINUTES),20)
 
 docs: $(STAMP) ## build the documentation site, offline and from stored outputs, and print where it is
 	$(VENV)/bin/python docs/build.py build/docs

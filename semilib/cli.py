@@ -691,7 +691,7 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + 13)
     except OSError as error:
-        sys.exit(f"semilib {args.verb}: {error.filename or 'a file'}: {error.strerror or error}")
+        sys.exit(f"semilib {args.verb}: {shorter(str(error.filename or 'a file'))}: {error.strerror or error}")
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(128 + getattr(stop, "signal", signal.SIGINT))

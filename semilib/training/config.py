@@ -209,8 +209,10 @@ class Run:
         check_name("dataset", dataset, CELLS)
         if dataset == "imagefolder":
             folders.look_again()
-        for name in given:
-            check_parameter(name, given[name], method, given.get("base", ""), given.get("add", ""))
+        for name, value in given.items():
+            check_parameter(name, value, method, given.get("base", ""), given.get("add", ""))
+            if not isinstance(value, str | int | float | dict | list | tuple | None):
+                raise BadInput(name, value, "a number, a text, True, False, None or a dict")
         encoder = given.get("encoder")
         profile = given.get("profile")
         if profile is None or type(profile) is str and not profile:
@@ -251,6 +253,9 @@ class Run:
         fields = {name: _several(value) for name, value in given.items() if "." not in name}
         for method in methods:
             check_name("method", method, METHODS)
+        for name, value in given.items():
+            if not _several(value):
+                raise BadInput(name, value, "at least one value")
         options: dict[str, dict[str, list[Any]]] = {method: {} for method in methods}
         for name in given.keys() - fields.keys():
             owner, option = name.split(".", 1)
