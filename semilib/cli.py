@@ -11,11 +11,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from semilib import __version__
 from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError, check_name, shorter
 from semilib.training import signals
+
+if TYPE_CHECKING:
+    from semilib.study.committed import Committed
 
 # A story, the unit of work and a lesson: no table, no figure; and a measurement of the machine itself.
 NOT_RENDERED = ("00_quickstart", "10_run", "30_add_your_method", "90_speed")
@@ -151,7 +154,7 @@ def several(args, tables: list[str], fields: list[str]) -> None:
     for title, runs, recorded in groups:
         if recorded and not runs:
             print(f"{title}: nothing to do, {len(recorded)} runs are finished; --again does them too\n"
-                  f"  records: {', '.join(sorted({files.shown(folder.parent) for folder in recorded.values()}))}")
+                  f"  records: {', '.join(sorted({files.shown(kept.folder.parent) for kept in recorded.values()}))}")
     runs = once(groups)
     if not runs:
         return
@@ -175,7 +178,8 @@ def words_of(words: list[str]) -> tuple[list[str], list[str]]:
     return tables, fields
 
 
-Group = tuple[str, list, dict[str, Path]]       # a title, runs to do, and committed records by key, which are left out
+# A title, runs to do, and committed records by key, which are left out.
+Group = tuple[str, list, dict[str, "Committed"]]
 
 
 def own(fields: list[str]) -> list[Group]:
@@ -213,12 +217,13 @@ def estimate(runs: list, args, slots: int) -> str:
     return forecast(runs, args.runs, notebook=not args.bare, trial=trial).text(slots)
 
 
-def recorded_of(grid, args) -> dict[str, Path]:
+def recorded_of(grid, args) -> dict[str, Committed]:
     """The records of the grid's runs that are finished in results/ and not in the folder of runs, by key."""
     from semilib import files
-    from semilib.study import sheets
-    results = files.place("results")
-    return {key: folder for key, folder in sheets.find(grid, args.runs).items() if folder.is_relative_to(results)}
+    from semilib.study import committed
+    from semilib.training import record
+    kept = {run.key: committed.of(run) for run in grid.runs if record.state(run, files.place(args.runs)) != "done"}
+    return {key: records for key, records in kept.items() if records}
 
 
 def given_grids(tables: list[str], fields: list[str]) -> list:
@@ -261,8 +266,8 @@ def list_(args) -> None:
         print(f"{title}\n  " + ", ".join(f"{n} {state}" for state, n in numbers.items()))
         for run, state in known if args.all else ():
             print(f"  {state:12} {run.name}  {run.key}")
-        for key, folder in recorded.items() if args.all else ():
-            print(f"  in results   {folder.name}  {key}")
+        for key, kept in recorded.items() if args.all else ():
+            print(f"  in results   {kept.folder.name}  {key}")
 
 
 def render(args) -> None:

@@ -232,6 +232,15 @@ def test_render_gives_each_notebook_the_parameters_that_it_has(tmp_path, monkeyp
     assert "profile" not in table3, "ImageNet-127 has no smoke profile"
 
 
+def test_a_table_is_listed_without_reading_the_code_of_a_run_and_without_a_table(tmp_path, monkeypatch, capsys):
+    from semilib.study import sheets
+    from semilib.training import fingerprint
+    for module, name in ((fingerprint, "code_of"), (fingerprint, "Module"), (sheets, "find")):
+        monkeypatch.setattr(module, name, None)
+    cli.main(["list", "table1", "profile=small", "--runs", str(tmp_path)])
+    assert " in results" in capsys.readouterr().out
+
+
 def test_runs_of_committed_records_are_left_alone_unless_asked_for(capsys):
     """results/ holds Supervised at 600 steps; it is shown as such, and done again only with --again."""
     given = ["table1", "methods=['supervised']", "seeds=[0, 7]"]

@@ -12,8 +12,6 @@ seen.
 """
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
 import re
 import statistics
@@ -30,10 +28,10 @@ from semilib.report import records
 from semilib.report.records import GROUPS
 from semilib.report.table import DASH, Column, Table, column
 from semilib.report.tables import count, mean_and_spread, never_acted, short
-from semilib.study import probes, published
+from semilib.study import committed, probes, published
 from semilib.study.differences import LEVEL, difference, holm, in_words
 from semilib.study.grids import Entry, Grid, settings_of
-from semilib.training import fingerprint, metrics, record
+from semilib.training import metrics, record
 from semilib.training.config import Run
 
 METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy on the natural test split",
@@ -49,52 +47,18 @@ def find(grid: Grid, runs: str | Path = "runs", results: str | Path = "results")
 
     It is in `runs`, made by today's code, or else among the committed records, made by the code of their commit."""
     folders = {}
-    kept = committed(str(place(results)))
     for run in grid.runs:
         mine = record.folder(run, place(runs)) if record.folders(run, place(runs)) else None
         run_json = mine and record.read(mine)
         if run_json and run_json["status"] == "done":
             folders[run.key] = mine
-            continue
-        same = [(one, path) for path, one in kept.get(_fixed(run.identity()), ()) if is_of(run, one["config"])]
-        if len(same) > 1:                      # today's code first, then the latest
-            code = fingerprint.code_of(run.identity())
-            same = [max(same, key=lambda item: (item[0]["code"] == code, item[0].get("finished", "")))]
-        if same:
-            folders[run.key] = same[0][1]
+        elif kept := committed.of(run, results):
+            folders[run.key] = kept.folder
     return folders
 
 
 def missing(grid: Grid, folders: Folders) -> list[Run]:
     return [run for run in grid.runs if run.key not in folders]
-
-
-@functools.lru_cache(maxsize=4)
-def committed(results: str) -> dict[tuple[Any, ...], list[tuple[Path, dict[str, Any]]]]:
-    """The finished runs below a folder, by `_fixed` of their configuration: (place, run.json) of each."""
-    found: dict[tuple[Any, ...], list[tuple[Path, dict[str, Any]]]] = {}
-    for path in records.folders_below(results):
-        run = records.read(path).run if records.in_table(path) else record.read(path)
-        if run and run["status"] == "done":
-            found.setdefault(_fixed(run["config"]), []).append((path, run))
-    return found
-
-
-def _fixed(config: dict[str, Any]) -> tuple[Any, ...]:
-    """The fields that every configuration has had."""
-    return tuple(config.get(name) for name in ("dataset", "method", "seed", "profile"))
-
-
-def is_of(run: Run, config: dict[str, Any]) -> bool:
-    """Whether a record's configuration is this run's. A field or option that came later counts as its default."""
-    identity = run.identity()
-    return _fixed(identity) == _fixed(config) and _equal(identity, config, Run) and _equal(
-        run.options, config["options"], run.method_class().Config)
-
-
-def _equal(a: dict[str, Any], b: dict[str, Any], kind: type) -> bool:
-    usual = {f.name: f.default for f in dataclasses.fields(kind)}
-    return all(a.get(k, usual.get(k)) == b.get(k, usual.get(k)) for k in (a.keys() | b.keys()) - {"options"})
 
 
 # ---- the printed table -----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from PIL import Image
 from semilib.methods import title_of
 from semilib.report import diagrams, figures, paint  # noqa: F401  each draws kinds of figures
 from semilib.report.table import write_all
-from semilib.study import grids, insight, probes, published, sheet_figures, sheets  # noqa: F401
+from semilib.study import committed, grids, insight, probes, published, sheet_figures, sheets  # noqa: F401
 from semilib.study.differences import difference, holm, in_words
 from semilib.training import record
 
@@ -31,7 +31,7 @@ def made(tmp_path, monkeypatch):
     grid = grids.grid("table1", "small", list(SCORES))
     for run in grid.runs:
         write(tmp_path / "results" / f"{run.method}-{run.seed}", run, SCORES[run.method][run.seed])
-    sheets.committed.cache_clear()
+    committed.load.cache_clear()
     return grid, tmp_path
 
 
@@ -68,7 +68,7 @@ def test_a_part_that_never_acted_is_told_in_a_footnote(made):
     path = folder / "results" / "fixmatch-1" / "run.json"
     entry = json.loads(path.read_text())
     path.write_text(json.dumps({**entry, "result": {**entry["result"], "never_acted": {"u": "lower the threshold"}}}))
-    sheets.committed.cache_clear()
+    committed.load.cache_clear()
     never = [note for note in show(grid, folder).notes if "Never" in note]
     assert never == ["Never acted in FixMatch seed 1: u (lower the threshold)."]
 
@@ -112,7 +112,7 @@ def test_on_features_each_seed_has_its_split_and_no_published_number_stands_besi
     for run in grid.runs:
         write(tmp_path / "results" / run.key, run, 0.7 + run.seed / 100 + (run.method == "semi") * (5 + run.seed) / 100,
               split={"labelled_counts": [2, 1, 1], "fingerprint": f"{run.seed}" * 8})
-    sheets.committed.cache_clear()
+    committed.load.cache_clear()
     sheet = show(grid, tmp_path)
     assert "each with a split of its own" in sheet.text and ".split" not in sheet.text
     assert "frozen efficientnet-lite0 at 128 px" in sheet.text and "Not tuned" not in sheet.text
@@ -125,7 +125,7 @@ def test_on_features_each_seed_has_its_split_and_no_published_number_stands_besi
     path = tmp_path / "results" / run.key / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "split": {"labelled_counts": [2, 1, 1],
                                                                           "fingerprint": "other"}}))
-    sheets.committed.cache_clear()
+    committed.load.cache_clear()
     assert [note for note in show(grid, tmp_path).notes if "Not one split: the records hold" in note]
 
 
@@ -136,7 +136,7 @@ def test_what_is_missing_or_failed_is_visible(made):
     failed = record.folder(runs["semi", 2], folder / "runs")
     write(failed, runs["semi", 2], 0.9, status="failed", error="loss is not finite")
     (folder / "results" / "semi-2" / "run.json").unlink()
-    sheets.committed.cache_clear()
+    committed.load.cache_clear()
     sheet = show(grid, folder)
     rows = sheet.frame.set_index("row")
     assert rows.loc["FixMatch", "state"] == "1 not started" and "2/3, 1 not started" in sheet.text
@@ -156,13 +156,13 @@ def test_a_record_of_before_a_field_existed_is_still_this_run_and_another_config
     grid, _ = made
     run = grid.runs[0]
     config = run.identity()
-    assert sheets.is_of(run, {k: v for k, v in config.items() if k not in ("post_hoc", "crop")})
-    assert not sheets.is_of(run, {**config, "holdout": 0.2}), "a fold to choose options by is no test set"
-    assert not sheets.is_of(run, {**config, "lr": 0.3}) and not sheets.is_of(run, {**config, "seed": 9})
+    assert committed.is_of(run, {k: v for k, v in config.items() if k not in ("post_hoc", "crop")})
+    assert not committed.is_of(run, {**config, "holdout": 0.2}), "a fold to choose options by is no test set"
+    assert not committed.is_of(run, {**config, "lr": 0.3}) and not committed.is_of(run, {**config, "seed": 9})
     semi = next(r for r in grid.runs if r.method == "semi")
     options = semi.identity()["options"]
-    assert sheets.is_of(semi, {**semi.identity(), "options": {k: v for k, v in options.items() if k != "alpha"}})
-    assert not sheets.is_of(semi, {**semi.identity(), "options": {**options, "alpha": 0.1}})
+    assert committed.is_of(semi, {**semi.identity(), "options": {k: v for k, v in options.items() if k != "alpha"}})
+    assert not committed.is_of(semi, {**semi.identity(), "options": {**options, "alpha": 0.1}})
 
 
 def test_a_log_that_does_not_give_its_result_is_refused(made):
@@ -247,7 +247,7 @@ def test_the_ladder_draws_every_seed_of_every_row(made):
 def test_the_ladder_names_a_row_without_a_finished_run_and_is_drawn_again_from_its_csv(made, tmp_path):
     for seed in range(3):
         (made[1] / "results" / f"fixmatch-{seed}" / "run.json").unlink()
-    sheets.committed.cache_clear()
+    committed.load.cache_clear()
     figure, frame = sheet_figures.ladder(made[0], [show(*made)])
     assert frame.loc[frame["row"] == "FixMatch", "score"].isna().tolist() == [True]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["Supervised", "FixMatch", "SeMi"]
@@ -288,6 +288,6 @@ def test_of_several_records_the_latest_counts_and_a_fold_has_no_published_number
     run = next(r for r in grid.runs if (r.method, r.seed) == ("semi", 1))
     write(folder / "results" / "a-later-one", run, 0.9, finished="2030-01-01T00:00:00Z")
     write(folder / "results" / "z-an-earlier-one", run, 0.1, finished="2020-01-01T00:00:00Z")
-    sheets.committed.cache_clear()
+    committed.load.cache_clear()
     assert sheets.find(grid, folder / "runs", folder / "results")[run.key].name == "a-later-one"
     assert not cell("ccl", n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0, holdout=0.2)
