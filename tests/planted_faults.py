@@ -65,7 +65,7 @@ FAULTS = {
     "cpg": Fault("self.cfg.smoothing / (self.info.classes - 1)", "self.cfg.smoothing / self.info.classes"),
     "farad": Fault("z.abs().mean(0)", "z.mean(0).abs()"),
     "scssl": Fault("(c - 3) / 5", "(c - 4) / 5"),
-    "proportion": Fault("words.argsort(stable=True)[:n]", "words[:n] % pool"),
+    "proportion": Fault("/ self.cfg.proportion_t", "* self.cfg.proportion_t"),
     "dytrim": Fault("1 - share.double()", "share.double()"),
     "scad": Fault("torch.where(own, beta, 1.0)", "torch.where(own, 1.0, beta)"),
     "sage": Fault("-2 * below.square()", "-below.square()"),

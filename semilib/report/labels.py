@@ -21,6 +21,8 @@ FIELDS_OF_SCALE = ("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labell
                    "holdout", "side", "split_seed", "profile", "recipe", "steps")
 UNTOLD_FIELDS = {*FIELDS_OF_SCALE, "method", "base", "add", "post_hoc", "options", "seed", "root", "data_on",
                  "keep_seconds", "device", "capture", "deterministic"}
+# Options by which a method is told what it cannot know: a label tells them always.
+CHEATS = {"proportion_prior": "oracle"}
 
 
 def labels(records: list[Record]) -> list[str]:
@@ -38,7 +40,9 @@ def labels(records: list[Record]) -> list[str]:
                             lambda r: {k: v for k, v in r.config.items() if k not in UNTOLD_FIELDS})
     label: dict[int, str] = {}
     for r, option, setting in zip(started, options, settings, strict=True):
-        parts = [*([f"preset={presets[id(r)]}"] if r.method in several else []), *option, *setting]
+        cheats = [f"{name}={value}" for name, value in CHEATS.items() if r.config["options"].get(name) == value]
+        parts = [*([f"preset={presets[id(r)]}"] if r.method in several else []),
+                 *dict.fromkeys([*cheats, *option]), *setting]
         label[id(r)] = f"{r.method} ({', '.join(parts)})" if parts else r.method
     for r in records:
         if not r.config:            # which variant a run would have been is in its key alone

@@ -185,6 +185,10 @@ def test_labels_tell_what_differs(tmp_path):
     assert labels_of(tmp_path / "d", *presets) == ["semi (preset=paper)", "semi (preset=readme)"]
     labels = labels_of(tmp_path / "e", dict(lr=0.1), dict(lr=0.05, method="semi"))
     assert labels == ["fixmatch (lr=0.1)", "semi (lr=0.05)"]
+    oracle = dict(method="proportion", options={"proportion_prior": "oracle"})
+    assert labels_of(tmp_path / "f", oracle) == ["proportion (proportion_prior=oracle)"], "also where nothing differs"
+    honest = dict(method="proportion", options={"proportion_prior": "labelled"})
+    assert set(labels_of(tmp_path / "g", oracle, honest)) > {"proportion (proportion_prior=oracle)"}
     assert names.display("semi (oheml=off)") == "SeMi (oheml=off)" and names.display("mine") == "mine"
 
 
