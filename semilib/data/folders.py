@@ -9,13 +9,14 @@ A process looks at a folder once, until `look_again`: for all runs that it makes
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,15 @@ def look(root: str | Path, report: Report = silent) -> Folder:
 def look_again() -> None:
     """Have every folder looked at afresh when it is next asked for."""
     _seen.clear()
+
+
+@contextlib.contextmanager
+def seen() -> Iterator[None]:
+    """After this, folders that were looked at before are known as they were, whoever has asked to look again inside:
+    for runs that are made only to be compared."""
+    before = dict(_seen)
+    yield
+    _seen.update(before)
 
 
 def prepare(runs: Iterable[Run], report: Report = silent, note: Report = silent) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from semilib import files
+from semilib.data import folders
 from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError
 from semilib.files import PACKAGE
 from semilib.report import records
@@ -52,6 +53,7 @@ class Outcome:
 # ---- a run as parameters of the notebook -----------------------------------------------------------------------------
 
 
+@folders.seen()
 def parameters_of(run: Run) -> dict[str, Any]:
     """The parameters of `notebooks/10_run.ipynb` that make this run, few where it is a usual run.
 

@@ -160,6 +160,16 @@ def test_pictures_replaced_by_others_of_the_same_name_size_and_time_make_another
     assert torch.equal(first.images[1:], second.images[1:])
 
 
+def test_a_folder_is_walked_again_for_a_new_run_and_not_for_its_parameters(folder, monkeypatch):
+    from semilib.study.unit import parameters_of
+    walked, walk = [], pictures.files_below
+    monkeypatch.setattr(pictures, "files_below", lambda of, *to: (walked.append(of.name), walk(of, *to))[1])
+    run = Run.of("imagefolder", "supervised", root=str(folder))
+    assert parameters_of(run) and run.key == run.key and parameters_of(run)
+    assert run.key and walked == ["train", "test", "unlabelled"]
+    assert Run.of("imagefolder", "supervised", root=str(folder)).key == run.key and len(walked) == 6
+
+
 def test_a_picture_changed_while_it_is_read_is_no_other_picture(folder):
     known = folders.look(folder)
     drawn(folder / "train/ant/0.bmp", 12345)
