@@ -1,7 +1,6 @@
 """What the study on features answers: each claim of the paper as a question, and what the committed runs say to it.
 
-    for answer in answers(tables()):
-        print(answer.markdown)
+    print(page(study()))                  # Markdown; figures/features/answers.md holds it
 
 Every number and every word of a verdict is computed from the tables. A question whose runs are not there says so. A
 difference is called one where Holm's p is below 0.05 among the comparisons of its answer.
@@ -49,7 +48,7 @@ class Answer:
     @property
     def markdown(self) -> str:
         return "\n".join([f"## {self.question}", "", *(f"{line}\n" for line in self.text),
-                          *(f"*{t.title}*\n\n{t.grid}\n" + "".join(f"- {n}\n" for n in t.notes) for t in self.tables)])
+                          *(f"*{table.title}*\n\n{table.grid}" for table in self.tables)])
 
 
 def study(runs: str | Path = "runs", results: str | Path = "results", root: str = "data") -> Study:
@@ -84,7 +83,7 @@ def page(of: Study) -> str:
 HEAD = """# What the study on features shows
 
 Every sentence below is about small networks on features of a frozen encoder that has seen ImageNet
-([how](features.md)): CIFAR-10-LT 1500/3000 at ratio 100, unlabelled pool *consistent* with the labelled one or
+([how](../../docs/features.md)): CIFAR-10-LT 1500/3000 at ratio 100, unlabelled pool *consistent* with the labelled one or
 *reversed*, 1,500 steps, each seed with a split of its own, settings of every method tuned alike. They say nothing of
 training from scratch. n is the number of seeds that both rows have; a star is Holm's p below 0.05 in its table.
 """
