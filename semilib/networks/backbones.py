@@ -150,8 +150,46 @@ class Plain(nn.Module):
         return x
 
 
+class Pretrained(nn.Module):
+    """A network with weights that somebody else has trained, all of them trained on: pictures [B, 3, H, W] to a map of
+    one pixel, [B, D, 1, 1].
+
+    Pictures come normalised as their data set is. They are normalised as the weights want it (times `scale`, plus
+    `shift`, [3] each), resized to `side` and given to `net`, which returns features [B, D]. A fresh start (`restart`)
+    is from the weights that it came with.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, net: nn.Module, features: int, side: int, interpolation: str, scale: Tensor, shift: Tensor):
+        super().__init__()
+        self.net, self.side, self.interpolation = net, side, interpolation
+        self.register_buffer("scale", scale.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(1, 3, 1, 1), persistent=False)
+        self.features, self.map_widths, self.keep_maps = features, (), False
+        for parent in list(net.modules()):
+            for name, part in parent.named_children():
+                strided = isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and part.stride[0] > 1
+                if strided and part.bias is None:
+                    taken = Shortcut(part.in_channels, part.out_channels, part.stride[0], part.groups)
+                    taken.load_state_dict(part.state_dict())
+                    setattr(parent, name, taken)
+        self.start = {name: value.clone() for name, value in net.state_dict().items()}
+
+    def restart(self) -> None:
+        self.net.load_state_dict(self.start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.addcmul(self.shift, x, self.scale)
+        if x.shape[2:] != (self.side, self.side):
+            x = F.interpolate(x, (self.side, self.side), mode=self.interpolation, antialias=True)
+        return self.net(x)[:, :, None, None]
+
+
 ON_FEATURES = "mlp-WIDTH (such as mlp-256) or linear"
-ON_PICTURES = "wrn-DEPTH-WIDTH (such as wrn-28-2) or resnet50"
+ON_PICTURES = "wrn-DEPTH-WIDTH (such as wrn-28-2), resnet50, or an encoder to train from its weights, such as " \
+              "efficientnet-lite0"
 
 
 def parse_network(network: str) -> tuple[int, float] | int | None:
@@ -178,7 +216,7 @@ def reads_features(network: str) -> bool:
     return network == "linear" or network.startswith("mlp-")
 
 
-Backbone = WideResNet | ResNet50 | FeatureMLP | Plain
+Backbone = WideResNet | ResNet50 | FeatureMLP | Plain | Pretrained
 
 
 def make_backbone(network: str, variant: str = "V1", bn_momentum: float = 0.001, channels: int = 3) -> Backbone:
@@ -196,9 +234,16 @@ def make_backbone(network: str, variant: str = "V1", bn_momentum: float = 0.001,
 def initialise(net: nn.Module, seed: int) -> None:
     """Initial values, each drawn for its parameter's name alone, so that one more head moves no other parameter.
 
-    Convolutions: normal, Kaiming fan-out, gain sqrt(2). Linear layers: Xavier normal, bias 0. Norms: 1 and 0.
+    Convolutions: normal, Kaiming fan-out, gain sqrt(2). Linear layers: Xavier normal, bias 0. Norms: 1 and 0. A
+    pretrained backbone starts from its weights.
     """
+    trained = [module for module in net.modules() if isinstance(module, Pretrained)]
+    kept = {part for module in trained for part in module.modules()}
+    for module in trained:
+        module.restart()
     for prefix, module in net.named_modules():
+        if module in kept:
+            continue
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.affine:
             module.weight.fill_(1)
             module.bias.zero_()

@@ -4,19 +4,21 @@
     timm:NAME, torchvision:NAME            weights that those libraries download, or a file given as `encoder_weights`
 
 An encoder takes uint8 pictures of any side. It resizes and normalises them as its own configuration says. On a CPU it
-runs in ONNX Runtime, on CUDA compiled in bf16. B pictures, D features.
+runs in ONNX Runtime, on CUDA compiled in bf16. B pictures, D features. `backbone_of` gives the same network as a
+backbone whose weights are trained on.
 """
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
 import importlib.util
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +27,10 @@ from torch import Tensor, nn
 
 from semilib import files
 from semilib.errors import BadInput, check_name
+from semilib.networks.backbones import Backbone, Pretrained, make_backbone
+
+if TYPE_CHECKING:
+    from semilib.training.config import Run
 
 BATCH = 64                         # pictures a pass; a last one that is short is filled up, so that every pass is alike
 STRIDE = 32                        # of the encoders' last maps
@@ -54,13 +60,19 @@ LIBRARIES = ("timm", "torchvision")
 KNOWN = f"none, {', '.join(PACKAGED)}, timm:NAME or torchvision:NAME"
 
 
-def check_encoder(name: str, side: int) -> None:
-    """Raises BadInput for an encoder that nobody knows, and for a side that it cannot take. Reads no weights."""
+def is_encoder(name: str) -> bool:
+    """Whether a name is one of an encoder, known or not; as a `network` it is trained from its weights."""
+    return name in PACKAGED or name.partition(":")[0] in LIBRARIES and ":" in name
+
+
+def check_encoder(name: str, side: int, field: str = "encoder") -> None:
+    """Raises BadInput for an encoder that nobody knows (`field` has it), and for a side that it cannot take. Reads no
+    weights."""
     library, colon, model = name.partition(":")
     if colon and (library not in LIBRARIES or not re.fullmatch(r"[\w.:/@+-]+", model)):
-        raise BadInput("encoder", name, KNOWN)
+        raise BadInput(field, name, KNOWN)
     if not colon:
-        check_name("encoder", name, ("none", *PACKAGED, *(f"{library}:NAME" for library in LIBRARIES)))
+        check_name(field, name, ("none", *PACKAGED, *(f"{library}:NAME" for library in LIBRARIES)))
     if side % STRIDE:
         raise BadInput("encoder_side", side, f"a multiple of {STRIDE}, such as 96, 128, 160 or 224")
 
@@ -225,6 +237,21 @@ def _downloaded(name: str, make: Callable[[], Any], weights: str) -> Any:
             raise BadInput("encoder_weights", weights, f"weights of {name}: {reason}") from error
         raise BadInput("encoder", name, f"weights that can be downloaded here ({reason}); without a network: "
                                         f"{', '.join(PACKAGED)}, or encoder_weights=FILE") from error
+
+
+def backbone_of(run: Run, channels: int, mean: Sequence[float], std: Sequence[float]) -> Backbone:
+    """The backbone of a run's network, for inputs of so many channels; an encoder's is trained from its weights.
+
+    mean, std: [3], of the data set, by which its pictures come normalised. Raises BadInput as `load` does."""
+    if not is_encoder(run.network):
+        return make_backbone(run.network, run.variant, run.bn_momentum, channels)
+    with torch.device("cpu"):                                # also where shapes alone are asked for
+        encoder = load(run.network, run.encoder_side, run.encoder_weights)
+        own_mean, own_std, data_mean, data_std = (torch.tensor(v, dtype=torch.float64)
+                                                  for v in (encoder.mean, encoder.std, mean, std))
+        scale, shift = data_std / own_std, (data_mean - own_mean) / own_std
+        net = copy.deepcopy(encoder.net).requires_grad_(True)
+        return Pretrained(net, encoder.features, encoder.side, encoder.interpolation, scale.float(), shift.float())
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------

@@ -83,9 +83,10 @@ def page(of: Study) -> str:
 HEAD = """# What the study on features shows
 
 Every sentence below is about small networks on features of a frozen encoder that has seen ImageNet
-([how](../../docs/features.md)): CIFAR-10-LT 1500/3000 at ratio 100, unlabelled pool *consistent* with the labelled one or
-*reversed*, 1,500 steps, each seed with a split of its own, settings of every method tuned alike. They say nothing of
-training from scratch. n is the number of seeds that both rows have; a star is Holm's p below 0.05 in its table.
+([how](../../docs/features.md)): CIFAR-10-LT 1500/3000 at ratio 100, the unlabelled pool *consistent* with the labelled
+one or *reversed*, 1,500 steps, each seed with a split of its own, settings of every method tuned alike. None says
+anything of training from scratch. n is the number of seeds that both rows have; a star is Holm's p below 0.05 in its
+table.
 """
 
 # ---- the questions ---------------------------------------------------------------------------------------------------

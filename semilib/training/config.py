@@ -20,7 +20,7 @@ from semilib.data.splits import ORDERS
 from semilib.errors import BadInput, check_name
 from semilib.files import check_path
 from semilib.networks.backbones import ON_FEATURES, ON_PICTURES, VARIANTS, parse_network, reads_features
-from semilib.networks.encoders import check_encoder, file_hash
+from semilib.networks.encoders import check_encoder, file_hash, is_encoder
 from semilib.networks.net import POLICIES
 from semilib.options import PAPER_STEPS, Duration, Options, check_fields, duration_in_steps, fields_in_key, option, span
 
@@ -83,6 +83,9 @@ SIDES = {"imagenet127": (32, 64)}              # the sizes of a data set that ha
 
 # Fields that mean nothing without an encoder.
 FEATURE_FIELDS = ("encoder", "encoder_side", "encoder_weights", "stored_weak", "stored_strong", "statistics")
+# Fields that mean nothing without a network that is trained from an encoder's weights; and those of FEATURE_FIELDS that
+# such a network takes too.
+PRETRAINED_FIELDS, SHARED_FIELDS = ("encoder_lr", "encoder_decay"), ("encoder_side", "encoder_weights")
 
 # What a profile other than "paper" keeps under recipe="original": the scale of the run, which no published recipe fits.
 SCALE = ("steps", "batch", "network", "bn_momentum", "ema", "eval_every")
@@ -159,7 +162,8 @@ class Run:
                            "parameters: buffers copied; warmup: DASO's, buffers averaged; decaying: DARP's",
                            choices=("parameters", "warmup", "decaying"))
     eval_every: Duration = option(12, "steps between evaluations, or their share of the run", low=0)
-    network: str = option("wrn-10-0.5", "wrn-DEPTH-WIDTH or resnet50")
+    network: str = option("wrn-10-0.5", "wrn-DEPTH-WIDTH or resnet50; an encoder's name: all of it, trained from its "
+                                        "weights; on stored features mlp-WIDTH or linear")
     variant: str = option("V1", "the WRN as published: V1 FixMatch, V2 DASO, V3 RDA, USB; see models.Block",
                           choices=VARIANTS)
     encoder: str = option("none", "none, or a pretrained encoder on whose stored features the network is trained: "
@@ -173,6 +177,10 @@ class Run:
     statistics: str = option("pool", "whose plain features set the standardisation: those of the run's pool, or of its "
                                      "labelled images",
                              choices=("pool", "labelled"), in_key="changed")
+    encoder_lr: float = option(0.1, "where the network is an encoder: rate of its weights as a share of lr", low=0,
+                               high=1, in_key="changed")
+    encoder_decay: float = option(5e-4, "where the network is an encoder: L2 of its decayed weights", low=0,
+                                  in_key="changed")
     bn_momentum: float = option(0.1, "batch-norm momentum in PyTorch's convention", low=0, high=1)
     strong_pool: str = option("A", "A: FixMatch's RandAugment; B: USB's; C: DARP's and CDMAD's",
                               choices=("A", "B", "C"))
@@ -213,6 +221,8 @@ class Run:
             check_parameter(name, value, method, given.get("base", ""), given.get("add", ""))
             if not isinstance(value, str | int | float | dict | list | tuple | None):
                 raise BadInput(name, value, "a number, a text, True, False, None or a dict")
+        if is_encoder(str(given.get("network"))):
+            given = {"encoder": "none", **given}
         encoder = given.get("encoder")
         profile = given.get("profile")
         if profile is None or type(profile) is str and not profile:
@@ -311,17 +321,31 @@ class Run:
         object.__setattr__(self, "options", dataclasses.asdict(self.method_options()))
 
     def _check_network(self) -> None:
-        parse_network(self.network)
+        pretrained = is_encoder(self.network)
         check_encoder(self.encoder, self.encoder_side)
+        if pretrained:
+            check_encoder(self.network, self.encoder_side, "network")
+        else:
+            parse_network(self.network)
         if reads_features(self.network) != (self.encoder != "none"):
             wanted = f"{ON_FEATURES} with encoder={self.encoder}" if self.encoder != "none" else \
                 f"{ON_PICTURES} without an encoder"
             raise BadInput("network", self.network, wanted)
         if self.encoder != "none":
             self.method_class().check_on_features(self.method_options())
+        elif pretrained and self.method_class().reads_maps:
+            raise BadInput("network", self.network, f"wrn-DEPTH-WIDTH or resnet50 for {self.method}, which reads maps "
+                                                    "of several depths")
+        unused = {name: "without an encoder" for name in FEATURE_FIELDS
+                  if self.encoder == "none" and not (pretrained and name in SHARED_FIELDS)}
+        unused |= {name: "unless the network is an encoder's, such as efficientnet-lite0" for name in PRETRAINED_FIELDS
+                   if not pretrained}
         for f in dataclasses.fields(self):
-            if self.encoder == "none" and f.name in FEATURE_FIELDS and getattr(self, f.name) != f.default:
-                raise BadInput(f.name, getattr(self, f.name), f"{f.default!r} without an encoder")
+            if f.name in unused and getattr(self, f.name) != f.default:
+                raise BadInput(f.name, getattr(self, f.name), f"{f.default!r} {unused[f.name]}")
+        if pretrained and self.ema_rule == "decaying" and self.encoder_decay != self.weight_decay:
+            raise BadInput("encoder_decay", self.encoder_decay, f"{self.weight_decay:g}, as weight_decay, beside "
+                                                                "ema_rule=decaying, which decays all weights alike")
         if self.holdout and self.holdout_images:
             raise BadInput("holdout_images", self.holdout_images,
                            f"0 beside holdout={self.holdout:g}: one set is held out")

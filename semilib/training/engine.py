@@ -34,8 +34,9 @@ from semilib.features.batches import dealt
 from semilib.methods.base import Context, Info, LeadIn, Phase, Pseudo
 from semilib.methods.losses import Term, reduce
 from semilib.methods.row_state import join_large_rows, split_large_rows
-from semilib.networks.backbones import initialise, make_backbone
+from semilib.networks.backbones import initialise
 from semilib.networks.ema import Average
+from semilib.networks.encoders import backbone_of, is_encoder
 from semilib.networks.net import Net, View, Views
 from semilib.training import checkpoint, compiling, looking
 from semilib.training.config import Run
@@ -140,7 +141,7 @@ class Trainer:
 
     def _build(self) -> None:
         run = self.run
-        backbone = make_backbone(run.network, run.variant, run.bn_momentum, self.data.channels)
+        backbone = backbone_of(run, self.data.channels, self.source.mean, self.source.std)
         one_pass = self.data.y.cpu()[torch.randperm(len(self.data.y), generator=rng.generator(run.seed, "first_pass"))]
         info = Info(classes=self.data.classes, features=backbone.features, counts=self.data.counts,
                     n_labelled=len(self.data.labelled), n_unlabelled=len(self.data.unlabelled),
@@ -164,6 +165,7 @@ class Trainer:
         self.average = Average(self.net, run.ema, run.ema_rule, run.weight_decay)
         self.now = torch.zeros((), dtype=torch.int64, device=self.device)
         self.lr = torch.zeros((), dtype=self.dtype, device=self.device)
+        self.encoder_lr = torch.zeros_like(self.lr)               # of a backbone that came with weights
         self.optimisers = self.method.optimisers(self.net, self._make_optimiser)
         self.monitor = Monitor(self.data.classes, self.device)
         self.last_losses: dict[str, Tensor] = {}
@@ -189,10 +191,16 @@ class Trainer:
         if "weight_decay" in changes:
             self.average.spare(modules)
         weight_decay = changes.pop("weight_decay", 0.0 if run.ema_rule == "decaying" else run.weight_decay)
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-        groups = [g for g in groups if g["params"]]
         kind = changes.pop("optimiser", run.optimiser)
         lr = changes.pop("lr", self.lr)
+        own = set(self.net.backbone.parameters()) if is_encoder(run.network) else set()
+        encoder_decay = 0.0 if run.ema_rule == "decaying" else run.encoder_decay
+        encoder_lr = self.encoder_lr if lr is self.lr else lr * run.encoder_lr
+        groups = [{"params": [p for p in decayed if p not in own], "weight_decay": weight_decay},
+                  {"params": [p for p in exempt if p not in own], "weight_decay": 0.0},
+                  {"params": [p for p in decayed if p in own], "weight_decay": encoder_decay, "lr": encoder_lr},
+                  {"params": [p for p in exempt if p in own], "weight_decay": 0.0, "lr": encoder_lr}]
+        groups = [g for g in groups if g["params"]]
         if kind == "sgd":
             optimiser = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True, **changes)
             # The fused step wants all momenta or none, and a head may get its first gradient in a later phase.
@@ -238,6 +246,7 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         self.lr.copy_(self.learning_rate(now))
+        self.encoder_lr.copy_(self.lr * self.run.encoder_lr)
         for optimiser in self.optimisers:
             optimiser.step()
         self.last_losses = {name: loss.detach() for name, loss in losses.items()}
@@ -342,10 +351,10 @@ class Trainer:
     def restart(self) -> None:
         """A fresh network, average and optimisers, as at step 0 (a new generation); the method's state and the time
         stay."""
-        initialise(self.net, self.run.seed)
         for norm in self.net.modules():
             if isinstance(norm, nn.modules.batchnorm._NormBase):
                 norm.reset_running_stats()
+        initialise(self.net, self.run.seed)
         self.average.net.load_state_dict(self.net.state_dict())
         for optimiser in self.optimisers:
             for state in optimiser.state.values():

@@ -29,7 +29,6 @@ from semilib.errors import BadInput
 from semilib.features.batches import bytes_of
 from semilib.methods.base import Info, Method
 from semilib.networks import encoders
-from semilib.networks.backbones import make_backbone
 from semilib.networks.encoders import Encoder
 from semilib.networks.net import Net
 from semilib.training import checkpoint, record
@@ -227,7 +226,8 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     config |= {"device": device, "precision": "fp32"} | ({"root": str(root)} if root else {})
     known = config.get("encoder_weights", "")
     if (encoders.file_hash(encoder_weights) if encoder_weights else "") != known:
-        wanted = f"the file of {config['encoder']} whose hash is {known}" if known else "'': the run has no such file"
+        name = config["encoder"] if config["encoder"] != "none" else config["network"]
+        wanted = f"the file of {name} whose hash is {known}" if known else "'': the run has no such file"
         raise BadInput("encoder_weights", encoder_weights, wanted)
     run = Run(**{**config, "encoder_weights": encoder_weights})
     split = _split(found, folder)
@@ -243,7 +243,7 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
         channels, encoded = encoder.features, _encoded(prepare, facts)
     labels = torch.arange(len(counts)).repeat_interleave(counts)
     with torch.device("meta"):                             # shapes alone
-        shape = make_backbone(run.network, run.variant, run.bn_momentum, channels)
+        shape = encoders.backbone_of(run, channels, facts["mean"], facts["std"])
     info = Info(classes=len(counts), features=shape.features, counts=counts, n_labelled=int(counts.sum()),
                 n_unlabelled=1, batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed, device=where,
                 dtype=torch.float32, first_pass=labels, run=run, map_widths=shape.map_widths,
@@ -251,11 +251,11 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     with torch.device("meta"):
         drawn = encoded and (lambda given: torch.empty(len(given), channels, 1, 1, device=where))
         blank = dataclasses.replace(info, encoded=drawn)
-        needed = sum(value.nbytes for part in _built(run, blank, channels) for value in part.state_dict().values())
+        needed = sum(value.nbytes for part in _built(run, blank, channels, facts) for value in part.state_dict().values())
     if needed > (folder / "checkpoint.npz").stat().st_size:
         raise BadInput("folder", folder.name, "a run whose run.json fits its checkpoint.npz, which is smaller than the "
                                               f"{needed / 1e6:,.1f} MB of the network that is described there")
-    net, method = _built(run, info, channels)
+    net, method = _built(run, info, channels, facts)
     method.phase = method.phases()[-1].name
     own = checkpoint.unnest(state, "method")
     shapes = {name: buffer.shape for name, buffer in method.state_dict().items()}
@@ -282,11 +282,11 @@ def _split(found: dict[str, Any], folder: Path) -> dict[str, Any]:
     raise BadInput("folder", folder.name, "a run whose run.json has its classes' names, their counts and its colours")
 
 
-def _built(run: Run, info: Info, channels: int) -> tuple[Net, Method]:
-    """The network and the built method of a run, untrained."""
+def _built(run: Run, info: Info, channels: int, facts: dict[str, Any]) -> tuple[Net, Method]:
+    """The network and the built method of a run, untrained. facts: what its images were normalised by."""
     method = run.method_class()(run.method_options(), info)
     method.build()
-    return Net(make_backbone(run.network, run.variant, run.bn_momentum, channels), method.heads()), method
+    return Net(encoders.backbone_of(run, channels, facts["mean"], facts["std"]), method.heads()), method
 
 
 def _encoded(prepare: nn.Module, facts: dict[str, Any]) -> Callable[[Tensor], Tensor]:

@@ -154,7 +154,7 @@ class Small(nn.Module):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(engine, "make_backbone", lambda *args: Small())
+    monkeypatch.setattr(engine, "backbone_of", lambda *args: Small())
 
 
 TRACED = {**{name: VARIANTS[name] for name in METHODS},
