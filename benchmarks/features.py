@@ -1,0 +1,203 @@
+"""How fast runs on stored features are, on one core: making a store, a step, a whole run, two at once, memory.
+
+    python -m benchmarks.features [NAME=VALUE ...]      # results/speed/features/MACHINE.json, and its table
+
+Each part is measured beside what it is compared with, in one process and in turn, so that both meet the same machine.
+Parts that the record has already are kept. Names: root, images (of the store that is made), steps, rounds, long (steps
+of the whole run).
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semilib.data import sources
+from semilib.errors import check_name
+from semilib.features import batches
+from semilib.features.store import Store
+from semilib.files import place, shown, write_text
+from semilib.networks import encoders
+from semilib.report.table import Table, column
+from semilib.speed import records
+from semilib.speed.measure import Settings, machine
+from semilib.training import record as runs
+from semilib.training.config import Run
+from semilib.training.engine import Trainer
+from semilib.training.train import train
+
+FOLDER = Path("results/speed/features")
+USUAL = dict(root="data", images=512, steps=40, rounds=5, long=10_000)
+ONE, MANY = dict(n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0), dict(n1=150, m1=300, gamma_l=20.0, gamma_u=20.0)
+VIEWS = {"none": 1, "weak": 2, "strong": 8}             # of an image, as profile features stores them
+
+
+def run_of(given: dict[str, Any], method: str = "semi", dataset: str = "cifar10", **changes: Any) -> Run:
+    return Run.of(dataset, method, profile="features", root=given["root"], split_seed=0,
+                  **{**(ONE if dataset == "cifar10" else MANY), **changes})
+
+
+def in_turn(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Median seconds of each way, one after the other in every round; a first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def eager(encoder: encoders.Encoder, device: torch.device, cache: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What `encoders.runner` gives, by PyTorch alone."""
+    return lambda pictures: torch.cat([encoder.eager(part) for part in pictures.split(encoders.BATCH)])
+
+
+# ---- the parts -------------------------------------------------------------------------------------------------------
+
+
+def making(given: dict[str, Any]) -> dict[str, float]:
+    """Views a second of a store's making, drawing, resizing and writing included: our way, and PyTorch's in its
+    place."""
+    run = run_of(given)
+    source = sources.load(run.dataset, run.root, run.side)
+    some = torch.arange(given["images"])
+
+    def make(way: Callable) -> None:
+        usual, encoders.runner = encoders.runner, way
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                look = batches.stores(source, run, torch.device("cpu"))[0].look
+                Store(folder, "trial", source.images, look, run.encoder, run.encoder_side, "", torch.device("cpu"),
+                      lambda line: None).ensure(VIEWS, some)
+        finally:
+            encoders.runner = usual
+    views = len(some) * sum(VIEWS.values())
+    seconds = in_turn({"ours": lambda: make(encoders.runner), "eager": lambda: make(eager)}, 1)
+    return {f"{name}_views_a_second": views / value for name, value in seconds.items()}
+
+
+def steps(given: dict[str, Any]) -> dict[str, float]:
+    """Seconds a step: SeMi and FixMatch at 10 classes, SeMi at 100; and SeMi with the frozen encoder in the loop, by
+    PyTorch and by ONNX Runtime, which draws and encodes the step's own number of views."""
+    trainers = {"semi": Trainer(run_of(given)), "fixmatch": Trainer(run_of(given, "fixmatch")),
+                "semi_100_classes": Trainer(run_of(given, dataset="cifar100"))}
+    run = run_of(given)
+    source = sources.load(run.dataset, run.root, run.side)
+    scratch = run.with_(encoder="none", network="wrn-10-0.5")
+    live = Trainer(scratch, source).data
+    encoder = encoders.load(run.encoder, run.encoder_side)
+    quick = encoders.runner(encoder, torch.device("cpu"), place(given["root"]) / "features" / "encoders")
+
+    def advance(trainer: Trainer, n: int) -> None:
+        for _ in range(n):
+            trainer.advance()
+
+    def looped(compute: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        from semilib.data.step import Time
+        now = Time(torch.tensor(0), run.steps, torch.float32, "")
+        _, raw = live.pick(now)
+        for pictures in live.views(raw, 0).values():
+            compute(pictures)
+        trainers["semi"].advance()
+    n = given["steps"]
+    ways = {name: (lambda trainer=trainer: advance(trainer, n)) for name, trainer in trainers.items()}
+    seconds = {name: value / n for name, value in in_turn(ways, given["rounds"]).items()}
+    return seconds | in_turn({"semi_eager_in_loop": lambda: looped(encoder.eager),
+                              "semi_onnx_in_loop": lambda: looped(quick)}, 2)
+
+
+def whole(given: dict[str, Any]) -> dict[str, float]:
+    """Seconds of a whole run with its evaluations, alone and two side by side; and the memory that a process took."""
+    def timed(seeds: tuple[int, ...]) -> list[dict[str, float]]:
+        with tempfile.TemporaryDirectory() as folder:
+            words = [f"{name}={value}" for name, value in given.items()]
+            parts = [subprocess.Popen([sys.executable, "-m", "benchmarks.features", f"only={seed}", f"into={folder}",
+                                       *words], stdout=subprocess.PIPE, text=True) for seed in seeds]
+            return [json.loads(part.communicate()[0].splitlines()[-1]) for part in parts]
+    alone, both = timed((0,)), timed((1, 2))
+    return {"seconds": alone[0]["seconds"], "seconds_of_two": max(part["seconds"] for part in both),
+            "gigabytes": alone[0]["gigabytes"]}
+
+
+def one_run(seed: int, folder: str, given: dict[str, Any]) -> dict[str, float]:
+    """A whole run in this process: its seconds and the largest memory."""
+    path = train(run_of(given, steps=given["long"], seed=seed, keep_seconds=1e6), folder)
+    return {"seconds": runs.read(path)["seconds"],
+            "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
+def on_paper(given: dict[str, Any]) -> dict[str, float]:
+    """ImageNet-127's pool by arithmetic: its training images, all views of each, float16; nothing of it is held whole,
+    because a run reads the rows of a step."""
+    views = 1_281_167 * sum(VIEWS.values())
+    return {"views": views, "gigabytes": views * 1280 * 2 / 1e9}
+
+
+PARTS = {"making": making, "steps": steps, "whole": whole, "on_paper": on_paper}
+
+# ---- record and table ------------------------------------------------------------------------------------------------
+
+
+def table(record: dict[str, Any]) -> Table:
+    """The goals beside what was measured."""
+    made, step, run = (record.get(name, {}) for name in ("making", "steps", "whole"))
+
+    def ratio(a: float | None, b: float | None) -> float:
+        return a / b if a and b else float("nan")
+    rows = [
+        ("store's making over PyTorch eager, fp32", "at least 3.2 x",
+         ratio(made.get("ours_views_a_second"), made.get("eager_views_a_second")), "{:.1f} x"),
+        ("SeMi's step, PyTorch eager in the loop over stored features", "at least 300 x",
+         ratio(step.get("semi_eager_in_loop"), step.get("semi")), "{:.0f} x"),
+        ("the same, ONNX Runtime in the loop", "at least 60 x",
+         ratio(step.get("semi_onnx_in_loop"), step.get("semi")), "{:.0f} x"),
+        ("a SeMi step", "at most 7 ms", 1e3 * step.get("semi", float("nan")), "{:.1f} ms"),
+        ("a FixMatch step", "at most 4 ms", 1e3 * step.get("fixmatch", float("nan")), "{:.1f} ms"),
+        ("SeMi at 100 classes over 10", "at most 1.3 x", ratio(step.get("semi_100_classes"), step.get("semi")),
+         "{:.2f} x"),
+        (f"{record['given']['long']:,} SeMi steps with their evaluations", "at most 80 s for 10,000",
+         run.get("seconds", float("nan")), "{:.0f} s"),
+        ("two such runs side by side over one", "at most 1.15 x", ratio(run.get("seconds_of_two"), run.get("seconds")),
+         "{:.2f} x"),
+        ("memory of such a run", "at most 1.5 GB", run.get("gigabytes", float("nan")), "{:.2f} GB")]
+    return Table(f"Runs on stored features; {records.where(record)}, one thread",
+                 [column("what", "", left=True), column("goal", "goal", left=True), column("shown", "measured")],
+                 [{"what": what, "goal": goal, "shown": "" if value != value else how.format(value)}
+                  for what, goal, value, how in rows])
+
+
+def main(words: list[str]) -> None:
+    asked: dict[str, Any] = dict(word.partition("=")[::2] for word in words)
+    only, into = asked.pop("only", None), asked.pop("into", "")
+    for name in asked:
+        check_name("name", name, USUAL)
+    given = {name: type(usual)(asked.get(name, usual)) for name, usual in USUAL.items()}
+    torch.set_num_threads(1)
+    if only is not None:
+        print(json.dumps(one_run(int(only), into, given)))
+        return
+    about = machine(dataclasses.replace(Settings(), device="cpu"))
+    out = place(FOLDER) / f"{records.slug(about)}.json"
+    record = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    record = {"machine": {**about, "threads": 1}, "given": {k: v for k, v in given.items() if k != "root"}, **record}
+    for name, part in PARTS.items():
+        if name not in record:
+            record[name] = part(given)
+            write_text(out, json.dumps(record, indent=1) + "\n")
+    print(table(record).text)
+    print(f"record: {shown(out)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,20 @@
+"""The measurement of runs on features: turns, and the table of goals from a record."""
+import benchmarks.features as features
+
+
+def test_ways_are_timed_in_turn_and_the_first_round_does_not_count(monkeypatch):
+    clock = iter([0, 9, 0, 9, 0, 1, 0, 2, 0, 3, 0, 6])           # two warm-ups of 9, then 1 and 2, then 3 and 6
+    monkeypatch.setattr(features.time, "perf_counter", lambda: next(clock))
+    order = []
+    found = features.in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
+    assert order == ["a", "b"] * 3 and found == {"a": 2, "b": 4}
+
+
+def test_the_table_shows_ratios_of_what_was_measured_side_by_side_and_nothing_for_the_rest():
+    record = {"machine": {"device": "cpu", "cpu": "Some Model", "cores": 2, "threads": 1, "date": "2026-12-01"},
+              "given": {"long": 10_000}, "making": {"ours_views_a_second": 300, "eager_views_a_second": 75},
+              "steps": {"semi": 0.01, "fixmatch": 0.004, "semi_100_classes": 0.012, "semi_eager_in_loop": 4.0,
+                        "semi_onnx_in_loop": 0.8}}
+    shown = {row["what"]: row["shown"] for row in features.table(record).frame}
+    assert list(shown.values())[:6] == ["4.0 x", "400 x", "80 x", "10.0 ms", "4.0 ms", "1.20 x"]
+    assert list(shown.values())[6:] == ["", "", ""] and "Some Model, 2 cores (1 thread)" in features.table(record).title
