@@ -149,11 +149,11 @@ def is_preferred(record: Record) -> bool:
     return "H200" in record["machine"]["device"] if is_gpu(record) else record["machine"]["cores"] == 2
 
 
-# ---- README ----------------------------------------------------------------------------------------------------------
+# ---- the page --------------------------------------------------------------------------------------------------------
 
 
 def block(own: dict[str, Record], peers: dict[str, Record]) -> str:
-    """What stands between README's two marks: the goals, and the records that they rest on."""
+    """What stands between the page's two marks: the goals, and the records that they rest on."""
     names = [f"{where(record)} (`{FOLDER}/{name}.json`; {versions(record)})" for name, record in own.items()]
     names += [f"{where(record)}, side by side (`{FOLDER}/{name}{PEERS}`; {versions(record)})"
               for name, record in peers.items()]
@@ -161,10 +161,10 @@ def block(own: dict[str, Record], peers: dict[str, Record]) -> str:
     return f"{goals(own, peers).grid}\n{line}\n"
 
 
-def readme(page: str, own: dict[str, Record], peers: dict[str, Record]) -> str:
-    """README's text with the block between the marks made anew. Raises BadInput if the marks are not there, once, in
+def written(page: str, own: dict[str, Record], peers: dict[str, Record]) -> str:
+    """The page's text with the block between the marks made anew. Raises BadInput if the marks are not there, once, in
     order."""
     blocks = re.findall(rf"{BEGIN}\n.*?{END}", page, re.DOTALL)
     if len(blocks) != 1:
-        raise BadInput("README.md", len(blocks), f"one block between {BEGIN} and {END}")
+        raise BadInput("page", len(blocks), f"one block between {BEGIN} and {END}")
     return page.replace(blocks[0], f"{BEGIN}\n{block(own, peers)}{END}")

@@ -1,4 +1,4 @@
-"""What the committed records of speed come to: README's table of goals, and figures/speed/table.md with its figure.
+"""What the committed records of speed come to: the goals in docs/speed.md, and figures/speed/table.md with its figure.
 
     python -m benchmarks.report                # after a new record in results/speed
 """
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import peers
-from benchmarks.goals import goals, readme
+from benchmarks.goals import goals, written
 from semilib.errors import BadInput
 from semilib.files import place, write_text
 from semilib.report import paint
@@ -68,10 +68,10 @@ def page(own: dict[str, Record], beside: dict[str, Record], learned: Table) -> s
 
 
 def main() -> None:
-    """Write README's block, the page and its figure."""
+    """Write the table of goals, the page and its figure."""
     own, beside = load(place(FOLDER)), peers.load(place(FOLDER))
-    front = place("README.md")
-    write_text(front, readme(front.read_text(encoding="utf-8"), own, beside))
+    front = place("docs/speed.md")
+    write_text(front, written(front.read_text(encoding="utf-8"), own, beside))
     write_text(place(PAGE), page(own, beside, learning(place(LEARNING))))
     paint.save(*peers.implementations(own, beside), place(PAGE).with_name("implementations"))
     print(goals(own, beside).text)

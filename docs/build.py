@@ -1,7 +1,7 @@
 """The documentation site: pages made of what is in the project already, then Sphinx, offline; a warning is an error.
 
     python docs/build.py [FOLDER [JOBS]]   # default build/docs, a job a core; prints where its index.html is
-    python docs/build.py --readme          # writes README's table of methods anew
+    python docs/build.py --methods         # writes the table of methods of docs/methods.md anew
 
     README.md                        -> the first page
     notebooks/*.ipynb                -> as they are, with the outputs that they hold; nothing is executed
@@ -222,8 +222,8 @@ def methods_index() -> str:
 MARKS = "<!-- methods: begin -->\n", "<!-- methods: end -->\n"
 
 
-def readme_table() -> str:
-    """README's table of methods: a row for each year and choice of bases, newest first."""
+def methods_table() -> str:
+    """The table of methods: a row for each year and choice of bases, newest first."""
     rows: dict[tuple[str, str], list[str]] = {}
     for this in sorted(map(about, reversed(list(METHODS))), key=lambda a: -int(a.year or 0)):
         place = this.year or DASH, " or ".join(title_of(b) for b in this.cls.bases)
@@ -234,13 +234,13 @@ def readme_table() -> str:
     return "\n".join(["| year | method (venue) | runs on, by choice |", "|---|---|---|", *lines, ""])
 
 
-def readme(text: str) -> str:
-    """README with its table of methods made anew."""
+def with_methods(text: str) -> str:
+    """docs/methods.md with its table made anew."""
     before, _, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not end:
-        raise BadInput("README.md", "no marks", f"a table between {' and '.join(mark.strip() for mark in MARKS)}")
-    return before + MARKS[0] + readme_table() + MARKS[1] + after
+        raise BadInput("docs/methods.md", "no marks", f"a table between {' and '.join(mark.strip() for mark in MARKS)}")
+    return before + MARKS[0] + methods_table() + MARKS[1] + after
 
 
 # ---- the API ---------------------------------------------------------------------------------------------------------
@@ -277,10 +277,9 @@ def api_index() -> str:
 def page_of(path: str, pages: Pages) -> str:
     """The page of the site that shows a file or folder of the project, or ""."""
     path = path.rstrip("/")
-    own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "docs/architecture.md": "architecture.md",
-           "docs/parity.md": "parity.md", "docs/sweeps.md": "sweeps.md",
-           "docs/features.md": "features.md", "semilib": "api/index.rst", "semilib/methods": "methods/index.rst",
-           "results": "results/README.md"}
+    own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "semilib": "api/index.rst",
+           "semilib/methods": "methods/index.rst", "results": "results/README.md",
+           **{f"docs/{page.name}": page.name for page in HERE.glob("*.md")}}
     if path.endswith(".py") and path.startswith("semilib/"):
         module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         named = [f"methods/{name}.rst" for name in METHODS if file_of(name) == module]
@@ -377,7 +376,8 @@ def home_page(text: str, pages: Pages) -> str:
         return "\n".join(["", "```{toctree}", ":hidden:", ":glob:", f":caption: {caption}", "", *entries, "```", ""])
     return (text + tree("Notebooks", "notebooks/*") + tree("Methods", "methods/index")
             + tree("Results", *results)
-            + tree("Reference", "sweeps", "features", "architecture", "parity", "changelog", "api/index"))
+            + tree("Using it", "running", "sweeps", "features", "pictures", "adding_a_method")
+            + tree("Reference", "methods", "speed", "parity", "architecture", "changelog", "api/index"))
 
 
 # ---- all of it -------------------------------------------------------------------------------------------------------
@@ -421,9 +421,9 @@ def write(pages: Pages, folder: Path) -> None:
 
 
 def main(folder: str = "build/docs", jobs: str = "auto") -> int:
-    """Builds the site; returns Sphinx's exit status, which a warning makes other than 0. "--readme": see above."""
-    if folder == "--readme":
-        write_text(ROOT / "README.md", readme((ROOT / "README.md").read_text(encoding="utf-8")))
+    """Builds the site; returns Sphinx's exit status, which a warning makes other than 0. "--methods": see above."""
+    if folder == "--methods":
+        write_text(HERE / "methods.md", with_methods((HERE / "methods.md").read_text(encoding="utf-8")))
         return 0
     out = (ROOT / folder).resolve()
     source = out.with_name(out.name + "-source")

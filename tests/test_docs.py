@@ -131,13 +131,13 @@ def test_links_within_the_site_lead_somewhere(site):
     assert not missing
 
 
-def test_the_readme_s_table_of_methods_is_made_of_the_registry(build):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert build.readme(text) == text, "python docs/build.py --readme makes it anew"
-    assert build.readme(text.replace("| SeMi (ACM MM), ", "| ")) == text
-    assert all(build.about(name).title in build.readme_table() for name in METHODS)
-    with pytest.raises(BadInput, match="README.md='no marks'"):
-        build.readme(text.replace("methods: end", "methods"))
+def test_the_table_of_methods_is_made_of_the_registry(build):
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert build.with_methods(text) == text, "python docs/build.py --methods makes it anew"
+    assert build.with_methods(text.replace("| SeMi (ACM MM), ", "| ")) == text
+    assert all(build.about(name).title in build.methods_table() for name in METHODS)
+    with pytest.raises(BadInput, match="docs/methods.md='no marks'"):
+        build.with_methods(text.replace("methods: end", "methods"))
 
 
 # ---- how text becomes pages

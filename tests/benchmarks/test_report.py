@@ -1,4 +1,4 @@
-"""The comparison with other implementations: ratios, goals met, missed and open, and what README and its page show of
+"""The comparison with other implementations: ratios, goals met, missed and open, and what their pages show of
 them."""
 from __future__ import annotations
 
@@ -138,9 +138,9 @@ def test_which_record_answers_a_goal(both):
 # ---- what is written -------------------------------------------------------------------------------------------------
 
 
-def test_readme_shows_the_committed_records():
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert goals.readme(page, *committed()) == page, "python -m benchmarks.report"
+def test_the_page_of_goals_shows_the_committed_records():
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert goals.written(page, *committed()) == page, "python -m benchmarks.report"
 
 
 def test_the_page_and_its_figure_show_the_committed_records(tmp_path):
@@ -150,13 +150,13 @@ def test_the_page_and_its_figure_show_the_committed_records(tmp_path):
     assert numbers.read_text() == page.with_name("implementations.csv").read_text(), anew
 
 
-def test_readme_is_written_between_its_marks(both):
+def test_the_goals_are_written_between_its_marks(both):
     page = f"# A\n{goals.BEGIN}\nold\n{goals.END}\nrest\n"
-    made = goals.readme(page, *both)
+    made = goals.written(page, *both)
     assert "old" not in made and made.startswith("# A\n") and made.endswith(f"{goals.END}\nrest\n") and "13.0x" in made
-    assert goals.readme(made, *both) == made and "`results/speed/h200.peers.json`" in made
+    assert goals.written(made, *both) == made and "`results/speed/h200.peers.json`" in made
     with pytest.raises(BadInput, match="one block between"):
-        goals.readme("# A\n", *both)
+        goals.written("# A\n", *both)
 
 
 def test_the_evidence_names_machine_versions_and_commit(both):
@@ -172,8 +172,8 @@ def test_the_faster_ways_learn_what_the_plain_one_does():
     assert [row["how"] for row in rows] == ["fp32, eager", "bf16, eager", "fp32, compiled"]
     for row in rows:
         assert len(row["seeds"].split()) == 3 and row["within"] == "yes" and row["mean"] > 0.5, row
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(f"{100 * row['mean']:.1f} %" in readme for row in rows[1:])
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert all(f"{100 * row['mean']:.1f} %" in page for row in rows[1:])
 
 
 def test_the_package_needs_nothing_of_the_benchmarks():

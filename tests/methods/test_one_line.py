@@ -51,14 +51,14 @@ def test_tables_and_grids_know_it():
     assert row.runs[0].options["threshold"] == 0.11, "its own options under profile smoke"
 
 
-def test_documentation_and_readme_know_it():
+def test_documentation_knows_it():
     spec = importlib.util.spec_from_file_location("docs_build", Path("docs") / "build.py")
     build = sys.modules["docs_build"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     assert ":doc:`Half-Match <halved>`" in build.methods_index() and "2031" in build.methods_index()
     assert "Nobody, CVPR 2031" in build.method_page("halved")
     assert "semilib run method=halved" in build.method_page("halved")
-    page = build.readme(Path("README.md").read_text(encoding="utf-8"))
+    page = build.with_methods((Path("docs") / "methods.md").read_text(encoding="utf-8"))
     assert "| 2031 | Half-Match (CVPR) |  |" in page
 '''
 
@@ -88,7 +88,7 @@ def test_tables_grids_documentation_readme_and_the_tests_that_are_asked_of_every
                           cwd=project, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(project)})
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     passed = {line.split("::")[1] for line in done.stdout.splitlines() if line.startswith("PASSED")}
-    assert {"test_tables_and_grids_know_it", "test_documentation_and_readme_know_it",
+    assert {"test_tables_and_grids_know_it", "test_documentation_knows_it",
             "test_a_name_leads_to_a_class_that_has_options_and_components[halved]",
             "test_every_file_says_what_it_follows_where_it_differs_and_gives_numbers[halved]",
             "test_every_method_and_module_has_a_written_name_of_its_own",
