@@ -251,7 +251,8 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     with torch.device("meta"):
         drawn = encoded and (lambda given: torch.empty(len(given), channels, 1, 1, device=where))
         blank = dataclasses.replace(info, encoded=drawn)
-        needed = sum(value.nbytes for part in _built(run, blank, channels, facts) for value in part.state_dict().values())
+        parts = _built(run, blank, channels, facts)
+        needed = sum(value.nbytes for part in parts for value in part.state_dict().values())
     if needed > (folder / "checkpoint.npz").stat().st_size:
         raise BadInput("folder", folder.name, "a run whose run.json fits its checkpoint.npz, which is smaller than the "
                                               f"{needed / 1e6:,.1f} MB of the network that is described there")
