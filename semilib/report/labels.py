@@ -29,14 +29,14 @@ def labels(records: list[Record]) -> list[str]:
     """Each record's label: its method, and in brackets the options and settings that tell it from the other records.
 
     An option is told where a method's runs differ in it, a setting of the recipe (rate, network, ...) where any runs
-    differ. Original recipes differ by nature, so there a setting is told where a method's runs differ. The value that
-    most variants share is left out. A preset stands for its options. So an ablation reads `semi`, `semi (oheml=off)`.
+    differ. Original recipes, and settings on an encoder's features, are each method's own, so there a setting is told
+    where a method's runs differ. The value that most variants share is left out. A preset stands for its options. So an ablation reads `semi`, `semi (oheml=off)`.
     """
     started = [r for r in records if r.config]
     presets = {id(r): r.config["options"].get("preset") for r in started}
     several = {r.method for r in started if len({presets[id(s)] for s in started if s.method == r.method}) > 1}
     options = _differences(started, lambda r: (r.method, presets[id(r)]), lambda r: r.config["options"])
-    settings = _differences(started, lambda r: (r.recipe, r.method if r.recipe == "original" else ""),
+    settings = _differences(started, lambda r: (r.recipe, r.method if _has_its_own(r.config) else ""),
                             lambda r: {k: v for k, v in r.config.items() if k not in UNTOLD_FIELDS})
     label: dict[int, str] = {}
     for r, option, setting in zip(started, options, settings, strict=True):
@@ -49,6 +49,11 @@ def labels(records: list[Record]) -> list[str]:
             names = {label[id(s)] for s in started if s.method == r.method} or {r.method}
             label[id(r)] = names.pop() if len(names) == 1 else f"{r.method} ({r.run['key']})"
     return [label[id(r)] for r in records]
+
+
+def _has_its_own(config: dict[str, Any]) -> bool:
+    """Whether a run's settings are its method's own."""
+    return config.get("recipe") == "original" or config.get("encoder", "none") != "none"
 
 
 def _differences(records: list[Record], alike: Callable[[Record], Any],

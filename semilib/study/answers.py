@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from semilib.errors import check_name
 from semilib.methods import title_of
 from semilib.report import frames, records
 from semilib.report.table import Column, Table, column
@@ -24,6 +25,7 @@ from semilib.study.differences import LEVEL, difference, holm, in_words
 
 CONSISTENT, REVERSED = grids.FEATURES["table4"]                         # the two main cells
 SHORT = {CONSISTENT: "consistent", REVERSED: "reversed"}
+TABLES = ("table1", "table2", "table4", "table5", "table6")
 Scores = dict[int, float]                                               # seed -> share
 
 
@@ -54,9 +56,8 @@ class Answer:
 def study(runs: str | Path = "runs", results: str | Path = "results", root: str = "data") -> Study:
     """The finished runs of profile features, and scikit-learn's baselines beside them."""
     out = Study({}, {})
-    for table in ("table1", "table2", "table4", "table5", "table6"):
-        cells = [name for name in SHORT if name in grids.FEATURES[table]]
-        grid = grids.grid(table, "features", root=root, cells=cells)
+    for grid in main_cells(TABLES, root):
+        table = grid.table
         folders = sheets.find(grid, runs, results)
         for entry in grid.entries:
             at = (table, entry.section, entry.column, entry.row)
@@ -68,6 +69,22 @@ def study(runs: str | Path = "runs", results: str | Path = "results", root: str 
                 for one in probes.rows(entry.runs):
                     out.scores.setdefault((table, "", name, one["row"]), {})[one["seed"]] = one["score"]
     return out
+
+
+def main_cells(tables: Iterable[str], root: str = "data") -> list[grids.Grid]:
+    """The main cells of tables, a grid a table."""
+    return [grids.grid(table, "features", root=root, cells=[name for name in SHORT if name in grids.FEATURES[table]])
+            for table in tables]
+
+
+def whole_logs(of: Study, cell: str, rows: Iterable[str], seed: int) -> list[records.Record]:
+    """The records of some rows in a main cell, those of which the whole log is kept. Raises BadInput for another
+    cell."""
+    names = {SHORT[name]: (table, name) for table, name in MAIN_CELLS}
+    check_name("cell", cell, names)
+    table, name = names[cell]
+    kept = [of.places.get((table, "", name, row), {}).get(seed) for row in rows]
+    return [record for record in records.load(filter(None, kept)) if not record.means]
 
 
 def answers(of: Study) -> list[Answer]:
@@ -219,7 +236,7 @@ def foundations(of: Study) -> Answer:
             pairs = [(CONSISTENT, f"{name}: labelled images' statistics",
                       of.of("table6", CONSISTENT, f"{name}, labelled images' statistics", section),
                       of.of("table6", CONSISTENT, name, section)) for name in ("Supervised", "LA")]
-            text += _verdicts(pairs, "table6")
+            text += [f"{section}: {line}" for line in _verdicts(pairs, "table6")]
             tables += _one_table(section, pairs)
         elif len(both := [row for row in kept if row in first]) > 2:
             tau = pd.Series(kept)[both].corr(pd.Series(first)[both], method="kendall")
