@@ -29,8 +29,9 @@ def labels(records: list[Record]) -> list[str]:
     """Each record's label: its method, and in brackets the options and settings that tell it from the other records.
 
     An option is told where a method's runs differ in it, a setting of the recipe (rate, network, ...) where any runs
-    differ. Original recipes, and settings on an encoder's features, are each method's own, so there a setting is told
-    where a method's runs differ. The value that most variants share is left out. A preset stands for its options. So an ablation reads `semi`, `semi (oheml=off)`.
+    differ. Original recipes, and settings on an encoder's features, are each method's own: there a setting is told
+    where a method's runs differ. The value that most variants share is left out. A preset stands for its options. So an
+    ablation reads `semi`, `semi (oheml=off)`.
     """
     started = [r for r in records if r.config]
     presets = {id(r): r.config["options"].get("preset") for r in started}
