@@ -377,7 +377,7 @@ def home_page(text: str, pages: Pages) -> str:
     return (text + tree("Notebooks", "notebooks/*") + tree("Methods", "methods/index")
             + tree("Results", *results)
             + tree("Using it", "running", "sweeps", "features", "pictures", "adding_a_method")
-            + tree("Reference", "methods", "speed", "parity", "architecture", "changelog", "api/index"))
+            + tree("Reference", "methods", "speed", "parity", "reliability", "architecture", "changelog", "api/index"))
 
 
 # ---- all of it -------------------------------------------------------------------------------------------------------

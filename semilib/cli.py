@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from semilib import __version__
-from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError, check_name, shorter
+from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError, check_name, shorter, shown
 from semilib.training import signals
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def assignments(pairs: list[str], read: Callable[[str], Any] = value) -> dict[st
         if not found:
             raise BadInput("argument", pair, "NAME=VALUE, such as method=fixmatch")
         if name in out:
-            raise BadInput("argument", pair, f"one value for {name}; it has {out[name]!r} already")
+            raise BadInput("argument", pair, f"one value for {shorter(name)}; it has {shown(out[name])} already")
         out[name] = read(text)
     return out
 

@@ -242,14 +242,10 @@ def main() -> None:
     torch.set_num_threads(1)
     PLACE.mkdir(parents=True, exist_ok=True)
     state, until = State(PLACE / "state.json"), time.monotonic() + 60 * args.minutes
-    parts = [disks(state), *(inputs(state, kind) for kind in INPUTS),
-             kills(state, random.Random(len(state.sections) + os.getpid())), launchers(state)]
-    while parts and time.monotonic() < until:              # a part of each in turn: a short time tells of all
-        for part in list(parts):
-            if next(part, Ellipsis) is Ellipsis:
-                parts.remove(part)
-            if time.monotonic() > until:
-                break
+    quick = [disks(state), *(inputs(state, kind) for kind in INPUTS), kills(state, random.Random(os.getpid()))]
+    for parts in (quick, [launchers(state)]):
+        while parts and time.monotonic() < until:          # a part of each in turn: a short time tells of all
+            parts = [part for part in parts if time.monotonic() > until or next(part, Ellipsis) is not Ellipsis]
     print(table(state))
     if args.write:
         page = PAGE.format(commit=commit(), date=time.strftime("%Y-%m-%d"), table=table(state))

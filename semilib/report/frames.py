@@ -41,7 +41,7 @@ def runs(records: list[Record]) -> pd.DataFrame:
             "seconds": run["seconds"] if record.done else math.nan,
             "key": run["key"], "code": run["code"], "commit": run.get("commit") or "", "dirty": run.get("dirty", ""),
             "device": resolved.get("device", ""), "precision": resolved.get("precision", ""),
-            "drawn_by": split.get("drawn_by", ""), "split": split.get("fingerprint", "")[:8],
+            "drawn_by": split.get("drawn_by", ""), "split": str(split.get("fingerprint", ""))[:8],
             "error": run.get("error", "")})
     return pd.DataFrame(rows).astype({"steps": "Int64"})          # a run that was not started has none
 

@@ -26,6 +26,8 @@ from semilib.training import metrics
 METRIC = "balanced_accuracy"
 GROUPS = ("head", "medium", "tail")
 SUMMARIES = ("mean_last", "median_last", "last", "best_on_test")
+KINDS = {"name": str, "key": str, "code": str, "status": str, "config": dict, "split": dict, "resolved": dict,
+         "result": dict, "error": str}                     # of what a run.json has
 FOLDER = re.compile(r"(^|/)(?P<cell>[^/_]+\.s\d+)[/_](?P<method>[^/]+?)-(?P<key>[0-9a-f]{8})(-(?P<code>[0-9a-f]{8}))?$")
 
 
@@ -125,9 +127,12 @@ def read(folder: str | Path) -> Record:
     log = folder / "log.jsonl"
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        odd = [name for name, kind in KINDS.items() if not isinstance(run.get(name, kind()), kind)]
+        if odd:
+            raise ValueError(f"{odd[0]} is of another kind")
         lines = log.read_bytes().splitlines(keepends=True) if log.is_file() else []
         return Record(run, [json.loads(line) for line in lines if line.endswith(b"\n")])
-    except (ValueError, RecursionError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         wanted = f"a run's folder with an intact run.json and log.jsonl ({error})"
         raise BadInput("folder", folder.name, wanted) from None
 

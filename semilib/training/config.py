@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from semilib.data import folders
 from semilib.data.splits import ORDERS
-from semilib.errors import BadInput, check_name
+from semilib.errors import BadInput, check_name, shown
 from semilib.files import check_path
 from semilib.networks.backbones import ON_FEATURES, ON_PICTURES, VARIANTS, parse_network, reads_features
 from semilib.networks.encoders import check_encoder, file_hash, is_encoder
@@ -274,7 +274,8 @@ class Run:
             for method in methods if owner == "options" else (owner,):
                 options[method][option] = _several(given[name])
             if any(isinstance(beside, dict) and option in beside for beside in fields.get("options", ())):
-                raise BadInput("argument", name, f"one value for {option}; options={given['options']!r} has another")
+                beside = shown(given["options"])
+                raise BadInput("argument", name, f"one value for {option}; options={beside} has another")
         fields = {**{name: fields[name] for name in ("seed",) if name in fields}, **fields}
         return [cls.of(**{**run, "options": {**run.get("options", {}), **own}} if own else run)
                 for run in _product(fields) for own in _product(options[run.get("method", "semi")])]

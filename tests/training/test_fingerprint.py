@@ -117,7 +117,7 @@ WORDS = {
     "comment": ("def reduce(term", "# a comment\ndef reduce(term"),
     "sentence of an option": ("entropy weights w; off: w = 1", "on: entropy weights"),
     "message of an error": ("this PyTorch sees no CUDA device", "there is no CUDA device"),
-    "text of an error's class": ('f"{field}={value!r}: {wanted}"', 'f"{field}: {wanted}, not {value!r}"'),
+    "text of an error's class": ('f"{shorter(field)}={shown(value)}: {wanted}"', 'f"{field}: {wanted}, not {value!r}"'),
     "order of functions": ("def reduce(term", "def another():\n    return 1\n\n\ndef reduce(term"),
 }
 ELSEWHERE = {
