@@ -215,7 +215,7 @@ ARITHMETIC = {
     "constant": ("0xD2511F53", "0xD2511F54"),
     "pseudo-label": ("mask = (confidence >= tau) |", "mask = (confidence > tau) |"),
     "memory bank": ("self.confidence * beta, self.confidence)", "self.confidence, self.confidence * beta)"),
-    "sampling": ("number = step // self.batches", "number = (step + 1) // self.batches"),
+    "sampling": ("number = (step - self.start) // self.batches", "number = (step + 1) // self.batches"),
     "learning rate": ('{"cosine": 7,', '{"cosine": 6,'),
     "split": ("[members[k][:n[k]] for k", "[members[k][-n[k]:] for k"),
     "optimiser's groups": ('{"weights": norm or name.endswith("bias")', '{"weights": norm'),
