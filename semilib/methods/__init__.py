@@ -3,13 +3,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import typing
-from collections import UserDict
 from typing import TYPE_CHECKING, Any
 
 from semilib.errors import BadInput, check_name
+from semilib.methods.registry import Registry
 
 if TYPE_CHECKING:
     from semilib.methods.base import Method
@@ -17,28 +16,6 @@ if TYPE_CHECKING:
 
 # The written name, and the class as "module:Class", which is imported when it is first asked for. A notebook may
 # register its class alone: the class's name is then the written one.
-Entry: typing.TypeAlias = "tuple[str, str] | type[Method]"
-
-
-class Registry(UserDict):
-    """Classes by name. `registry[name]` is the class, `registry.data[name]` the entry that leads to it.
-
-    A class of a file is documented by that file."""
-
-    def __getitem__(self, name: str) -> type[Method]:
-        entry: Entry = self.data[name]
-        if isinstance(entry, type):
-            return entry
-        place, attribute = entry[1].split(":")
-        module = importlib.import_module(place)
-        cls = getattr(module, attribute)
-        cls.__doc__ = cls.__doc__ or module.__doc__
-        return cls
-
-    def _ipython_key_completions_(self) -> list[str]:
-        return list(self.data)
-
-
 METHODS = Registry({
     "supervised": ("Supervised", "semilib.methods.supervised:Supervised"),
     "la": ("LA", "semilib.methods.la:LogitAdjustment"),

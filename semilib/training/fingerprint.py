@@ -33,7 +33,7 @@ from semilib.training.definitions import Compiled, Definition, Module
 
 # Modules that tell of runs or watch over them, and definitions that move no number: where the methods lie (their
 # classes count), how a run is called, and what a configuration starts from (a run has it in full).
-TELLERS = {"record", "progress", "errors", "files", "writer", "signals"}
+TELLERS = {"record", "progress", "errors", "files", "writer", "signals", "registry"}
 ROOTS = (("train", "train"), ("config", "Run"))           # beside this module
 BYSTANDERS = {"METHODS", "ADDITIONS", "CELLS", "PROFILES", "Run.name", "Run.key", "Run.identity", "Run.of", "Run.grid",
               "Run.with_", "Run.arguments", "Run.__repr__", "original"}
