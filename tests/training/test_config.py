@@ -106,7 +106,7 @@ def test_the_key_knows_every_field_that_can_move_a_number():
 
 def test_the_committed_records_keep_their_keys_when_options_are_added():
     records = [json.loads(path.read_text()) for path in (ROOT / "results/learning-trial-600-steps").glob("*/run.json")]
-    assert len(records) >= 90
+    assert len(records) >= 3 * len(METHODS)
     changed = [r["name"] for r in records if Run(**r["config"]).key != r["key"]]
     assert not changed
 
