@@ -419,6 +419,14 @@ def tune(args) -> None:
         print(f"chosen: {files.shown(tuning.FILE)}")
 
 
+def probe(args) -> None:
+    """Measure scikit-learn's baselines on the stored features of the tables' cells and splits."""
+    from semilib import files
+    from semilib.study import probes
+    grids = given_grids(*words_of(["profile=features", *(args.what or ("table1", "table2"))]))
+    print(files.shown(probes.measure(run for grid in grids for run in grid.runs)))
+
+
 def parser() -> argparse.ArgumentParser:
     from semilib.study import launchers
     top = argparse.ArgumentParser(prog="semilib",
@@ -543,6 +551,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--runs", default="runs")
     sub.add_argument("--slots", type=int, default=1, help="trials side by side")
     sub.add_argument("--choose", action="store_true", help="write the best settings of all methods into the package")
+
+    sub = verb(probe, "measure scikit-learn's baselines on stored features, in the cells of tables")
+    sub.add_argument("what", nargs="*", metavar=of_tables, help="none: table1 table2; seeds=[0]")
 
     sub = verb(smoke_notebooks, "write copies of the notebooks that run in seconds and then show committed records "
                                 "again, for the tests",

@@ -30,7 +30,7 @@ from semilib.report import records
 from semilib.report.records import GROUPS
 from semilib.report.table import DASH, Column, Table, column
 from semilib.report.tables import count, mean_and_spread, never_acted, short
-from semilib.study import published
+from semilib.study import probes, published
 from semilib.study.differences import LEVEL, difference, holm, in_words
 from semilib.study.grids import Entry, Grid
 from semilib.training import fingerprint, metrics, record
@@ -111,6 +111,11 @@ def sheets(grid: Grid, folders: Folders, runs: str | Path = "runs") -> list[Tabl
 def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path) -> Table:
     first = entries[0]
     measured = pd.DataFrame([row for entry in entries for row in _measured(entry, folders, runs)])
+    against = {entry.row: entry.against for entry in entries}
+    if first.runs[0].encoder != "none" and not first.section:              # methods beside each other
+        beside = pd.DataFrame(probes.rows(first.runs))
+        measured = pd.concat([measured, beside], ignore_index=True)
+        against |= dict.fromkeys(beside.get("row", ()), first.against)
     scores = {name: dict(zip(part["seed"], part["score"], strict=True))
               for name, part in measured.dropna(subset=["score"]).groupby("row")}
     literature = {entry.row: published.rows_of(entry.runs[0], entry.row, entry.metric) for entry in entries}
@@ -118,9 +123,10 @@ def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path)
     for row in (row for rows in literature.values() for row in rows):
         by_source.setdefault(row["source_paper"], []).append(row)
     sources = dict(zip(string.ascii_lowercase, by_source.values(), strict=False))
-    frame = pd.DataFrame([{**_summary(entry, measured[measured["row"] == entry.row]),
-                           **difference(scores.get(entry.row, {}), scores.get(entry.against, {})),
-                           "published": published.by_source(literature[entry.row])} for entry in entries])
+    frame = pd.DataFrame([{**_summary(row, measured[measured["row"] == row]), "against": other,
+                           **difference(scores.get(row, {}), scores.get(other, {})),
+                           "published": published.by_source(literature.get(row, []))}
+                          for row, other in against.items()])
     frame["p_holm"] = holm(frame["p"])
     frame["difference"] = frame.apply(in_words, axis=1)
     notes = [f"Scale: {scale(first.runs[0])}; {_seeds(first)}.", *_groups_note(first.metric), *_difference_note(frame),
@@ -153,16 +159,15 @@ def _score(kept: records.Record, metric: str) -> dict[str, Any]:
     return {"score": other["mean_last"], "rule": short(other["rule"]), **{g: result[g] for g in GROUPS}}
 
 
-def _summary(entry: Entry, measured: pd.DataFrame) -> dict[str, Any]:
+def _summary(row: str, measured: pd.DataFrame) -> dict[str, Any]:
     """A row's numbers over its seeds."""
     done, states = measured.dropna(subset=["score"]), Counter(measured.loc[measured["score"].isna(), "state"])
     values = [100 * score for score in done["score"]]
-    return {"row": entry.row, "mean": statistics.fmean(values) if values else math.nan,
+    return {"row": row, "mean": statistics.fmean(values) if values else math.nan,
             "spread": statistics.stdev(values) if len(values) > 1 else math.nan,
-            "done": len(values), "runs": len(entry.runs),
+            "done": len(values), "runs": len(measured),
             "state": ", ".join(f"{n} {state}" for state, n in states.items()),
-            **{g: 100 * done[g].mean() for g in GROUPS}, "rule": "; ".join(sorted(set(done["rule"]))),
-            "against": entry.against}
+            **{g: 100 * done[g].mean() for g in GROUPS}, "rule": "; ".join(sorted(set(done["rule"])))}
 
 
 def _columns(metric: str, frame: pd.DataFrame, sources: dict[str, list[dict[str, str]]]) -> list[Column]:

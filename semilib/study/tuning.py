@@ -5,7 +5,8 @@
 
 The cell is CIFAR-10-LT 1000/2000 at ratio 50, its split drawn. The images that decide are 100 a class of the training
 set that lie in no pool; their labels are used for nothing else. All methods get the same draws, so that none has
-better luck. The same trials on the reversed pool show whether the choice would move.
+better luck: a Latin hypercube, one draw in each of TRIALS equal parts of each setting's range. The same trials on the
+reversed pool show whether the choice would move.
 """
 from __future__ import annotations
 
@@ -32,10 +33,10 @@ TRIALS = 8
 CELL: dict[str, Any] = dict(dataset="cifar10", n1=1000, m1=2000, gamma_l=50.0, gamma_u=50.0, split_seed=100,
                             holdout_images=100)
 ORDERS = ("consistent", "reversed")
-NETWORKS = ("mlp-128", "mlp-256", "mlp-512")
+NETWORKS = ("linear", "mlp-128", "mlp-256", "mlp-512")
 AVERAGES = (0.97, 0.98, 0.99, 0.995)
 THRESHOLDS = (0.6, 0.7, 0.8, 0.9, 0.95)
-RATE, DECAY = (0.003, 0.1), (1e-4, 5e-3)                  # ends of log-uniform draws
+RATE, DECAY = (0.003, 0.1), (1e-4, 5e-2)                  # ends of log-uniform draws
 
 
 @functools.cache
@@ -43,7 +44,8 @@ def trial(number: int) -> tuple[dict[str, Any], float | None]:
     """Fields of a trial and its threshold (None: the method's own). Number 0 is the profile as it is."""
     if number == 0:
         return {}, None
-    u = rng.uniform(rng.words(0, "tuning", number, 1, 5))[0].tolist()
+    strata = rng.words(0, "tuning", 0, TRIALS, 5).argsort(dim=0)[number - 1]
+    u = ((strata + rng.uniform(rng.words(0, "tuning", number, 1, 5))[0]) / TRIALS).tolist()
 
     def between(ends: tuple[float, float], share: float) -> float:
         return float(f"{ends[0] * (ends[1] / ends[0]) ** share:.2g}")

@@ -1,5 +1,6 @@
 """The trials that choose settings on features: the same draws for all, a cell of their own, and what is written."""
 import json
+import math
 
 import pytest
 
@@ -15,6 +16,9 @@ def test_all_methods_get_the_same_draws_and_the_first_trial_is_the_profile_s():
     assert settings[0] == settings[1] == settings[2] and len(set(settings[0])) == 9
     assert settings[0][0] == (0.03, 5e-4, 0.99, "mlp-256")
     assert runs[0].options["threshold"] == 0.95 and runs[9].options["threshold"] == 0.7
+    decades = [int(8 * math.log(r.weight_decay / tuning.DECAY[0]) / math.log(tuning.DECAY[1] / tuning.DECAY[0]))
+               for r in runs[1:9]]
+    assert sorted(decades) == list(range(8)), "one trial in each eighth of the range"
     thresholds = [r.options["threshold"] for r in runs[1:9]]
     assert thresholds == [r.options["threshold"] for r in runs[10:18]] and set(thresholds) <= set(tuning.THRESHOLDS)
     assert all(tuning.RATE[0] <= r.lr <= tuning.RATE[1] for r in runs)
