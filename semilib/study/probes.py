@@ -137,5 +137,5 @@ def _measured(run: Run) -> Iterable[dict[str, Any]]:
         value = chosen(probe, run.root)
         scores = _scores(probe, value, *data)
         yield {**{name: getattr(run, name) for name in CELL_FIELDS}, "probe": probe, "value": value,
-               **{name: round(scores[name], 5) for name in (METRIC, *GROUPS)},
+               **pd.Series({name: scores[name] for name in (METRIC, *GROUPS)}, dtype=float).round(5),
                "split": data[-1][:8], "commit": commit, "sklearn": sklearn.__version__}
