@@ -246,7 +246,8 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         self.lr.copy_(self.learning_rate(now))
-        self.encoder_lr.copy_(self.lr * self.run.encoder_lr)
+        if is_encoder(self.run.network):
+            self.encoder_lr.copy_(self.lr * self.run.encoder_lr)
         for optimiser in self.optimisers:
             optimiser.step()
         self.last_losses = {name: loss.detach() for name, loss in losses.items()}

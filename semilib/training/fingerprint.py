@@ -21,6 +21,7 @@ import hashlib
 import itertools
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from semilib.training.definitions import Compiled, Definition, Module
 
 # Modules that tell of runs or watch over them, and definitions that move no number: where the methods lie (their
 # classes count), how a run is called, and what a configuration starts from (a run has it in full).
+PARSING = threading.Lock()                                # CPython 3.11 cannot parse in two threads at a time
 TELLERS = {"record", "progress", "errors", "files", "writer", "signals", "registry"}
 ROOTS = (("train", "train"), ("config", "Run"))           # beside this module
 BYSTANDERS = {"METHODS", "ADDITIONS", "CELLS", "PROFILES", "Run.name", "Run.key", "Run.identity", "Run.of", "Run.grid",
@@ -91,7 +93,8 @@ def _files(folder: Path) -> Files:
 
 @functools.lru_cache(maxsize=1024)
 def _module(name: str, path: str, changed: int) -> Module:
-    return Module(name, Path(path).read_text(encoding="utf-8"))
+    with PARSING:
+        return Module(name, Path(path).read_text(encoding="utf-8"))
 
 
 @functools.lru_cache(maxsize=8)

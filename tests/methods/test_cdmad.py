@@ -134,7 +134,7 @@ def test_until_debiasing_starts_it_is_its_base_to_the_last_bit(base, own, plain)
 
 
 @pytest.mark.parametrize("cell, aligned", [({}, True), ({"gamma_u": 5.0}, False), ({"order": "reversed"}, False),
-                                           ({"order": "uniform"}, False), ({"m1": None}, False)])
+                                           ({"order": "uniform"}, False), ({"m1": None, "gamma_u": 1.0}, False)])
 def test_on_remixmatch_it_does_not_sharpen_and_aligns_where_the_classes_are_known_to_agree(cell, aligned):
     run = Run.of("cifar10", "cdmad", base="remixmatch", **cell)
     assert run.options["align"] is aligned and run.options["temperature"] == 1
@@ -172,7 +172,7 @@ def test_what_cannot_be_combined_is_refused():
 
 @pytest.mark.parametrize("dataset, cell, decays", [
     ("cifar10", {}, (.04, .04)), ("cifar100", {}, (.08, .08)), ("cifar10", {"order": "uniform"}, (.01, .02)),
-    ("cifar100", {"gamma_u": 1.0}, (.01, .02)), ("cifar10", {"m1": None}, (.01, .02))])
+    ("cifar100", {"gamma_u": 1.0}, (.01, .02)), ("cifar10", {"m1": None, "gamma_u": 1.0}, (.01, .02))])
 def test_its_own_recipe_decays_by_data_set_and_size(dataset, cell, decays):
     for base, want in zip(("", "remixmatch"), decays, strict=True):
         run = Run.of(dataset, "cdmad", base=base, recipe="original", **cell)

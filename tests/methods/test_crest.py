@@ -19,7 +19,7 @@ P = B.W.softmax(-1)
 
 def law(gamma: float, classes: int) -> torch.Tensor:
     """pi of the release, through the method."""
-    m = kit.method("crest", {"prior": "power_law"}, counts=tuple(range(classes, 0, -1)), gamma_l=float(gamma), n1=40)
+    m = kit.method("crest", {"prior": "power_law"}, counts=tuple(range(classes, 0, -1)), gamma_l=float(gamma), n1=100)
     return m.pi()
 
 
@@ -71,7 +71,7 @@ def test_the_target_grows_flatter_with_each_generation():
     for g, t in enumerate([1, .9, .8, .7, .6, .5]):
         close(m.tempered(g), m.pi() ** t / (m.pi() ** t).sum())
     close(plus().tempered(2), [.536495, .29385, .169655])
-    m = kit.method("crestplus", {"prior": "power_law"}, counts=tuple(range(10, 0, -1)), gamma_l=100.0, n1=40,
+    m = kit.method("crestplus", {"prior": "power_law"}, counts=tuple(range(10, 0, -1)), gamma_l=100.0, n1=100,
                    steps=250_000)
     close(m.tempered(0), m.pi())
     close(m.tempered(1), [.325725, .221914, .151188, .103003, .070175, .04781, .032573, .022191, .015119, .0103])

@@ -124,7 +124,8 @@ def gradient(done: SimpleNamespace, head: str, *names: str) -> Tensor:
 def optimisers(m: Method, net, rate: float) -> list[torch.optim.Optimizer]:
     """The method's optimisers over a stand-in for a network, as the engine builds them."""
     average = SimpleNamespace(spare=lambda modules: None)
-    engine = SimpleNamespace(run=m.info.run, lr=torch.tensor(rate), device=torch.device("cpu"), average=average)
+    engine = SimpleNamespace(run=m.info.run, lr=torch.tensor(rate), encoder_lr=torch.tensor(rate), net=net,
+                             device=torch.device("cpu"), average=average)
     return m.optimisers(net, lambda modules, **changes: Trainer._make_optimiser(engine, modules, **changes))
 
 

@@ -12,7 +12,7 @@ def plus(d):
     gamma = d["gamma"].item()
     options = dict(generations=generations, prior="power_law", strong_views=1)
     return method("crestplus", options, range(classes + 20, 20, -1), batch=batch, steps=generations * 200,
-                  gamma_l=gamma, n1=40, gamma_u=gamma)
+                  gamma_l=gamma, n1=100, gamma_u=gamma)
 
 
 def test_the_prior_and_the_selected_images_are_the_release_s_also_with_ties_and_a_class_never_predicted():

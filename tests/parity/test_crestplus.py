@@ -14,7 +14,7 @@ def test_losses_aligned_labels_masks_mean_of_predictions_and_gradients_are_the_r
     length, rows = len(d["y"]) // generations, d["label"].shape[1]
     options = dict(generations=generations, prior="power_law", strong_views=1, threshold=.6)
     m = method("crestplus", options, range(classes + 20, 20, -1), batch=batch, steps=generations * 200,
-               gamma_l=d["gamma"].item(), n1=40, gamma_u=d["gamma"].item())
+               gamma_l=d["gamma"].item(), n1=100, gamma_u=d["gamma"].item())
     with differences(1e-12) as same:
         same("window", len(m.ring), d["window"])
         for g in range(generations):
