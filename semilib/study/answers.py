@@ -8,7 +8,7 @@ difference is called one where Holm's p is below 0.05 among the comparisons of i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,14 +141,15 @@ def hard_examples(of: Study) -> Answer:
               for name in SHORT]
     sweep = [(row, name, scores) for (table, section, name, row), scores in of.scores.items()
              if table == "table5" and section == "Sensitivity to tau" and scores]
-    text = [*_verdicts(pairs, "table4")]
+    tables = _one_table("OHEML", pairs)
+    text = _verdicts(pairs, tables, "table4")
     for name in SHORT:
         values = {row: _share(scores) for row, at, scores in sweep if at == name}
         if len(values) > 1:
             best = max(values, key=lambda row: values[row])
             text.append(f"Thresholds, {SHORT[name]}: best is {best} ({100 * values[best]:.1f}); "
                         + ", ".join(f"{row} {100 * value:.1f}" for row, value in values.items() if row != best) + ".")
-    return Answer("Do hard examples help?", text, _one_table("OHEML", pairs))
+    return Answer("Do hard examples help?", text, tables)
 
 
 def bank(of: Study) -> Answer:
@@ -163,13 +164,14 @@ def bank(of: Study) -> Answer:
     quality = pd.DataFrame([row for name in SHORT for kept in ("SeMi", "without PLCE")
                             for row in _pseudo_labels(of, name, kept)])
     tables = _one_table("PLCE and its bank", pairs)
+    text = _verdicts(pairs, tables, "table4")
     if len(quality):
         per_cent = "{:.1f}".format
         tables.append(Table("Pseudo-labels that counted in the evaluations averaged, seed 0: right, and found of the "
                             "images shown, %", [column("variant", "", left=True), column("group", "classes", left=True),
                                                 column("precision", "right", per_cent),
                                                 column("recall", "found", per_cent)], quality))
-    return Answer("Does the memory bank make pseudo-labels more reliable?", _verdicts(pairs, "table4"), tables)
+    return Answer("Does the memory bank make pseudo-labels more reliable?", text, tables)
 
 
 def reversal(of: Study) -> Answer:
@@ -204,8 +206,9 @@ def modules(of: Study) -> Answer:
     pairs = [(name, f"{title_of(host)} + all three, {SHORT[name]}",
               of.of("table5", name, f"{title_of(host)} + all three", section),
               of.of("table5", name, title_of(host), section)) for name in SHORT for host in grids.HOSTS]
-    return Answer(f"Do SeMi's modules fit {len(grids.HOSTS)} other methods?", _verdicts(pairs, "table5"),
-                  _one_table("SeMi's modules on hosts", pairs))
+    tables = _one_table("SeMi's modules on hosts", pairs)
+    text = _verdicts(pairs, tables, "table5")
+    return Answer(f"Do SeMi's modules fit {len(grids.HOSTS)} other methods?", text, tables)
 
 
 def defects(of: Study) -> Answer:
@@ -218,8 +221,8 @@ def defects(of: Study) -> Answer:
             pairs += [(name, f"{row}, preset {preset}, {SHORT[name]}", scores, usual)
                       for (t, s, c, row), scores in of.scores.items()
                       if (t, s, c) == ("table4", section, name) and row != "no defect"]
-    return Answer("What does each defect of the release cost?", _verdicts(pairs, "table4"),
-                  _one_table("Defects, less the preset without any", pairs))
+    tables = _one_table("Defects, less the preset without any", pairs)
+    return Answer("What does each defect of the release cost?", _verdicts(pairs, tables, "table4"), tables)
 
 
 def foundations(of: Study) -> Answer:
@@ -236,8 +239,9 @@ def foundations(of: Study) -> Answer:
             pairs = [(CONSISTENT, f"{name}: labelled images' statistics",
                       of.of("table6", CONSISTENT, f"{name}, labelled images' statistics", section),
                       of.of("table6", CONSISTENT, name, section)) for name in ("Supervised", "LA")]
-            text += [f"{section}: {line}" for line in _verdicts(pairs, "table6")]
-            tables += _one_table(section, pairs)
+            shown = _one_table(section, pairs)
+            text += [f"{section}: {line}" for line in _verdicts(pairs, shown, "table6")]
+            tables += shown
         elif len(both := [row for row in kept if row in first]) > 2:
             tau = pd.Series(kept)[both].corr(pd.Series(first)[both], method="kendall")
             order = ", ".join(f"{row} {100 * kept[row]:.1f}" for row in sorted(both, key=lambda row: -kept[row]))
@@ -272,18 +276,16 @@ def _one_table(title: str, pairs: list[Pair]) -> list[Table]:
     return [compared(title, rows)] if rows else []
 
 
-def _verdicts(pairs: list[Pair], table: str) -> list[str]:
+def _verdicts(pairs: list[Pair], shown: list[Table], table: str) -> list[str]:
     """A sentence: which differences are there in which direction, which are not told apart, and what is missing."""
-    shown = _one_table("", pairs)
     if not shown:
         return [_not_yet("this comparison", table)]
     frame = shown[0].frame
     there = frame["p_holm"] < LEVEL
-    parts: list[tuple[str, Callable[[pd.DataFrame], pd.Series]]] = [
-        ("higher", lambda f: there & (f["gain"] > 0)), ("lower", lambda f: there & (f["gain"] < 0)),
-        (f"not told apart{_few(shown[0])}", lambda f: ~there)]
-    words = [f"{word}: " + "; ".join(f"{r.row} {r.difference}" for r in frame[which(frame)].itertuples())
-             for word, which in parts if which(frame).any()]
+    parts = {"higher": there & (frame["gain"] > 0), "lower": there & (frame["gain"] < 0),
+             f"not told apart{_few(shown[0])}": ~there}
+    words = [f"{word}: " + "; ".join(f"{r.row} {r.difference}" for r in frame[these].itertuples())
+             for word, these in parts.items() if these.any()]
     missing = len(pairs) - len(frame)
     return [f"{word[0].upper()}{word[1:]}." for word in words] + (
         [f"{missing} of {len(pairs)} comparisons are not measured yet."] if missing else [])

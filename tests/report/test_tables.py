@@ -83,7 +83,8 @@ def test_means_and_spreads(tmp_path):
     assert lines[2].split() == ["method", "balanced", "accuracy", "%", "n", "head", "medium", "tail", "rule",
                                 "minutes", "s", "a", "step"]
     assert lines[4].split() == ["Supervised", "30.0", "1", "60.0", "30.0", "0.0", "all", "4", "0.5", "0.750"]
-    assert lines[5].split() == ["FixMatch", "54.0", "±", "4.6", "3", "84.0", "54.0", "24.0", "all", "4", "2.3", "3.500"]
+    assert lines[5].split() == ["FixMatch", "54.0", "±", "4.6", "3", "84.0", "54.0", "24.0", "all", "4", "2.3",
+                                "3.500"]
     assert "best" not in text and "**" not in made.markdown
 
 
