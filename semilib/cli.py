@@ -548,7 +548,7 @@ def parser() -> argparse.ArgumentParser:
     words = "TABLE or NAME=VALUE"
     sub = verb(plan, "how many runs, hours and how much disk tables or a sweep will take")
     sub.add_argument("what", nargs="*", metavar=words,
-                     help="table1 ... table5 (none: all), profile=small, seeds=0..2, methods=semi,acr; or a sweep, as "
+                     help="table1 ... table7 (none: all), profile=small, seeds=0..2, methods=semi,acr; or a sweep, as "
                           "for `run`")
     sub.add_argument("--runs", default="runs")
     sub.add_argument("--slots", type=int, default=None, help="runs side by side (default: as `run` would choose)")

@@ -26,8 +26,8 @@ Numbers: toy tensors of the tests: L_main 1.434713, L_aux 1.736815, L_con .67653
 
 Before its published numbers are believed: the release says to report the best of 256 evaluations on the test set. In
 the one log that it ships this is 66.8, where the last is 64.8 and the mean of the last 20 is 62.7. All its runs have 4
-labels a class and mu = 7 (n1=4 m1=4996 gamma_l=1, gamma_u 50, 100 or 150, labelled_in_unlabelled=False); no setting for
-long-tailed labels was published.
+labels a class and mu = 7 (n1=4 m1=4996 gamma_l=1, gamma_u 50, 100 or 150, labelled_in_unlabelled=False: the cells of
+`semilib run table7`); no setting for long-tailed labels was published.
 """
 from __future__ import annotations
 

@@ -108,6 +108,12 @@ def _embedded(order: str = "consistent") -> dict[str, Any]:
     return dict(dataset="mnistm5k", order=order)
 
 
+def _few_labels(dataset: str, m1: int, gamma_u: float, order: str = "consistent") -> dict[str, Any]:
+    """Four labels of every class, the rest of the pool without them: the cells of SAGE (ICML 2026)."""
+    return dict(dataset=dataset, n1=4, m1=m1, gamma_l=1.0, gamma_u=float(gamma_u), order=order,
+                labelled_in_unlabelled=False)
+
+
 CIFAR10, CIFAR100 = ((500, 4000), (1500, 3000)), ((50, 400), (150, 300))            # N1 and M1
 REAL: dict[str, dict[str, dict[str, Any]]] = {
     "table1": {**{f"CIFAR-10-LT {n}/{m}, gamma {g}": _cifar(10, n, m, g) for n, m in CIFAR10 for g in (100, 150)},
@@ -118,10 +124,15 @@ REAL: dict[str, dict[str, dict[str, Any]]] = {
                   for n in (150, 450) for g in (10, 20)}},
     "table3": {f"ImageNet-127, {side} px": dict(dataset="imagenet127", side=side) for side in (32, 64)},
     **dict.fromkeys(("table4", "table5"), {"CIFAR-10-LT 1500/3000, gamma 100": _cifar(10, 1500, 3000, 100)}),
+    "table7": {**{f"CIFAR-10 4/4996, gamma {g}, consistent": _few_labels("cifar10", 4996, g) for g in (50, 100, 150)},
+               **{f"CIFAR-10 4/4996, gamma 100, {order}": _few_labels("cifar10", 4996, 100, order)
+                  for order in ("uniform", "head-tail")}},
 }
 EMBEDDED: dict[str, dict[str, dict[str, Any]]] = {
     **dict.fromkeys(("table1", "table4", "table5"), {"embedded pictures, gamma 20": _embedded()}),
     "table2": {f"embedded pictures, {order}": _embedded(order) for order in ("uniform", "reversed")},
+    "table7": {f"embedded pictures 4/396, {order}": _few_labels("mnistm5k", 396, 20, order)
+               for order in ("consistent", "uniform")},
 }
 
 # On features: what CIFAR alone can show. Each seed has a split of its own, drawn by it.
@@ -135,6 +146,7 @@ FEATURES: dict[str, dict[str, dict[str, Any]]] = {
         "CIFAR-10-LT 1500/3000, gamma 100": _MAIN10,
         "CIFAR-10-LT 1500/3000, gamma 100, reversed": {**_MAIN10, "order": "reversed"}}),
     "table6": {"CIFAR-10-LT 1500/3000, gamma 100": _MAIN10},
+    "table7": REAL["table7"],
 }
 FIVE_SEEDS = ({**_MAIN10, "order": "consistent"}, {**_MAIN10, "order": "reversed"}, _MAIN100,
               {**_MAIN100, "order": "reversed"})
@@ -198,6 +210,7 @@ TITLES = {
     "table4": "Table 4, SeMi's components and its release's defects",
     "table5": "Table 5, SeMi's modules on other methods, and sensitivity",
     "table6": "Table 6, what the study on features rests on",
+    "table7": "Table 7, four labels a class, unlabelled set of any distribution",
 }
 _CELL, _ROWS = "it belongs to the table's cells", "it belongs to the table's rows"
 FIXED_FIELDS = {
@@ -376,6 +389,11 @@ def _otherwise(profile: str, methods: list[str] | None) -> list[Row]:
     return _compared(profile, methods, usual)
 
 
+def _few(profile: str, methods: list[str] | None) -> list[Row]:
+    usual = METHODS if profile == "features" else COMPARED if TABLE_PROFILES[profile]["real"] else (*MAIN, "sage")
+    return _compared(profile, methods, usual)
+
+
 def _imagenet(profile: str, methods: list[str] | None) -> list[Row]:
     """SCAD has no groups of ImageNet-127's classes."""
     return _compared(profile, methods, (method for method in COMPARED if method != "scad"))
@@ -383,4 +401,4 @@ def _imagenet(profile: str, methods: list[str] | None) -> list[Row]:
 
 ROWS: dict[str, Callable[[str, list[str] | None], list[Row]]] = {
     "table1": _all, "table2": _otherwise, "table3": _imagenet, "table4": _ablation,
-    "table5": _modules_and_values, "table6": _foundations}
+    "table5": _modules_and_values, "table6": _foundations, "table7": _few}

@@ -110,6 +110,14 @@ def test_table_6_changes_one_foundation_a_section_and_keeps_the_settings_of_its_
     assert len({e.runs[0].method for e in grid.entries if e.section == "10,000 steps"}) >= len(METHODS) - 1
 
 
+@pytest.mark.parametrize("profile", ["small", "features", "paper"])
+def test_table_7_gives_four_labels_of_every_class_and_keeps_them_out_of_the_pool(profile):
+    grid = grids.grid("table7", profile, seeds=[0])
+    assert {(run.n1, run.gamma_l, run.labelled_in_unlabelled) for run in grid.runs} == {(4, 1.0, False)}
+    assert "sage" in {run.method for run in grid.runs}
+    assert {run.order for run in grid.runs} >= {"consistent", "uniform"}
+
+
 def test_seeds_come_one_after_the_other_and_fields_reach_every_run():
     grid = grids.grid("table1", "small", ["fixmatch", "semi"], [3, 1], steps=700)
     assert [run.seed for run in grid.runs] == [1, 1, 3, 3] and {run.steps for run in grid.runs} == {700}
