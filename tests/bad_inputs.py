@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kit import DATA, ROOT, steady, write_record
+from kit import ROOT, smoke_run, steady, write_record
 from PIL import Image
 
 from semilib import cli
@@ -33,8 +33,9 @@ from semilib.errors import BadInput, TrainingError
 from semilib.methods import ADDITIONS, METHODS, get
 from semilib.options import fields_in_key
 from semilib.report import frames, records
-from semilib.study import notebooks
-from semilib.training import record, trained
+from semilib.study import notebooks, sweep, unit
+from semilib.study.status import share_done
+from semilib.training import record
 from semilib.training.config import CELLS, Run
 
 SECONDS, WORDS = 60, 2500                       # a case takes less, and says less characters
@@ -64,6 +65,7 @@ CONTRADICTIONS: list[dict[str, Any]] = [
     {"method": "acr", "add": "oheml+oheml"}, {"method": "acr", "add": "+"},
     {"method": "supervised", "base": "fixmatch"},
     {"eval_every": 2000}, {"eval_every": 0.0}, {"eval_every": 1.5}, {"ema": 1.0}, {"lr": 0.0}, {"bn_momentum": 0.0},
+    {"seed": 2**64}, {"steps": 10**400}, {"batch": 10**9}, {"network": "wrn-1000000-1"}, {"cls": 1},
     {"gamma_u": -100}, {"device": "cuda:x"}, {"device": "gpu"}, {"root": "\0"}, {"root": "a" * 5000}, {"profile": 0},
     {"profile": []}, {"profile": False}, {"recipe": "original", "method": "fixmatch", "rcipe": 1}, {"semi.alpha": 1}]
 
@@ -165,7 +167,6 @@ def command(line: list[str], place: Path) -> None:
     """A command up to where it would train or execute. Raises BadInput for a refusal in a sentence."""
     import papermill
 
-    from semilib.study import sweep
     from semilib.training import inspecting, train
     said = io.StringIO()
     with contextlib.ExitStack() as stack:
@@ -234,7 +235,8 @@ HARMS: list[tuple[bool, Callable[[random.Random, Path], Any]]] = [
     (False, lambda draw, root: shutil.rmtree(root / "test")),
     (False, lambda draw, root: (root / "train/Thumbs.db").write_text("")),
     (False, lambda draw, root: (root / "train/a/.hidden").write_text("")),
-    (False, lambda draw, root: shutil.copy(root / "train/a/0.bmp", root / "test/b/9.bmp")),
+    (True, lambda draw, root: shutil.copy(root / "train/a/0.bmp", root / draw.choice(["test/a", "train/b"]) / "9.bmp")),
+    (False, lambda draw, root: shutil.copy(root / "test/a/0.bmp", root / "unlabelled/9.bmp")),
     (False, lambda draw, root: (root / "notes").write_text("")),
     (False, lambda draw, root: picture(root / "train/9.bmp", 9))]
 
@@ -261,23 +263,27 @@ def look(root: Path) -> None:
 
 # ---- files of runs ---------------------------------------------------------------------------------------------------
 
-READERS: dict[str, Callable[[Path], Any]] = {
+Reader = Callable[[Path], Any]
+READERS: dict[str, Reader] = {
     "status": lambda folder: command(["status", "--runs", str(folder.parent)], folder),
     "publish": lambda folder: command(["publish", str(folder), str(folder / "out")], folder),
     "state": lambda folder: record.state_of(folder),
     "table": lambda folder: frames.runs(records.load([folder])),
     "result": lambda folder: records.result_of(records.read(folder)),
-    "network": lambda folder: trained.load(folder, DATA)}
+    "plan": lambda folder: sweep.forecast([smoke_run()], folder.parent, folder.parent / "none"),
+    "sweep": lambda folder: (unit.is_done(folder), share_done(smoke_run(), folder.parent))}
+Trained = dict[str, tuple[Path, Reader]]        # of runs that were really trained: a run's folder, and what reads it
 
 
-def damaged_files(draw: random.Random, place: Path, finished: Path | None = None) -> Iterator[Case]:
-    """finished: a run with its checkpoint, for the reader of networks."""
-    base = write_record(place / "base", steady(60, 30, 20))
+def damaged_files(draw: random.Random, place: Path, of_trained: Trained) -> Iterator[Case]:
+    written = write_record(place / "base", steady(60, 30, 20))
+    readers = {**{name: (written, reader) for name, reader in READERS.items()}, **of_trained}
     for number in range(10**9):
-        reader = draw.choice([name for name in READERS if finished or name != "network"])
+        reader = draw.choice(list(readers))
+        base, read = readers[reader]
         folder = place / f"runs{number % 8}" / base.name
         shutil.rmtree(folder.parent, ignore_errors=True)
-        shutil.copytree(finished if reader == "network" else base, folder)
+        shutil.copytree(base, folder)
         name = draw.choice([path.name for path in folder.iterdir() if path.suffix in (".json", ".jsonl", ".npz")])
         harm = draw.choice(["bytes", "empty", "value", "gone", "folder"])
         file = folder / name
@@ -294,7 +300,7 @@ def damaged_files(draw: random.Random, place: Path, finished: Path | None = None
             file.unlink()
             if harm == "folder":
                 file.mkdir()
-        yield f"{reader} of a run whose {name} has {harm} wrong", functools.partial(READERS[reader], folder), False
+        yield f"{reader} of a run whose {name} has {harm} wrong", functools.partial(read, folder), False
 
 
 # ---- what is done with a case ----------------------------------------------------------------------------------------
@@ -323,19 +329,20 @@ def outcome(case: Case) -> str:
     return f"{what}: accepted, and cannot be meant" if must else "accepted"
 
 
-def cases(kind: str, draw: random.Random, place: Path, finished: Path | None = None) -> Iterator[Case]:
+def cases(kind: str, draw: random.Random, place: Path, of_trained: Trained) -> Iterator[Case]:
     makers = {"runs": lambda: configurations(draw), "command lines": lambda: command_lines(draw, place),
               "parameters": lambda: parameters(draw), "pictures": lambda: picture_folders(draw, place),
-              "files": lambda: damaged_files(draw, place, finished)}
+              "files": lambda: damaged_files(draw, place, of_trained)}
     return makers[kind]()
 
 
-def run_cases(kind: str, count: int, seed: int, place: Path, finished: Path | None = None) -> tuple[Counter, list[str]]:
+def run_cases(kind: str, count: int, seed: int, place: Path, of_trained: Trained | None = None
+              ) -> tuple[Counter, list[str]]:
     """How many cases of a kind were refused and accepted, and the faults."""
     place.mkdir(parents=True, exist_ok=True)
     done: Counter = Counter()
     faults: list[str] = []
-    for _, case in zip(range(count), cases(kind, random.Random(f"{kind} {seed}"), place, finished)):
+    for _, case in zip(range(count), cases(kind, random.Random(f"{kind} {seed}"), place, of_trained or {})):
         word = outcome(case)
         if word in ("refused", "accepted"):
             done[word] += 1

@@ -1,5 +1,7 @@
 """Bad input of every kind, drawn from one seed: a sentence for each, no traceback, no hang, nothing accepted that
 cannot be meant. `tests/torture.py` draws 50,000."""
+import functools
+
 import bad_inputs
 import pytest
 
@@ -12,6 +14,14 @@ def test_bad_input_is_told_in_a_sentence(kind, count, tmp_path):
     done, faults = bad_inputs.run_cases(kind, count, 1, tmp_path)
     assert not faults, "\n".join(faults[:10])
     assert done["refused"] > count / 5 and sum(done.values()) == count
+
+
+def test_each_contradiction_is_refused_whatever_the_method():
+    for method in ("semi", "supervised"):
+        for contradiction in bad_inputs.CONTRADICTIONS:
+            given = {"method": method, "profile": "smoke", **contradiction}
+            case = str(contradiction)[:80], functools.partial(bad_inputs.make, given), True
+            assert bad_inputs.outcome(case) == "refused"
 
 
 @pytest.mark.parametrize("case, word", [

@@ -10,6 +10,7 @@ as they are found. State and runs are in build/torture; delete it to begin anew.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -26,12 +27,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import bad_inputs  # noqa: E402
+import kit  # noqa: E402
 import torch  # noqa: E402
 from kit import VARIANTS, smoke_run  # noqa: E402
 
 from semilib import files  # noqa: E402
-from semilib.training import checkpoint, record  # noqa: E402
+from semilib.errors import Stopped  # noqa: E402
+from semilib.training import checkpoint, record, trained  # noqa: E402
 from semilib.training.config import Run  # noqa: E402
+from semilib.training.progress import Progress  # noqa: E402
 from semilib.training.train import train  # noqa: E402
 
 PLACE = ROOT / "build" / "torture"
@@ -148,18 +152,50 @@ def launchers(state: State) -> Iterator[None]:
 def inputs(state: State, kind: str) -> Iterator[None]:
     name = f"bad input: {kind}"
     section = state.of(name, INPUTS[kind])
-    finished = PLACE / "finished"
-    if kind == "files" and not (record.read(finished) or {}).get("result"):
-        train(smoke_run("semi"), folder=finished)
+    of_trained = really_trained() if kind == "files" and section["done"] < section["of"] else {}
     while section["done"] < section["of"]:
         count = min(PART[kind], section["of"] - section["done"])
         place = PLACE / kind.replace(" ", "-")
         shutil.rmtree(place, ignore_errors=True)
-        done, faults = bad_inputs.run_cases(kind, count, section["done"] + 7, place, finished)
+        done, faults = bad_inputs.run_cases(kind, count, section["done"] + 7, place, of_trained)
         for word in ("refused", "accepted"):
             section[word] = section.get(word, 0) + done[word]
         state.add(name, count, faults)
         yield
+
+
+class StoppedAt(Progress):
+    """Stops a run after a step, as Ctrl-C does."""
+
+    period = 0
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.at = step
+
+    def step(self, run: Run, done: int, *rest) -> None:
+        self.shown = 0.0
+        if done == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def really_trained() -> bad_inputs.Trained:
+    """A finished run whose network is loaded, and half a run that is gone on with: to the numbers of a whole one."""
+    finished, whole, half = PLACE / "finished", PLACE / "whole of half", PLACE / "half"
+    run = disturbed("fixmatch", 0)
+    for folder in (finished, whole, half):
+        shutil.rmtree(folder, ignore_errors=True)
+    train(smoke_run("semi"), folder=finished, progress=Progress())
+    train(run, folder=whole, progress=Progress())
+    with contextlib.suppress(Stopped):
+        train(run, folder=half, progress=StoppedAt(14))
+    expected = numbers(whole)
+
+    def go_on(folder: Path) -> None:
+        train(run, folder=folder, progress=Progress())
+        if not same(numbers(folder), expected):
+            raise AssertionError("another result")
+    return {"network": (finished, lambda folder: trained.load(folder, kit.DATA)), "run that goes on": (half, go_on)}
 
 
 # ---- disks -----------------------------------------------------------------------------------------------------------

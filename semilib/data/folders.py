@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from semilib.training.config import Run
 
 PARTS = ("train", "test", "unlabelled")
+IN_TWO_CLASSES, IN_BOTH_SETS = "in two classes", "in train/ and in test/"          # what nobody means
 EXAMPLES = 3                        # files or names of a kind that a report gives
 Tree = dict[str, list[Path]]        # the files of each class, in the order of the classes' names
 
@@ -69,22 +70,28 @@ class Folder:
         lines += [f"{self.root.name}: left out: {'; '.join(self.left_out)}"] if self.left_out else []
         untested = [name for name in self.train if self.test and not self.test.get(name)]
         wrong = [f"no test picture of {first_of(untested)}"] if untested else []
-        return lines + [f"{self.root.name}: looks wrong: {line}" for line in [*wrong, *self._twice()]]
+        return lines + [f"{self.root.name}: looks wrong: {line}" for line in [*wrong, *_counted(self.repeated)]]
 
-    def _twice(self) -> list[str]:
-        """Pictures that are in two places which should have none in common."""
+    @functools.cached_property
+    def repeated(self) -> dict[str, list[str]]:
+        """The pictures that are there twice and should not be, as ONE = OTHER, by where they are."""
         places = [(part, name, file) for part, tree in (("train/", self.train), ("test/", self.test))
                   for name, of in tree.items() for file in of]
         before: dict[str, tuple[str, str, Path]] = {}
         found: dict[str, list[str]] = {}
         for part, name, file in [*places, *(("unlabelled/", "", file) for file in self.unlabelled)]:
             other_part, other_name, other = before.setdefault(self.contents[file], (part, name, file))
-            pair = " = ".join(one.relative_to(self.root).as_posix() for one in (other, file))
             if name and name != other_name:
-                found.setdefault("in two classes", []).append(pair)
+                where = IN_TWO_CLASSES
             elif part != other_part and "test/" in (part, other_part):
-                found.setdefault(f"in {other_part} and in {part}", []).append(pair)
-        return [f"{len(pairs):,} pictures {where}: {first_of(pairs)}" for where, pairs in found.items()]
+                where = f"in {other_part} and in {part}"
+            elif name and file != other and not self.test:
+                where = "twice in train/, of which a part is held out"
+            else:
+                continue
+            pair = " = ".join(one.relative_to(self.root).as_posix() for one in (other, file))
+            found.setdefault(where, []).append(pair)
+        return found
 
     def held_out(self, seed: int) -> tuple[Tree, Tree]:
         """The training and the test pictures by class. Without a folder test/, 20 % of each class of train/ (at least
@@ -106,8 +113,8 @@ _seen: dict[str, Folder] = {}
 
 
 def look(root: str | Path, report: Report = silent) -> Folder:
-    """What a folder of pictures holds. Raises BadInput (field root) for a tree that is not like the one above, and as
-    `pictures.files_below`."""
+    """What a folder of pictures holds. Raises BadInput (field root) for a tree that is not like the one above, for a
+    picture in two classes or both in train/ and in test/, and as `pictures.files_below`."""
     root = Path(root).expanduser()
     place = os.path.abspath(root)
     if place not in _seen:
@@ -173,7 +180,15 @@ def _look(root: Path, report: Report) -> Folder:
     left_out += [f"{len(loose):,} files that lie in {part}/ itself, in no class" for part in ("train", "test")
                  if (loose := [file for file in files[part] if file.parent == root / part])]
     contents = dict(zip(used, pictures.contents(used, root, report)))
-    return Folder(root, train, test, files["unlabelled"], contents, left_out)
+    folder = Folder(root, train, test, files["unlabelled"], contents, left_out)
+    if both := {where: pairs for where, pairs in folder.repeated.items() if where in (IN_TWO_CLASSES, IN_BOTH_SETS)}:
+        raise BadInput("root", str(root), "each picture in one class, and either in train/ or in test/; remove one of "
+                                          f"each pair: {'; '.join(_counted(both))}")
+    return folder
+
+
+def _counted(repeated: dict[str, list[str]]) -> list[str]:
+    return [f"{len(pairs):,} pictures {where}: {first_of(pairs)}" for where, pairs in repeated.items()]
 
 
 def _others(root: Path) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -65,6 +66,7 @@ class SlurmTask:
 
 def slurm(runs: Iterable[Run], folder: str | Path, how: Slurm, progress: Progress | None = None) -> list[Outcome]:
     """Do the runs that are not done as an array job, `per_job` runs a task, and wait for them unless `wait` is False.
+    More tasks than one array job of the cluster may have become several array jobs.
 
     A killed worker is started again inside its task, a killed task is submitted again, each at most `retries` times.
     SLURM itself requeues what a lost node or a preemption took. Ctrl-C leaves the array in the queue. Scripts and logs
@@ -72,41 +74,55 @@ def slurm(runs: Iterable[Run], folder: str | Path, how: Slurm, progress: Progres
     """
     status = SweepStatus(runs, folder, how.notebook, progress)
     todo = status.todo()
-    _check_array(len(todo), how.per_job)
     executor = _executor(status.folder / "slurm", how.more) if todo else None
     for left in range(how.retries, -1, -1):
         if not todo:
             break
         chunks = [todo[i:i + how.per_job] for i in range(0, len(todo), how.per_job)]
-        task = SlurmTask(str(status.folder), how.of_a_task())
-        jobs = executor.map_array(task, [[parameters_of(run) for run in chunk] for chunk in chunks])
-        status.note(f"array job {_array(jobs)}: {len(todo)} runs in {len(chunks)} tasks")
+        jobs = _submit(executor, SlurmTask(str(status.folder), how.of_a_task()), chunks, how.more)
+        arrays = " ".join(_arrays(jobs))
+        status.note(f"array job {arrays}: {len(todo)} runs in {len(chunks)} tasks")
         try:
             if how.wait:
                 _follow(status, chunks, jobs, how.poll)
         except KeyboardInterrupt:
-            status.note(f"array job {_array(jobs)} stays in the queue (scancel {_array(jobs)} ends it)")
+            status.note(f"array job {arrays} stays in the queue (scancel {arrays} ends it)")
             raise
         todo = [run for run in todo if status.folder_of(run) not in status.outcomes]
         if not how.wait or not left:
             state, why = ("submitted", "") if not how.wait else \
-                ("failed", f"its job was killed {how.retries + 1} times: see slurm/{_array(jobs)}_*")
+                ("failed", f"its job was killed {how.retries + 1} times: see the logs of array job {arrays} in slurm/")
             for run in todo:
                 status.ended(Outcome(run, status.folder_of(run), state, why))
             break
     return status.close()
 
 
-def _check_array(runs: int, per_job: int) -> None:
-    """Raise BadInput for more tasks than one array job of this cluster may have, where it says how many that are."""
+def _submit(executor: Any, task: SlurmTask, chunks: list[list[Run]], sbatch: dict[str, Any]) -> list[Any]:
+    """A job for each chunk, in as few array jobs as the cluster's MaxArraySize allows, all of about one size. They
+    share out `array_parallelism`. Raises BadInput with what sbatch says if it refuses one."""
+    errors, jobs = optional_module("submitit", "slurm").core.utils, []
+    arrays = -(-len(chunks) // _max_array_size())
+    if "array_parallelism" in sbatch:
+        executor.update_parameters(array_parallelism=max(1, sbatch["array_parallelism"] // arrays))
+    given, size = [[parameters_of(run) for run in chunk] for chunk in chunks], -(-len(chunks) // arrays)
+    for start in range(0, len(given), size):
+        try:
+            jobs += executor.map_array(task, given[start:start + size])
+        except (errors.FailedJobError, errors.FailedSubmissionError) as refused:
+            before = f"; array job {' '.join(_arrays(jobs))} is in the queue" if jobs else ""
+            raise BadInput("slurm", sbatch, f"options that sbatch takes ({refused}){before}") from refused
+    return jobs
+
+
+def _max_array_size() -> int:
+    """The tasks that an array job of this cluster may have; no limit where it does not say."""
     try:
         asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
-        return
+        return sys.maxsize
     most = re.search(r"MaxArraySize\s*=\s*(\d+)", asked.stdout)
-    if most and -(-runs // per_job) > int(most[1]):
-        raise BadInput("per-job", per_job, f"at least {-(-runs // int(most[1]))} for {runs:,} runs: this cluster's "
-                                           f"MaxArraySize is {most[1]}")
+    return max(1, int(most[1])) if most else sys.maxsize
 
 
 def minutes(time: Any) -> int:
@@ -126,6 +142,11 @@ def minutes(time: Any) -> int:
 
 def _executor(folder: Path, sbatch: dict[str, Any]) -> Any:
     submitit = optional_module("submitit", "slurm")
+    if shutil.which("srun") is None:
+        raise BadInput("on", "slurm", "a machine of a SLURM cluster; there is no command srun here")
+    at_once = sbatch.get("array_parallelism", 1)
+    if type(at_once) is not int or at_once < 1:
+        raise BadInput("array_parallelism", at_once, "a whole number of tasks, at least 1")
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=1000, python=sys.executable)
     ours = {"folder", "command", "map_count", "setup", "additional_parameters"}
     known = submitit.SlurmExecutor._valid_parameters() - ours
@@ -151,13 +172,13 @@ def in_queue(job: str) -> bool:
 
 
 def _follow(status: SweepStatus, chunks: list[list[Run]], jobs: list[Any], poll: float) -> None:
-    """Tell of the runs of an array job until it is over, and put down what became of them.
+    """Tell of the runs of array jobs until they are over, and put down what became of them.
 
     A task that left no result was killed: nothing is put down of its runs, so that they are submitted again."""
     runs, over = [run for chunk in chunks for run in chunk], False
     while not over:
         try:
-            over = not in_queue(_array(jobs))
+            over = not any(in_queue(array) for array in _arrays(jobs))
         except (OSError, subprocess.TimeoutExpired) as error:   # a controller that restarts is back in a moment
             status.note(f"the queue did not answer ({error}); asking again")
         for run in runs:
@@ -178,8 +199,9 @@ def _outcome(run: Run, status: SweepStatus, state: str, error: str) -> Outcome:
     return Outcome(run, status.folder_of(run), "done" if state == "done before" else state, error)
 
 
-def _array(jobs: list[Any]) -> str:
-    return jobs[0].job_id.split("_")[0]
+def _arrays(jobs: list[Any]) -> list[str]:
+    """The array jobs whose tasks these are."""
+    return list(dict.fromkeys(job.job_id.split("_")[0] for job in jobs))
 
 
 def _result(job: Any, n: int) -> list[tuple[str, str]]:

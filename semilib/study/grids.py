@@ -219,8 +219,9 @@ FIXED_FIELDS = {
 UNTITLED_FIELDS = ("device", "data_on", "keep_seconds", "capture", "strict")           # where and how often, not what
 
 
-def grid(table: str, profile: str = "small", methods: Iterable[str] | None = None, seeds: Iterable[int] | None = None,
-         root: str = "data", cells: Iterable[str] | None = None, **changes: Any) -> Grid:
+def grid(table: str, /, profile: str = "small", methods: Iterable[str] | None = None,
+         seeds: Iterable[int] | None = None, root: str = "data", cells: Iterable[str] | None = None,
+         **changes: Any) -> Grid:
     """The runs of a table.
 
     methods: rows of tables 1 to 3, and hosts of table 5. seeds: as methods, None for the profile's own. root: folder of

@@ -76,6 +76,15 @@ def check_parameters(given: dict[str, Any], **expected: Any) -> None:
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
         if type(given.get(name, Ellipsis)) not in kinds:
             raise BadInput(name, given.get(name, Ellipsis), in_words(kinds))
+    _check_fields(given, expected)
+
+
+def _check_fields(given: dict[str, Any], known: Iterable[str]) -> None:
+    """Refuse a parameter `fields` that names one of the notebook's other parameters."""
+    fields = given.get("fields")
+    for name in fields if isinstance(fields, dict) else ():
+        if name in known:
+            raise BadInput("fields", fields, f"without {name}, which is a parameter of its own")
 
 
 def _injected(given: dict[str, Any]) -> list[str]:
@@ -144,6 +153,7 @@ def check_given(notebook: str | Path, given: dict[str, Any]) -> None:
         if not (same or default is None or value is None):
             wanted = f"{in_words((type(default),))}, as in {Path(notebook).name} ({name} = {default!r})"
             raise BadInput(name, value, wanted)
+    _check_fields(given, known)
 
 
 def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], show: bool = True) -> Path:

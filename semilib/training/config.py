@@ -206,7 +206,7 @@ class Run:
     # ---- making one --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def of(cls, dataset: str = "mnistm5k", method: str = "semi", **given: Any) -> Run:
+    def of(cls, /, dataset: str = "mnistm5k", method: str = "semi", **given: Any) -> Run:
         """A run of the data set's default cell and profile, changed by what is given; profile="" is the data set's own.
         A run on a folder of pictures is one of the pictures that lie there now.
 
@@ -251,7 +251,7 @@ class Run:
         return cls(**fields)._with_options(recipe_options, given.get("options", {}))
 
     @classmethod
-    def grid(cls, **given: Any) -> list[Run]:
+    def grid(cls, /, **given: Any) -> list[Run]:
         """All runs of several values: a list, tuple or range in place of a value of `Run.of` has one run for each.
 
         A name with a dot is an option of one method, and multiplies that method's runs alone:
@@ -280,7 +280,7 @@ class Run:
         return [cls.of(**{**run, "options": {**run.get("options", {}), **own}} if own else run)
                 for run in _product(fields) for own in _product(options[run.get("method", "semi")])]
 
-    def with_(self, **changes: Any) -> Run:
+    def with_(self, /, **changes: Any) -> Run:
         """This run with some fields changed. The profile's values are not applied again. The options stay as they are.
         Where the method changes, those that are not given are its defaults."""
         for name in changes:

@@ -228,15 +228,23 @@ def test_a_misspelt_part_of_a_folder_is_refused(name, folder):
     (lambda folder: drawn(folder / "train/loose.bmp", 90), "left out: 1 files that lie in train/ itself, in no class"),
     (lambda folder: (folder / "notes").mkdir(), "left out: notes"),
     (lambda folder: shutil.rmtree(folder / "test/bee"), "looks wrong: no test picture of bee"),
-    (lambda folder: shutil.copy(folder / "train/ant/1.bmp", folder / "test/ant/9.bmp"),
-     "looks wrong: 1 pictures in train/ and in test/: train/ant/1.bmp = test/ant/9.bmp"),
-    (lambda folder: shutil.copy(folder / "train/ant/1.bmp", folder / "train/bee/9.bmp"),
-     "looks wrong: 1 pictures in two classes: train/ant/1.bmp = train/bee/9.bmp"),
+    (lambda folder: (shutil.rmtree(folder / "test"),
+                     shutil.copy(folder / "train/ant/1.bmp", folder / "train/ant/9.bmp")),
+     "looks wrong: 1 pictures twice in train/, of which a part is held out: train/ant/1.bmp = train/ant/9.bmp"),
     (lambda folder: shutil.copy(folder / "test/ant/0.bmp", folder / "unlabelled/9.bmp"),
      "looks wrong: 1 pictures in test/ and in unlabelled/: test/ant/0.bmp = unlabelled/9.bmp")])
 def test_what_is_left_out_and_what_looks_wrong_is_told(harm, line, folder):
     harm(folder)
     assert told(folder)[1:] == [line]
+
+
+@pytest.mark.parametrize("copy, where", [
+    ("test/ant/9.bmp", "in train/ and in test/"), ("train/bee/9.bmp", "in two classes"),
+    ("test/bee/9.bmp", "in two classes")])
+def test_the_same_picture_in_two_classes_or_in_both_sets_is_refused_with_both_names(copy, where, folder):
+    shutil.copy(folder / "train/ant/1.bmp", folder / copy)
+    with pytest.raises(BadInput, match=f"remove one of each pair: 1 pictures {where}: train/ant/1.bmp = {copy}"):
+        folders.look(folder)
 
 
 @pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._0.bmp"])

@@ -403,7 +403,7 @@ def folder(tmp_path):
     for name, colour in (("ant", RED), ("bee", GREEN)):
         for i in range(5):
             picture(tmp_path / "train" / name / f"{i}.png", colour)
-        picture(tmp_path / "test" / name / "t.png", colour)
+        picture(tmp_path / "test" / name / "t.png", colour, size=(41, 41))        # another picture than the others
     return tmp_path
 
 
@@ -515,8 +515,8 @@ def test_without_a_test_set_a_fifth_of_each_class_is_held_out(folder):
     remove_test_set(folder)
     for i in range(12):
         picture(folder / "train" / "cat" / f"{i:02}.png", (10 * i, 0, 0))
-    picture(folder / "train" / "dog" / "a.png")
-    picture(folder / "train" / "dog" / "b.png")
+    picture(folder / "train" / "dog" / "a.png", BLUE)
+    picture(folder / "train" / "dog" / "b.png", BLUE)
     source = sources.load("imagefolder", folder, side=4)
     assert torch.bincount(source.labels).tolist() == [4, 4, 10, 1]
     assert torch.bincount(source.test_labels).tolist() == [1, 1, 2, 1]
@@ -529,7 +529,7 @@ def test_without_a_test_set_a_fifth_of_each_class_is_held_out(folder):
 
 def test_a_class_of_one_cannot_be_held_out(folder):
     remove_test_set(folder)
-    picture(folder / "train" / "cat" / "only.png")
+    picture(folder / "train" / "cat" / "only.png", BLUE)
     with pytest.raises(BadInput, match="train/cat has 1 picture"):
         sources.load("imagefolder", folder)
 

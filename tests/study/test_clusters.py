@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from kit import ROOT, check_done_once, in_mid_run, linux, parent, smoke_run, smoke_table
@@ -233,14 +234,62 @@ def test_another_time_limit_is_refused(time):
         clusters.minutes(time)
 
 
-def test_a_sweep_of_more_tasks_than_the_cluster_takes_is_refused_before_anything_is_written(monkeypatch, tmp_path):
-    told = subprocess.CompletedProcess([], 0, "MaxArraySize            = 10\n", "")
+class Queue:
+    """A stand-in for submitit's executor: it counts the tasks of each array job, and refuses one if asked to."""
+
+    def __init__(self, refused: int | None = None):
+        self.arrays, self.parallel, self.refused = [], [], refused
+
+    def update_parameters(self, array_parallelism: int) -> None:
+        self.parallel.append(array_parallelism)
+
+    def map_array(self, task, given: list) -> list:
+        if len(self.arrays) == self.refused:
+            raise importlib.import_module("submitit").core.utils.FailedJobError("sbatch: error: no such partition")
+        self.arrays.append(len(given))
+        return [SimpleNamespace(job_id=f"{len(self.arrays)}_{i}") for i in range(len(given))]
+
+
+def cluster(monkeypatch, size: int, queue: Queue) -> Queue:
+    """What a cluster says of itself, and its queue."""
+    needs("slurm", "" if importlib.util.find_spec("submitit") else 'the extra "slurm", that is submitit')
+    told = subprocess.CompletedProcess([], 0, f"MaxArraySize            = {size}\n", "")
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: told)
+    monkeypatch.setattr(clusters, "_executor", lambda *a: queue)
+    return queue
+
+
+def test_a_sweep_of_more_tasks_than_an_array_job_may_have_becomes_several(monkeypatch, tmp_path):
     runs = [smoke_run(seed=seed) for seed in range(17)]
-    with pytest.raises(BadInput, match="per-job=1: at least 2 for 17 runs: this cluster's MaxArraySize is 10"):
-        clusters.slurm(runs, tmp_path / "runs", Slurm(), Progress())
-    assert not list(tmp_path.iterdir())
-    clusters._check_array(20, 2)
+    for per_job, size, arrays, parallel in ((1, 10, [9, 8], 3), (1, 8, [6, 6, 5], 2), (2, 9, [9], 6), (1, 17, [17], 6)):
+        queue = cluster(monkeypatch, size, Queue())
+        how = Slurm(per_job=per_job, wait=False, notebook=False, more={"array_parallelism": 6})
+        outcomes = clusters.slurm(runs, tmp_path / "runs", how, Progress())
+        assert queue.arrays == arrays and queue.parallel == [parallel]
+        assert [o.run.seed for o in outcomes] == list(range(17)) and {o.state for o in outcomes} == {"submitted"}
+
+
+def test_all_array_jobs_of_a_sweep_are_waited_for_and_one_that_sbatch_refuses_is_told(monkeypatch, tmp_path):
+    runs, asked = [smoke_run(seed=seed) for seed in range(3)], []
+    cluster(monkeypatch, 2, Queue())
+    monkeypatch.setattr(clusters, "in_queue", lambda array: asked.append(array) or len(asked) < 4 and array == "2")
+    monkeypatch.setattr(clusters, "_result", lambda job, n: [("failed", job.job_id)] * n)
+    outcomes = clusters.slurm(runs, tmp_path, Slurm(notebook=False, poll=0.0), Progress())
+    assert asked == ["1", "2", "1", "2"] and [o.error for o in outcomes] == ["1_0", "1_1", "2_0"]
+    cluster(monkeypatch, 2, Queue(refused=1))
+    with pytest.raises(BadInput, match=r"slurm=.*no such partition\); array job 1 is in the queue"):
+        clusters.slurm(runs, tmp_path, Slurm(notebook=False), Progress())
+
+
+@pytest.mark.parametrize("path, more, message", [
+    ("/nowhere", {}, "on='slurm': .* no command srun"), (None, {"array_parallelism": "x"}, "array_parallelism='x'"),
+    (None, {"array_parallelism": 0}, "array_parallelism=0")])
+def test_a_machine_without_slurm_and_a_wrong_number_of_tasks_are_told(path, more, message, monkeypatch, tmp_path):
+    needs("slurm", "" if importlib.util.find_spec("submitit") else 'the extra "slurm", that is submitit')
+    (tmp_path / "srun").touch(0o755)
+    monkeypatch.setenv("PATH", path or str(tmp_path))
+    with pytest.raises(BadInput, match=message):
+        clusters._executor(tmp_path / "slurm", more)
 
 
 def test_the_queue_is_asked_in_words_that_every_slurm_answers(monkeypatch):

@@ -91,6 +91,7 @@ def test_the_readme_and_the_quickstart_state_the_recorded_numbers():
     ({"profil": "smoke"}, "parameter='profil': unknown; did you mean 'profile'"),
     ({"seeds": 3}, r"seeds=3: a list, as in 00_quickstart.ipynb \(seeds = \[0\]\)"),
     ({"methods": "semi"}, "methods='semi': a list"),
+    ({"fields": {"steps": 9, "seeds": 1}}, "fields=.*: without seeds, which is a parameter of its own"),
 ])
 def test_execute_refuses_parameters_before_anything_starts(given, message, tmp_path):
     with pytest.raises(BadInput, match=message):

@@ -32,6 +32,13 @@ from semilib.training.config import PROFILES, Run
     ({"device": "tpu"}, "device='tpu'"),
     ({"eval_every": 5000}, "eval_every=5000: at least 1 and at most steps=1200"),
     ({"eval_every": 1.5}, "eval_every=1.5"),
+    ({"gamma_u": -100}, "-100 is 100 with order=reversed"),
+    ({"n1": 5, "gamma_l": 100}, "n1=5: "),
+    ({"ema": 1.0}, "ema=1.0"),
+    ({"profile": 0}, "profile=0"), ({"profile": []}, "profile=[]"), ({"profile": False}, "profile=False"),
+    ({"seed": 2**64}, f"seed={2**64}"), ({"device": "cuda:x"}, "device='cuda:x'"),
+    ({"batch": 10**9}, "batch=1000000000"), ({"network": "wrn-1000000-1"}, "network='wrn-1000000-1'"),
+    ({"seed": 10**400}, "seed=1000"), ({"order": "x" * 5000}, "(5,002 characters)"),
 ])
 def test_a_wrong_field_is_named_with_what_would_be_right(given, message):
     with pytest.raises(BadInput) as error:
