@@ -91,12 +91,20 @@ def test_the_readme_and_the_quickstart_state_the_recorded_numbers():
     ({"profil": "smoke"}, "parameter='profil': unknown; did you mean 'profile'"),
     ({"seeds": 3}, r"seeds=3: a list, as in 00_quickstart.ipynb \(seeds = \[0\]\)"),
     ({"methods": "semi"}, "methods='semi': a list"),
-    ({"fields": {"steps": 9, "seeds": 1}}, "fields=.*: without seeds, which is a parameter of its own"),
 ])
 def test_execute_refuses_parameters_before_anything_starts(given, message, tmp_path):
     with pytest.raises(BadInput, match=message):
         notebooks.execute(ROOT / "notebooks" / "00_quickstart.ipynb", tmp_path / "out.ipynb", given, show=False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("check", [
+    lambda given: notebooks.check_given(ROOT / "notebooks" / "10_run.ipynb", given),
+    lambda given: notebooks.check_parameters(given, seed=int, fields=dict)])
+def test_fields_of_a_run_name_no_parameter_that_the_notebook_has_itself(check):
+    check({"seed": 0, "fields": {"steps": 9}})
+    with pytest.raises(BadInput, match="fields={'steps': 9, 'seed': 1}: without seed, which is a parameter of its own"):
+        check({"seed": 0, "fields": {"steps": 9, "seed": 1}})
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
