@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import gc
 import json
 import os
 import random
@@ -32,7 +34,9 @@ import torch  # noqa: E402
 from kit import VARIANTS, smoke_run  # noqa: E402
 
 from semilib import files  # noqa: E402
-from semilib.errors import Stopped  # noqa: E402
+from semilib.data import sources  # noqa: E402
+from semilib.data.sources import Source  # noqa: E402
+from semilib.errors import BadInput, Stopped  # noqa: E402
 from semilib.training import checkpoint, record, trained  # noqa: E402
 from semilib.training.config import Run  # noqa: E402
 from semilib.training.progress import Progress  # noqa: E402
@@ -41,7 +45,7 @@ from semilib.training.train import train  # noqa: E402
 PLACE = ROOT / "build" / "torture"
 KILLS = 500
 INPUTS = {"runs": 30_000, "command lines": 10_000, "parameters": 5_000, "pictures": 4_000, "files": 1_000}
-PART = {"runs": 1000, "command lines": 250, "parameters": 500, "pictures": 100, "files": 100}
+PART = {"runs": 500, "command lines": 160, "parameters": 80, "pictures": 64, "files": 16}      # beside a run to kill
 # What the launchers do with workers, tasks and nodes that are killed: tests of their own.
 LAUNCHERS = {"local slots": "tests/study/test_sweep.py -k test_killed_workers",
              "SLURM": "tests/study/test_clusters.py -k test_slurm_does",
@@ -85,7 +89,7 @@ def same(a: tuple, b: tuple) -> bool:
     return a[:2] == b[:2] and a[2].keys() == b[2].keys() and all(torch.equal(a[2][k], b[2][k]) for k in a[2])
 
 
-def child(run: Run, folder: Path) -> int:
+def child(run: Run, folder: Path, source: Source) -> int:
     """A process that trains a run; it is a copy of this one, which has all modules loaded."""
     pid = os.fork()
     if pid == 0:
@@ -93,7 +97,7 @@ def child(run: Run, folder: Path) -> int:
         try:
             with open(os.devnull, "w") as nothing:
                 os.dup2(nothing.fileno(), 1)
-                train(run, folder=folder)
+                train(run, folder=folder, source=source)
             code = 0
         finally:
             os._exit(code)
@@ -101,8 +105,12 @@ def child(run: Run, folder: Path) -> int:
 
 
 def kills(state: State, draw: random.Random) -> Iterator[None]:
-    """One method after the other: a whole run, then one that is killed until it is done."""
+    """One method after the other: a whole run, then one that is killed at up to eight moments of its progress."""
     section, variants = state.of("kills while training", KILLS), sorted(VARIANTS)
+    source = sources.load("mnistm5k", kit.DATA)            # of few test images: their evaluation is not what is killed
+    source = dataclasses.replace(source, test_images=source.test_images[::10], test_labels=source.test_labels[::10])
+    gc.collect()
+    gc.freeze()                                            # no process looks again through what all of them share
     while section["done"] < KILLS:
         number = section.setdefault("runs", 0)
         variant = variants[number % len(variants)]
@@ -110,13 +118,13 @@ def kills(state: State, draw: random.Random) -> Iterator[None]:
         for folder in (whole, killed):
             shutil.rmtree(folder, ignore_errors=True)
         began = time.monotonic()
-        train(run, folder=whole)
+        train(run, folder=whole, source=source)
         seconds, count = time.monotonic() - began, 0
         while True:
-            pid = child(run, killed)
-            until = time.monotonic() + (draw.uniform(0.05, 0.9) * seconds if count < 8 else 600)
+            pid = child(run, killed, source)
+            until = time.monotonic() + (draw.uniform(0.02, 0.25) * seconds if count < 8 else 600)
             while time.monotonic() < until and os.waitpid(pid, os.WNOHANG) == (0, 0):
-                time.sleep(0.002)
+                time.sleep(0.005)
             try:
                 os.kill(pid, draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
                 ended = os.waitpid(pid, 0)[1]
@@ -192,7 +200,10 @@ def really_trained() -> bad_inputs.Trained:
     expected = numbers(whole)
 
     def go_on(folder: Path) -> None:
-        train(run, folder=folder, progress=Progress())
+        try:
+            train(run, folder=folder, progress=Progress())
+        except OSError as error:                           # which the command line tells in a sentence
+            raise BadInput("file", error.filename, str(error.strerror)) from error
         if not same(numbers(folder), expected):
             raise AssertionError("another result")
     return {"network": (finished, lambda folder: trained.load(folder, kit.DATA)), "run that goes on": (half, go_on)}
