@@ -39,10 +39,11 @@ def key(seed: int, stream: str) -> tuple[int, int]:
 
 
 def _mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """High and low word of the 64-bit product of 32-bit words `a` and constant `m`, within signed 64 bits."""
-    low = a * (m & 0xFFFF)                                     # < 2^48
-    high = a * (m >> 16) + (low >> 16)                         # < 2^49
-    return high >> 16, ((high << 16) | (low & 0xFFFF)) & MASK
+    """High and low word of the 64-bit product of 32-bit words `a` and a constant `m` in (2^31, 2^32).
+
+    The product with m - 2^32 stays within signed 64 bits. It has the same low word, and a high word less by a."""
+    product = a * (m - (MASK + 1))
+    return (product >> 32) + a, product & MASK
 
 
 def philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: int | Tensor,
