@@ -139,6 +139,9 @@ class Started(Exception):
     """What would train has been reached."""
 
 
+PARSER = functools.cache(cli.parser)                       # it is the same for every line, and takes longer than most
+
+
 def start(*args: Any, **kwargs: Any) -> None:
     raise Started
 
@@ -170,10 +173,10 @@ def command(line: list[str], place: Path) -> None:
     from semilib.training import inspecting, train
     said = io.StringIO()
     with contextlib.ExitStack() as stack:
-        for module, name in ((train, "train"), (sweep, "sweep"), (papermill, "execute_notebook"),
-                             (inspecting, "trace")):
+        for module, name, other in ((train, "train", start), (sweep, "sweep", start), (inspecting, "trace", start),
+                                    (papermill, "execute_notebook", start), (cli, "parser", PARSER)):
             stack.callback(setattr, module, name, getattr(module, name))
-            setattr(module, name, start)
+            setattr(module, name, other)
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(contextlib.redirect_stderr(said))
         stack.enter_context(contextlib.chdir(place))

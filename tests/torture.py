@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import gc
 import json
 import os
@@ -78,6 +79,14 @@ def disturbed(variant: str, number: int) -> Run:
     return smoke_run(**{**VARIANTS[variant], "keep_seconds": 0.0, "device": "cpu", "seed": number % 3})
 
 
+@functools.cache
+def small_source() -> Source:
+    """The embedded pictures at half their side, with few for the test: what is killed is not the arithmetic."""
+    source = sources.load("mnistm5k", kit.DATA)
+    return dataclasses.replace(source, images=source.images[..., ::2, ::2], test_labels=source.test_labels[::10],
+                               test_images=source.test_images[::10, :, ::2, ::2])
+
+
 def numbers(folder: Path) -> tuple:
     """All that a run left which does not depend on when it was made."""
     log = [{k: v for k, v in e.items() if k != "seconds"} for e in record.read_log(folder)]
@@ -107,8 +116,7 @@ def child(run: Run, folder: Path, source: Source) -> int:
 def kills(state: State, draw: random.Random) -> Iterator[None]:
     """One method after the other: a whole run, then one that is killed at up to eight moments of its progress."""
     section, variants = state.of("kills while training", KILLS), sorted(VARIANTS)
-    source = sources.load("mnistm5k", kit.DATA)            # of few test images: their evaluation is not what is killed
-    source = dataclasses.replace(source, test_images=source.test_images[::10], test_labels=source.test_labels[::10])
+    source = small_source()
     gc.collect()
     gc.freeze()                                            # no process looks again through what all of them share
     while section["done"] < KILLS:
@@ -194,14 +202,14 @@ def really_trained() -> bad_inputs.Trained:
     for folder in (finished, whole, half):
         shutil.rmtree(folder, ignore_errors=True)
     train(smoke_run("semi"), folder=finished, progress=Progress())
-    train(run, folder=whole, progress=Progress())
+    train(run, folder=whole, source=small_source(), progress=Progress())
     with contextlib.suppress(Stopped):
-        train(run, folder=half, progress=StoppedAt(14))
+        train(run, folder=half, source=small_source(), progress=StoppedAt(14))
     expected = numbers(whole)
 
     def go_on(folder: Path) -> None:
         try:
-            train(run, folder=folder, progress=Progress())
+            train(run, folder=folder, source=small_source(), progress=Progress())
         except OSError as error:                           # which the command line tells in a sentence
             raise BadInput("file", error.filename, str(error.strerror)) from error
         if not same(numbers(folder), expected):
