@@ -2,13 +2,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
+import sys
 
 import pytest
 import torch
-from kit import DATA
+from kit import DATA, REAL, Small, views_once
 
 from semilib.data import sources
+from semilib.data.batches import Data
+from semilib.training import engine
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,6 +40,25 @@ def source(embedded):
     return dataclasses.replace(embedded, images=halved(embedded.images), test_images=halved(embedded.test_images))
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """Every network has a backbone that takes no time."""
+    monkeypatch.setattr(engine, "backbone_of", lambda *args: Small())
+
+
+@pytest.fixture
+def backbone(request):
+    """For a test of each `variant`: its own backbone where that is used in a way of its own, else a small one."""
+    if request.node.callspec.params["variant"] not in REAL:
+        request.getfixturevalue("small")
+
+
+@pytest.fixture
+def kept_views(monkeypatch):
+    """Methods share their views; what views are is tested elsewhere."""
+    monkeypatch.setattr(Data, "views", views_once)
+
+
 # The files that take the longest, longest first: two processes that share out the files then end together.
 LONGEST = ("tables.ipynb", "test_engine.py", "test_step_guard.py", "runs.ipynb", "test_smoke.py", "test_clusters.py",
            "test_sweep.py", "test_jupyterlab.py", "test_docs.py", "test_store.py", "test_feature_batches.py",
@@ -47,10 +70,20 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
-def pytest_collection_finish():
+@functools.cache
+def keep(what: str) -> None:
     """What exists by now stays to the end: a search for garbage, as each run ends with, need not look through it."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish():
+    keep("the tests")
+
+
+def pytest_runtest_setup():
+    if "torch._dynamo" in sys.modules:                             # since the first run, and as large
+        keep("PyTorch's compiler")
 
 
 def pytest_addoption(parser):

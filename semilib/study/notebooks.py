@@ -39,11 +39,15 @@ SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each note
     "90_speed.ipynb": {"profile": "smoke", "sections": ["steps", "parts"], "steps": 3},
 }
 
-# What the tests' copies change besides: half the length of profile smoke, and of tables the rows named here.
-# Every method has a smoke run of its own in the tests.
-SHORT = {"steps": 12, "eval_every": 6}
-ROWS = {"21_table1_cifar.ipynb": ["supervised", "fixmatch", "semi"], "22_table2_mismatched.ipynb": ["fixmatch", "semi"],
-        "25_table5_modules.ipynb": ["fixmatch"]}
+# What the tests' copies change besides: runs of half the steps of profile smoke and a quarter of its images, and of the
+# methods those named here. Every method has a smoke run of its own in the tests.
+SHORT = {"steps": 12, "eval_every": 12, "batch": 4}
+FEW: dict[str, dict[str, Any]] = {
+    "21_table1_cifar.ipynb": {"methods": ["supervised", "fixmatch", "semi"]},
+    "22_table2_mismatched.ipynb": {"methods": ["fixmatch", "semi"]},
+    "25_table5_modules.ipynb": {"methods": ["fixmatch"]},
+    "41_figures.ipynb": {"methods": ["supervised", "semi"], "pair": ["supervised", "semi"]},
+}
 
 # The copies in one kernel, by the first digit of their names, in order: a kernel takes longer to start than most of
 # them take to run. The notebook that registers a method is the last of its book.
@@ -287,8 +291,7 @@ def _smoke_cells(notebook: Path, folder: Path) -> list[dict[str, Any]]:
     given = {**SMOKE.get(notebook.name, {}), "runs": str(folder / "runs" / notebook.stem)}   # two may run at a time
     if given.get("profile") == "smoke" and "fields" in known:
         given["fields"] = SHORT
-    if notebook.name in ROWS:
-        given["methods"] = ROWS[notebook.name]
+    given |= FEW.get(notebook.name, {})
     check_given(notebook, given)
     small = [{**cell, "outputs": [], "metadata": {"tags": sorted(_tags(cell) - {CHECKED})}}
              for cell in _with(code, given)]

@@ -10,6 +10,8 @@ from semilib.methods import METHODS, get
 from semilib.methods.losses import reduce
 from semilib.training import engine
 
+pytestmark = pytest.mark.usefixtures("kept_views")
+
 HOSTS = ("fixmatch", "freematch", "daso", "acr", "cpe", "abc", "darp")
 OFF = {"oheml": {"oheml_scale": 0.0}, "plce": {"plce_alpha": 0.0}, "align": {"align_lambda": 0.0}}
 EARLY = {"semi_warmup": 1}

@@ -96,11 +96,11 @@ def many() -> Source:
 
 
 @pytest.mark.parametrize("name, base", PAIRS)
-def test_nothing_is_ever_infinite_or_undefined(name, base, few):
+def test_nothing_is_ever_infinite_or_undefined(name, base, few, kept_views):
     states = everybody_is_sure, one_class_takes_all, nobody_is_sure, features_are_all_zero
     run_through(trainer(name, base, few, steps=12, n1=14, gamma_l=14.0, m1=16, gamma_u=16.0), *states)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_nor_with_a_thousand_classes(name, many):
+def test_nor_with_a_thousand_classes(name, many, kept_views):
     run_through(trainer(name, "", many, steps=6, n1=1, gamma_l=1.0, m1=1, gamma_u=1.0), nobody_is_sure)

@@ -294,10 +294,10 @@ def test_recipes_follow_the_data(dataset, method, given, want):
 PAIRS = [(name, base) for name in WITH_RECIPE for base in ("", *get(name).bases[1:])]
 
 
-@pytest.mark.parametrize("name, base", PAIRS, ids=lambda pair: pair)
-def test_an_original_recipe_trains(name, base, source):
+@pytest.mark.parametrize("variant, base", PAIRS, ids=lambda pair: pair)
+def test_an_original_recipe_trains(variant, base, source, backbone, kept_views):
     """Its views, policy, average, optimiser and pool work together, for every method on every base."""
-    t = Trainer(smoke_run(name, base=base, recipe="original"), source)
+    t = Trainer(smoke_run(variant, base=base, recipe="original"), source)
     for _ in range(3):
         t.advance()
     assert t.last_losses and all(torch.isfinite(x) for x in t.last_losses.values())

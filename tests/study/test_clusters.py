@@ -164,7 +164,8 @@ from semilib.training.progress import Progress
 from kit import in_mid_run, parent, smoke_table
 
 folder, grid = Path(sys.argv[1]), smoke_table()
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8})
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8,
+                                                         "include_dashboard": False})
 node = cluster.add_node(num_cpus=1, object_store_memory=10**8)
 ray.init(address=cluster.address, log_to_driver=False)
 raylet = node.all_processes["raylet"][0].process.pid

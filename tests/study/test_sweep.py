@@ -59,19 +59,6 @@ def test_unusual_runs_survive_too(run):
 # ---- the unit --------------------------------------------------------------------------------------------------------
 
 
-def test_the_unit_executes_checks_and_marks_and_does_nothing_the_second_time(tmp_path):
-    run = smoke_run("fixmatch")
-    outcome = unit.run_one(run, tmp_path)
-    path = record.folder(run, tmp_path)
-    assert (outcome.state, outcome.folder, outcome.exit_code) == ("done", path, 0)
-    assert json.loads((path / "done.json").read_text())["notebook"] == "run.ipynb"
-    text = (path / "run.ipynb").read_text()
-    assert "FixMatch" in text and run.key in text and [p.name for p in (path / "unit").iterdir()] == ["lock"]
-    before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.name != "lock"}
-    assert unit.run_one(run, tmp_path).state == "done before"
-    assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.name != "lock"}
-
-
 @pytest.mark.parametrize("harm", [lambda log: log[:-1], lambda log: [*log, *log[-1:]], lambda log: [*log[:1], *log],
                                   lambda log: [], lambda log: ["?\n"], lambda log: ['{"step": 24}\n']])
 def test_success_is_read_from_the_log_and_not_believed(harm, tmp_path, monkeypatch):
@@ -162,7 +149,7 @@ def test_a_terminated_worker_is_started_again_and_a_failed_run_stops_nothing(tmp
 
 
 @linux
-def test_a_worker_that_is_killed_while_its_notebook_runs_is_started_again(tmp_path):
+def test_a_worker_that_is_killed_while_its_notebook_runs_is_started_again_and_what_it_did_is_not_done_twice(tmp_path):
     grid = smoke_table(60)
     alone = dataclasses.replace(grid, entries=grid.entries[:1])
     (run,) = alone.runs
@@ -170,6 +157,14 @@ def test_a_worker_that_is_killed_while_its_notebook_runs_is_started_again(tmp_pa
     outcomes = local.do([run], tmp_path, Local(), Progress())
     ended.result(10)
     check_done_once(alone, tmp_path, outcomes, {run.key: 1}, notebook=True)
+    path = record.folder(run, tmp_path)
+    text = (path / "run.ipynb").read_text()
+    assert outcomes[0].folder == path and "FixMatch" in text and run.key in text
+    assert [p.name for p in (path / "unit").iterdir()] == ["lock"]
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.name != "lock"}
+    again = unit.run_one(run, tmp_path)
+    assert (again.state, again.folder, again.exit_code) == ("done before", path, 0)
+    assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.name != "lock"}
 
 
 @linux

@@ -285,9 +285,9 @@ def test_a_checkpoint_of_other_code_is_refused_with_what_differs(name, other, wr
 # ---- debug=True ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_debugging_passes_every_method_and_changes_no_number(name, source):
-    debugged, plain = (smoke_trainer(name, source, debug=debug) for debug in (True, False))
+@pytest.mark.parametrize("variant", METHODS)
+def test_debugging_passes_every_method_and_changes_no_number(variant, source, backbone, kept_views):
+    debugged, plain = (smoke_trainer(variant, source, debug=debug) for debug in (True, False))
     steps = range(min(last_phase(plain) + 2, plain.total))
     assert losses_of(debugged, steps) == losses_of(plain, steps)
 

@@ -27,7 +27,8 @@ GOLDEN = ROOT / "tests" / "golden"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_ten_steps_in_float64_are_the_stored_ones_and_leave_the_global_random_state_alone(variant, embedded, request):
+def test_ten_steps_in_float64_are_the_stored_ones_and_leave_the_global_random_state_alone(variant, embedded, request,
+                                                                                          kept_views):
     before = torch.get_rng_state()
     found = losses_of(smoke_trainer(variant, embedded, precision="fp64"), range(10))
     assert torch.equal(torch.get_rng_state(), before)
@@ -51,7 +52,7 @@ def test_a_run_in_float64_has_its_rate_in_float64(source):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_resumed_run_goes_on_to_the_last_bit(variant, source, tmp_path):
+def test_a_resumed_run_goes_on_to_the_last_bit(variant, source, tmp_path, backbone, kept_views):
     whole = smoke_trainer(variant, source)
     first = losses_of(whole, range(4))
     checkpoint.save(tmp_path / "c.npz", whole.state_dict())
@@ -68,7 +69,7 @@ LEARNING_FROM_WEAK = ("semi-readme", "proportion", "remixmatch+proportion", "sag
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("supervised", "la")])
-def test_no_gradient_reaches_a_target(variant, source, monkeypatch):
+def test_no_gradient_reaches_a_target(variant, source, monkeypatch, backbone, kept_views):
     t = smoke_trainer(variant, source)
     begun = max(2, last_phase(t))
     losses_of(t, range(begun))

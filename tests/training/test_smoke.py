@@ -23,13 +23,13 @@ TYPED = {**{"+".join(filter(None, (base, name))): {"method": name, "base": base}
 
 
 @pytest.fixture(scope="module")
-def source(embedded):
-    """The embedded data set with fewer test images: evaluations would take a third of a run's time."""
-    return dataclasses.replace(embedded, test_images=embedded.test_images[::10], test_labels=embedded.test_labels[::10])
+def source(source):
+    """The embedded data set at half its side, with fewer test images: evaluations would take a third of the time."""
+    return dataclasses.replace(source, test_images=source.test_images[::10], test_labels=source.test_labels[::10])
 
 
 @pytest.mark.parametrize("label", TYPED)
-def test_a_run_of_profile_smoke_ends_with_every_part_active(label, source, tmp_path):
+def test_a_run_of_profile_smoke_ends_with_every_part_active(label, source, tmp_path, kept_views):
     run = Run.of("mnistm5k", **TYPED[label], profile="smoke", root=DATA)
     assert run.label == label
     result = record.read(train(run, tmp_path, source=source))["result"]
@@ -37,7 +37,7 @@ def test_a_run_of_profile_smoke_ends_with_every_part_active(label, source, tmp_p
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_of_a_long_profile_takes_its_first_steps(name, embedded):
+def test_a_run_of_a_long_profile_takes_its_first_steps(name, embedded, kept_views):
     """With schedule, momenta and durations of the profile; a small network and few images, for the time."""
     few = dataclasses.replace(embedded, images=embedded.images[..., ::4, ::4], test_images=embedded.test_images[:10],
                               test_labels=embedded.test_labels[:10])

@@ -17,9 +17,7 @@ from types import SimpleNamespace
 import kit
 import pytest
 import torch
-import torch.nn.functional as F
 from kit import SEQUENTIAL, VARIANTS, losses_of, same_state, smoke_run, smoke_trainer
-from torch import nn
 
 from semilib.data import augment, rng
 from semilib.data.step import StepImages, Time
@@ -60,7 +58,7 @@ def end_period(t: engine.Trainer) -> None:
 
 
 @pytest.mark.parametrize("variant", CAPTURED)
-def test_no_step_waits_for_the_device(variant, source):
+def test_no_step_waits_for_the_device(variant, source, backbone):
     """In every phase, within a period and after the end of one.
     A phase's first step fills small tables and is not watched."""
     t, seen = smoke_trainer(variant, source), []
@@ -139,32 +137,12 @@ def images_of(plan: StepImages) -> str:
     return repr((list(plan.views.items()), plan.streams))
 
 
-class Small(nn.Module):
-    """A backbone that is traced and compiled in no time: one convolution, norm and activation."""
-
-    features, map_widths, keep_maps = 8, (8,), False
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
-
-    def forward(self, x):
-        return F.leaky_relu(self.bn(self.conv(x)), 0.1)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(engine, "backbone_of", lambda *args: Small())
-
-
 TRACED = {**{name: VARIANTS[name] for name in METHODS},
           # all the others alike
           **{name: {"method": name, "options": {"generations": 2}} for name in ("crest", "crestplus")},
           **{name: VARIANTS[name]
              for name in ("remixmatch+cossl", "remixmatch+bacon", "daso+oheml+plce+align", "semi-pool")},
           "bf16": {"method": "semi", "precision": "bf16"}}
-# With a real backbone: alone, joint, a pass a view, by the teacher, at all depths, under autocast.
-REAL = ("supervised", "semi", "remixmatch", "cossl", "metaexpert", "bf16")
 # A method for each plan, and the images' other settings.
 VIEWS = {"labelled": {"method": "supervised"}, "usual": {"method": "fixmatch"}, "partners": {"method": "cossl"},
          "strong labelled": {"method": "simpro"}, "sim": {"method": "ccl"},
@@ -182,12 +160,10 @@ def plans(source):
 
 
 @pytest.mark.parametrize("variant", TRACED)
-def test_every_phase_is_compiled_once_and_whole(variant, source, tracer, plans, request):
+def test_every_phase_is_compiled_once_and_whole(variant, source, tracer, plans, backbone, kept_views):
     """And gives what it gives uncompiled, to the last bit; before 2.14 PyTorch's tracing takes the average's weighted
     mean apart, which then rounds twice, so there in float64 and within its rounding. A graph break raises in a phase's
     first step."""
-    if variant not in REAL:
-        request.getfixturevalue("small")
     changes = {"precision": "auto" if SINCE_2_14 else "fp64", **TRACED[variant]}
     t, plain = (engine.Trainer(smoke_run(**{**changes, "capture": c}), source) for c in ("compile", "off"))
     t.parts["views"] = t.views
