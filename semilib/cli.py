@@ -508,7 +508,8 @@ def tune(args) -> None:
     from semilib import files
     from semilib.study import tuning
     from semilib.study.sweep import ensure
-    runs = tuning.runs(args.method, args.order, str(files.place("data")))
+    done = tuning.committed()
+    runs = [run for run in tuning.runs(args.method, args.order, str(files.place("data"))) if run.key not in done]
     ensure(runs, files.place(args.runs), slots=args.slots)
     print(tuning.frame(args.runs, args.order).to_string(index=False))
     if args.choose:

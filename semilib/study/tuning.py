@@ -76,12 +76,16 @@ def runs(methods: Iterable[str] | None = None, order: str = "consistent", root: 
     return list({one.key: one for one in every}.values())
 
 
+def committed(table: Path = TABLE) -> dict[str, dict[str, Any]]:
+    """The trials of a committed table, key -> its line; none where there is no table."""
+    table = files.place(table)
+    return {row["key"]: row for row in compact.read(table).values()} if table.exists() else {}
+
+
 def frame(folder: str | Path = "runs", order: str = "consistent", table: Path = TABLE) -> pd.DataFrame:
     """A row a finished trial: method, trial, settings, held-out balanced accuracy (mean of the last 20). Trials are
     those of the folder, else of the committed table."""
-    table = files.place(table)
-    kept = {row["key"]: row for row in compact.read(table).values()} if table.exists() else {}
-    out = []
+    kept, out = committed(table), []
     for row in on_features(list(METHODS)):
         for number in range(TRIALS + 1):
             one = run(row, number, order)

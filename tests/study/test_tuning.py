@@ -69,3 +69,16 @@ def test_rows_on_features_leave_out_what_cannot_run_there():
     rows = {row.method: row for row in grids.on_features(list(METHODS))}
     assert set(METHODS) - set(rows) == {"metaexpert"}
     assert rows["remixmatch"].options == {"lambda_r": 0.0} and rows["remixmatch"].name == "ReMixMatch without rotation"
+
+
+def test_committed_trials_are_not_done_again(monkeypatch, capsys):
+    from semilib import cli
+    from semilib.study import sweep
+    missing = []
+    monkeypatch.setattr(sweep, "ensure", lambda runs, *rest, **more: missing.extend(runs))
+    cli.main(["tune", "semi", "fixmatch"])
+    assert not missing and "heldout" in capsys.readouterr().out
+
+
+def test_the_settings_in_the_package_are_those_that_the_committed_trials_choose(tmp_path):
+    assert tuning.choose(tmp_path / "none", tmp_path / "tuned.json") == json.loads(tuning.FILE.read_text())
