@@ -1,15 +1,17 @@
-"""A table: text for a terminal, Markdown for a page, and the CSV of the numbers behind it.
+"""A table: text for a terminal, HTML for a notebook, Markdown for a page, and the CSV of the numbers behind it.
 
     table = Table("Speed", [column("name", "method", left=True), column("ms", "ms a step", "{:.1f}".format)], frame)
-    print(table.text)
+    table                                      # as the value of a notebook's cell: HTML
+    print(table)
     table.write("figures/speed")               # speed.csv and speed.md
 """
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,9 +83,24 @@ class Table:
         marks = [f"{'<' if column.left else '>'}{width}" for column, width in zip(self.columns, widths, strict=True)]
         head, *lines = ["  ".join(map(format, row, marks)).rstrip() for row in cells]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        notes = [line for note in self.notes
-                 for line in textwrap.wrap(note, LINE, subsequent_indent="  ", break_on_hyphens=False)]
-        return "\n".join([self.title, *filter(None, [self.subtitle]), "", head, rule, *lines, rule, *notes])
+        return "\n".join([self.title, *filter(None, [self.subtitle]), "", head, rule, *lines, rule,
+                          *folded(self.notes)])
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        """The same as `text`, as a notebook shows it. Bold: the title, the heads, and differences with a star."""
+        head, *lines = self.cells()
+        rows = "\n".join(self._row("td", line) for line in lines)
+        return "\n".join([html_title(self.title, self.subtitle),
+                          f"<table>\n<thead>\n{self._row('th', head)}\n</thead>\n<tbody>\n{rows}\n</tbody>\n</table>",
+                          html_notes(self.notes)])
+
+    def _row(self, tag: str, texts: list[str]) -> str:
+        sides = ["left" if column.left else "right" for column in self.columns]
+        return "<tr>" + "".join(f'<{tag} style="text-align: {side}; white-space: nowrap">{bold(text)}</{tag}>'
+                                for side, text in zip(sides, texts, strict=True)) + "</tr>"
 
     @property
     def grid(self) -> str:
@@ -103,6 +120,60 @@ class Table:
         write_csv(self.frame if self.runs is None else self.runs, long)
         write_text(short, f"{self.markdown}- Every run's numbers: {long.name}.\n")
         return long, short
+
+
+class Tables(list[Table]):
+    """Tables under each other, as text and as a notebook's cell shows them. What all of them have stands once: the
+    title above the first, a footnote below the last. empty: what stands in place of no table."""
+
+    def __init__(self, tables: Iterable[Table] = (), empty: str = "No table."):
+        super().__init__(tables)
+        self.empty = empty
+
+    def apart(self) -> tuple[str, list[Table], list[str]]:
+        """The title of all, or ""; the tables without what all have; the footnotes of all."""
+        title = self[0].title if len({table.title for table in self}) == 1 and self[0].subtitle else ""
+        notes = [note for note in self[0].notes if all(note in table.notes for table in self)]
+        rest = [replace(table, notes=[note for note in table.notes if note not in notes]) for table in self]
+        if title:
+            rest = [replace(table, title=table.subtitle, subtitle="") for table in rest]
+        return title, rest, notes
+
+    @property
+    def text(self) -> str:
+        if not self:
+            return self.empty
+        title, tables, notes = self.apart()
+        return "\n\n".join(filter(None, [title, *(table.text for table in tables), "\n".join(folded(notes))]))
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return html_title(self.empty)
+        title, tables, notes = self.apart()
+        return "\n".join([html_title(title), *(table._repr_html_() for table in tables), html_notes(notes)])
+
+
+def folded(notes: Sequence[str]) -> list[str]:
+    """Footnotes as lines of the plain text."""
+    return [line for note in notes
+            for line in textwrap.wrap(note, LINE, subsequent_indent="  ", break_on_hyphens=False)]
+
+
+def bold(text: str) -> str:
+    """A cell in HTML, bold where the text has a star."""
+    return f"<strong>{escape(text)}</strong>" if text.endswith(" *") else escape(text)
+
+
+def html_title(title: str, subtitle: str = "") -> str:
+    lines = [f"<strong>{escape(title)}</strong>" * bool(title), escape(subtitle)]
+    return f"<p>{'<br>'.join(filter(None, lines))}</p>" if any(lines) else ""
+
+
+def html_notes(notes: Sequence[str]) -> str:
+    return f"<p><small>{'<br>'.join(map(escape, notes))}</small></p>" if notes else ""
 
 
 def write_all(tables: Iterable[Table], path: str | Path) -> tuple[Path, Path]:

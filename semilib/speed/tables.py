@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from semilib.methods import METHODS, title_of
-from semilib.report.table import Column, Table, column
+from semilib.report.table import Column, Table, Tables, column
 from semilib.speed.records import Record, Rows, is_gpu, rows_of, versions, where
 
 NAMES = {**{name: title_of(name) for name in METHODS}, "bare": "bare network"}
@@ -154,7 +154,7 @@ def tables(record: Record, *sections: str) -> list[Table]:
     return [table for table in made if table.frame]
 
 
-def text(records: dict[str, Record], *sections: str) -> str:
-    """The tables of records as text, of the sections that are named or of all; a line where there are none."""
-    made = [f"{table.text}\n" for record in records.values() for table in tables(record, *sections)]
-    return "\n".join(made) or f"No record has {' or '.join(sections) or 'anything'} yet."
+def of(records: dict[str, Record], *sections: str) -> Tables:
+    """The tables of records, of the sections that are named or of all; a line where there are none."""
+    return Tables([table for record in records.values() for table in tables(record, *sections)],
+                  f"No record has {' or '.join(sections) or 'anything'} yet.")

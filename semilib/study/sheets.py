@@ -2,8 +2,7 @@
 
     grid = grids.grid("table1", "small")
     folders = find(grid)                       # run key -> its folder, in runs/ (by today's code) or in results/
-    for table in sheets(grid, folders):
-        print(table.text)
+    sheets(grid, folders)                      # its tables, as a notebook's cell and a terminal show them
 
 Every number is of records. A cell without all its runs says so. `differences` has what is said of two rows.
 Published numbers have a column a source, because sources differ in split, recipe, checkpoint rule and metric. They are
@@ -26,7 +25,7 @@ import pandas as pd
 from semilib.files import place
 from semilib.report import records
 from semilib.report.records import GROUPS
-from semilib.report.table import DASH, Column, Table, column
+from semilib.report.table import DASH, Column, Table, Tables, column
 from semilib.report.tables import count, mean_and_spread, never_acted, short
 from semilib.study import committed, probes, published
 from semilib.study.differences import LEVEL, difference, holm, in_words
@@ -36,6 +35,7 @@ from semilib.training.config import Run
 
 METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy on the natural test split",
                 "accuracy_50": "accuracy on 50 test images a class"}
+HIGHEST = 3                                    # rows that `findings` names
 Folders = dict[str, Path]                      # key of a run -> folder of its record
 
 
@@ -64,12 +64,13 @@ def missing(grid: Grid, folders: Folders) -> list[Run]:
 # ---- the printed table -----------------------------------------------------------------------------------------------
 
 
-def sheets(grid: Grid, folders: Folders, runs: str | Path = "runs") -> list[Table]:
+def sheets(grid: Grid, folders: Folders, runs: str | Path = "runs") -> Tables:
     """The grid's printed tables, one for each column and section, in order.
 
     frame: a row a line, in per cent and percentage points. runs: a row a run, its score a share in [0, 1]."""
     places = dict.fromkeys((e.column, e.section) for e in grid.entries)
-    return [_sheet(grid, [e for e in grid.entries if (e.column, e.section) == at], folders, runs) for at in places]
+    return Tables(_sheet(grid, [entry for entry in grid.entries if (entry.column, entry.section) == at], folders, runs)
+                  for at in places)
 
 
 def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path) -> Table:
@@ -224,3 +225,25 @@ def _code_notes(measured: pd.DataFrame) -> Iterable[str]:
     if commits:
         yield (f"Records: {measured['score'].notna().sum()} of {len(measured)} runs, code of commit "
                f"{', '.join(commits)}; each run's numbers are in the CSV.")
+
+
+# ---- in sentences ----------------------------------------------------------------------------------------------------
+
+
+def findings(tables: Tables) -> str:
+    """What tables show, in Markdown: for each its highest rows, and the differences whose interval leaves out 0.
+
+    Computed from their frames, so that no sentence says other than the table."""
+    lines = [f"- {table.subtitle}: {_findings(table.frame.dropna(subset=['mean']))}" for table in tables]
+    return "\n".join([f"**{tables[0].title}**", "", *lines])
+
+
+def _findings(done: pd.DataFrame) -> str:
+    if done.empty:
+        return "no run is done."
+    top = [f"{row.row} {mean_and_spread(row.mean, row.spread, 1)}"
+           for row in done.sort_values("mean", ascending=False, kind="stable")[:HIGHEST].itertuples(index=False)]
+    told = done[done["pairs"] > 2]
+    apart = [f"{row.row} {row.difference}" for row in told[(told["low"] > 0) | (told["high"] < 0)].itertuples()]
+    differences = f" Differences whose interval leaves out 0: {len(apart)} of {len(told)}" if len(told) else ""
+    return f"highest {', '.join(top)}." + differences + f" ({', '.join(apart)})" * bool(apart) + "." * bool(differences)

@@ -1,9 +1,10 @@
 """The one printer of tables: alignment, dashes, Markdown, and the files."""
 import math
+import re
 
 import pandas as pd
 
-from semilib.report.table import Column, Table, column, paths, write_all
+from semilib.report.table import Column, Table, Tables, column, paths, write_all
 
 FRAME = pd.DataFrame({"name": ["a|b", "c"], "ms": [1.25, math.nan], "rule": ["", "last 20"]})
 COLUMNS = [column("name", "method", left=True), column("ms", "ms a step", "{:.1f}".format), column("rule", "rule"),
@@ -30,6 +31,26 @@ def test_markdown_escapes_what_divides_its_columns_and_lists_the_notes():
 def test_long_notes_are_folded_and_a_subtitle_has_a_line_of_its_own():
     lines = table(notes=["word " * 40], subtitle="CPU").text.splitlines()
     assert lines[:2] == ["Speed", "CPU"] and max(map(len, lines)) <= 96 and lines[-1].startswith("  word")
+
+
+def test_a_notebook_s_cell_shows_the_same_cells_as_html_with_stars_in_bold():
+    html = table(frame=FRAME.assign(rule=["-1.2 *", "<b>"]), subtitle="CPU")._repr_html_()
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in html.splitlines() if line.startswith("<tr>")]
+    assert rows[0] == ["method", "ms a step", "rule", "both"]
+    assert rows[1] == ["a|b", "1.2", "<strong>-1.2 *</strong>", "<strong>a|b: -1.2 *</strong>"]
+    assert rows[2][2] == "&lt;b&gt;" and "<strong>Speed</strong><br>CPU" in html and "<small>A note.</small>" in html
+    assert "text-align: left" in html.split("ms a step")[0] and repr(table()) == table().text
+
+
+def test_what_tables_under_each_other_share_stands_once():
+    both = Tables([table(subtitle="CPU", notes=["All.", "One."]), table(subtitle="GPU", notes=["Other.", "All."])])
+    for text in (both.text, both._repr_html_()):
+        assert [text.count(part) for part in ("Speed", "CPU", "GPU", "All.", "One.", "Other.")] == [1] * 6
+        assert text.index("CPU") < text.index("One.") < text.index("GPU") < text.index("Other.") < text.index("All.")
+    assert repr(both) == both.text and both == list(both), "a list of tables, unchanged"
+    assert repr(Tables(empty="None yet.")) == "None yet." and "None yet." in Tables(empty="None yet.")._repr_html_()
+    apart = Tables([table(notes=[]), table(title="Size", notes=["A note."])])
+    assert apart.text == f"{apart[0].text}\n\n{apart[1].text}"
 
 
 def test_files_hold_the_runs_or_else_the_frame(tmp_path):

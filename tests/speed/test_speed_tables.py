@@ -44,7 +44,7 @@ def test_tables_name_machine_and_date_and_hold_every_section(both):
         made = tables.tables(record)
         assert len(made) == 6 and all(records.where(record) in table.title for table in made)
         assert all(len({len(row) for row in table.cells()}) == 1 for table in made)
-    text = tables.text(both)
+    text = str(tables.of(both))
     assert "memory bank" in text and "250,000 steps" in text and "1.50x" in text
     assert "NVIDIA H200, 2026-12-01" in text and "Some Model, 2 cores, 2026-12-01" in text
     assert tables.growth(both["cpu"]).frame[0]["share"] == pytest.approx(0.025)
@@ -54,8 +54,8 @@ def test_tables_name_machine_and_date_and_hold_every_section(both):
 def test_a_section_without_rows_has_no_table(both):
     only = {"cpu": {key: both["cpu"][key] for key in ("machine", "settings", "growth")}}
     assert [table.title.split(",")[0] for table in tables.tables(only["cpu"])] == ["How a step grows"]
-    assert tables.text(only, "steps", "parts") == "No record has steps or parts yet."
-    assert tables.text({}) == "No record has anything yet."
+    assert str(tables.of(only, "steps", "parts")) == "No record has steps or parts yet."
+    assert str(tables.of({})) == "No record has anything yet."
 
 
 @pytest.mark.parametrize("write, value, text", [

@@ -259,7 +259,7 @@ KINDS = [kind for kind, draw in paint.DRAWINGS.items()
          if draw.__module__.startswith(("semilib.report", "semilib.study"))]
 
 
-@pytest.mark.parametrize("kind", sorted({*KINDS} - {"image_grid", "thumbnails"}))
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"image_grid", "thumbnails", "gallery"}))
 def test_a_committed_figure_is_the_one_that_its_csv_draws(kind):
     """One of each kind: of the same size, and alike but for how another version of matplotlib may smooth an edge."""
     files = [csv for csv in sorted((ROOT / "figures").rglob("*.csv")) if csv.with_suffix(".png").is_file()]
