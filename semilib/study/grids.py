@@ -82,6 +82,23 @@ class Grid:
         once = {run.key: run for entry in self.entries for run in entry.runs}
         return sorted(once.values(), key=lambda run: run.seed)
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What each run is called, by key: "without OHEML, seed 2".
+
+        The column stands there where there are several, the section where a row's name means other runs in another. A
+        run of several rows has the name of the first."""
+        meant: dict[tuple[str, str], set[str]] = {}
+        for entry in self.entries:
+            meant.setdefault((entry.row, entry.column), set()).add(entry.runs[0].key)
+        columns, names = {entry.column for entry in self.entries}, {}
+        for entry in self.entries:
+            several = len(meant[entry.row, entry.column]) > 1
+            where = [entry.section] * several + [entry.column] * (len(columns) > 1)
+            names |= {run.key: ", ".join([entry.row, *where, f"seed {run.seed}"])
+                      for run in entry.runs if run.key not in names}
+        return names
+
 
 QUICKSTART_METHODS = ("supervised", "fixmatch", "semi")
 

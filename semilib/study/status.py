@@ -61,7 +61,7 @@ class SweepStatus:
             why = "what was done is another run, because the code was changed while the sweep ran: start it again"
             outcome = dataclasses.replace(outcome, state="failed", error=why)
         self.outcomes[outcome.folder] = outcome
-        line = f"[{len(self.outcomes)}/{len(self.runs)}] {outcome.run.name}  {outcome.state}"
+        line = f"[{len(self.outcomes)}/{len(self.runs)}] {self.progress.name(outcome.run)}  {outcome.state}"
         if outcome.state == "done":
             if seconds is not None:
                 self.seconds.append(seconds)
@@ -83,7 +83,8 @@ class SweepStatus:
         left = len(self.runs) - len(self.outcomes) - sum(shares)
         words = [f"{len(self.outcomes)} of {len(self.runs)} finished"]
         if running:
-            first = [f"{run.label} s{run.seed} {share:.0%}" for run, share in zip(running[:4], shares, strict=False)]
+            first = [f"{self.progress.names.get(run.key, f'{run.label} s{run.seed}')} {share:.0%}"
+                     for run, share in zip(running[:4], shares, strict=False)]
             words.append(f"running {', '.join(first)}" + (f" and {len(running) - 4} more" if len(running) > 4 else ""))
         if self.seconds:
             words.append(f"about {clock(left * statistics.fmean(self.seconds) / slots)} left")

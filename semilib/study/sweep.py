@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,15 @@ def sweep(runs: Iterable[Run], folder: str | Path = "runs", how: Local | Ray | N
 
 
 def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress | None = None,
-           slots: int = 1) -> list[Path]:
+           slots: int = 1, names: Mapping[str, str] | None = None) -> list[Path]:
     """Do the runs that are not done, in this process one after the other. Returns the folders of all.
 
     A run whose training fails leaves its record and does not stop the others. Raises RunBusy for a run that another
     process has, because its numbers are not there yet. slots: more than one does them side by side, a process a run.
+    names: what the progress calls runs, by key, such as `Grid.names`.
     """
     runs = list(runs)
-    progress = progress or automatic(len(runs))
+    progress = progress or automatic(len(runs), names)
     folders.prepare(runs, progress.working, progress.note)
     if slots != 1:
         outcomes = local.do(runs, folder, Local(slots=slots, notebook=False), progress)

@@ -7,8 +7,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import statistics
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +43,11 @@ class Progress:
 
     period = 1.0
 
-    def __init__(self, of: int = 1):
-        self.of, self.index = of, 0
+    def __init__(self, of: int = 1, names: Mapping[str, str] | None = None):
+        """names: what runs are called, by key, where a table has a name for them."""
+        self.of, self.index, self.names = of, 0, names or {}
         self.finished: list[str] = []
+        self.seconds: list[float] = []                     # that each run took which was done here
         self.now, self.shown = "", 0.0
         self.file = os.environ.get(FILE)
 
@@ -56,14 +60,19 @@ class Progress:
         return now - self.shown >= self.period
 
     def step(self, run: Run, done: int, losses: dict[str, float], accuracy: float | None) -> None:
-        """done steps of the run; mean losses since the last evaluation; balanced accuracy of the last evaluation."""
+        """done steps of the run; mean losses since the last evaluation; balanced accuracy of the last evaluation. The
+        time left is that of all runs, of which the next ones are taken to last as long as those before them."""
         self.shown = time.perf_counter()
-        rate = (done - self.start) / max(1e-9, self.shown - self.began)
+        rate = max(1e-9, (done - self.start) / max(1e-9, self.shown - self.began))
         score = "" if accuracy is None else f"  balanced accuracy {accuracy:.1%}"
+        each = statistics.fmean(self.seconds) if self.seconds else run.steps / rate
+        left = clock((run.steps - done) / rate + max(0, self.of - self.index) * each)
         self._say(f"{self._head(run)}  step {done}/{run.steps}  loss {sum(losses.values()):.3f}{score}"
-                  f"  {rate:.1f} steps/s  {clock((run.steps - done) / max(1e-9, rate))} left")
+                  f"  {rate:.1f} steps/s  {'about ' if self.of > 1 else ''}{left} left")
 
     def end(self, run: Run, status: str, result: dict[str, Any] | None = None) -> None:
+        if status == "done":
+            self.seconds.append(time.perf_counter() - self.began)
         self.finished.append(f"{self._head(run)}  {status}{result_text(run, result) if result else ''}")
         self._say("")
 
@@ -83,8 +92,12 @@ class Progress:
         self.finished.append(text)
         self._say("")
 
+    def name(self, run: Run) -> str:
+        """What a run is called: as in its table, such as "without OHEML, seed 2", else by its protocol and method."""
+        return self.names.get(run.key, run.name) if self.names else run.name
+
     def _head(self, run: Run) -> str:
-        return f"[{self.index}/{self.of}] {run.name}"
+        return f"[{self.index}/{self.of}] {self.name(run)}"
 
     def lines(self) -> list[str]:
         return self.finished + ([self.now] if self.now else [])
@@ -103,8 +116,8 @@ class Progress:
 class Terminal(Progress):
     """One line that overwrites itself where the output is a terminal; elsewhere a line every ten seconds."""
 
-    def __init__(self, of: int = 1, stream=None):
-        super().__init__(of)
+    def __init__(self, of: int = 1, names: Mapping[str, str] | None = None, stream=None):
+        super().__init__(of, names)
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self.period = 0.5 if self.live else 10.0
@@ -125,8 +138,8 @@ class Terminal(Progress):
 class Notebook(Progress):
     """One output of the running cell, replaced as the runs go on."""
 
-    def __init__(self, of: int = 1):
-        super().__init__(of)
+    def __init__(self, of: int = 1, names: Mapping[str, str] | None = None):
+        super().__init__(of, names)
         from IPython.display import display
         self.handle = display(Text(""), display_id=True)
 
@@ -144,11 +157,11 @@ class Text:
         return self.text
 
 
-def automatic(of: int = 1) -> Progress:
+def automatic(of: int = 1, names: Mapping[str, str] | None = None) -> Progress:
     """Notebook inside a kernel, else Terminal."""
     try:
         from IPython import get_ipython
         kernel = get_ipython() is not None and "IPKernelApp" in get_ipython().config
     except ImportError:
         kernel = False
-    return Notebook(of) if kernel else Terminal(of)
+    return (Notebook if kernel else Terminal)(of, names)

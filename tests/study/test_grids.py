@@ -37,6 +37,16 @@ def test_table_1_of_the_paper_has_the_field_s_eight_cells_and_every_method():
     assert {run.seed for run in grid.runs} == {0, 1, 2} and {run.steps for run in grid.runs} == {PAPER_STEPS}
 
 
+def test_each_run_of_a_table_has_a_name_of_its_own_that_tells_its_row():
+    for table, profile, first in (("table4", "small", "SeMi, seed 0"), ("table3", "paper",
+                                  "Supervised, ImageNet-127, 32 px, seed 0"), ("table5", "smoke", "FixMatch, seed 0")):
+        grid = grids.grid(table, profile)
+        assert len(set(grid.names.values())) == len(grid.names) == len(grid.runs)
+        assert next(iter(grid.names.values())) == first
+    names = set(grids.grid("table4", "small").names.values())
+    assert {"without OHEML, seed 2", "shifted bank, Defects of the release in preset readme, seed 1"} <= names
+
+
 def test_table_2_is_about_mismatched_and_unknown_pools():
     grid = grids.grid("table2", "paper", ["semi"], [0])
     assert {(e.runs[0].dataset, e.runs[0].order) for e in grid.entries} == {
