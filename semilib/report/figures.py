@@ -10,8 +10,6 @@ reading the files of `thumbnails`.
 """
 from __future__ import annotations
 
-import base64
-import io
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +19,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from PIL import Image
 
 from semilib.errors import BadInput
 from semilib.report import frames, paint
@@ -375,19 +372,9 @@ def image_grid(images: np.ndarray, rows: list[str], columns: list[str], title: s
     """Pictures in rows and columns: images uint8 [rows, columns, H, W, 3].
 
     Frame: row, column, mean_grey (0 to 255), picture (a PNG in base64)."""
-    cells = [{"row": row, "column": column, "mean_grey": float(pixels.mean()), "picture": _encoded(pixels)}
+    cells = [{"row": row, "column": column, "mean_grey": float(pixels.mean()), "picture": paint.encoded(pixels)}
              for row, line in zip(rows, images, strict=True) for column, pixels in zip(columns, line, strict=True)]
     return paint.show("image_grid", pd.DataFrame(cells), title)
-
-
-def _encoded(pixels: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def _decoded(picture: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
 
 
 @paint.draws("image_grid")
@@ -396,7 +383,7 @@ def draw_images(frame: pd.DataFrame) -> Picture:
     picture = paint.figure(FIGURE_WIDTH * (len(rows) + 0.4) / (len(columns) + 1))
     grid = picture.subplots(len(rows), len(columns), squeeze=False)
     for axes, cell in zip(grid.flat, frame.itertuples(), strict=True):
-        axes.imshow(_decoded(cell.picture), interpolation="nearest")
+        axes.imshow(paint.decoded(cell.picture), interpolation="nearest")
         axes.set(xticks=[], yticks=[], frame_on=False)
         if cell.row == rows[0]:
             axes.set_title(cell.column, fontsize=8)
@@ -427,7 +414,7 @@ def thumbnails(predictions: pd.DataFrame, each: int = 4, side: int = 96) -> Show
                     raise BadInput("predictions", path.name, f"predictions of pictures: {wrong[path]}")
                 cells.append({"class": name, "total": total, "column": f"{kind} {place}",
                               "confidence": 100 * row.confidence, "name": path.name,
-                              "picture": _encoded(images[0].permute(1, 2, 0).numpy())})
+                              "picture": paint.encoded(images[0].permute(1, 2, 0).numpy())})
     hidden = predictions["class"].nunique() - SHEET
     caption = (f"{len(paths):,} pictures by predicted class: those predicted most and least surely, with the "
                f"confidence, which is not calibrated{f'; {hidden} more classes are not shown' if hidden > 0 else ''}")
@@ -447,7 +434,7 @@ def draw_thumbnails(frame: pd.DataFrame) -> Picture:
         for cell in part.itertuples():
             kind, place = cell.column.rsplit(" ", 1)
             axes = line[int(place) + (0 if kind == "surest" else each + 1)]
-            axes.imshow(_decoded(cell.picture))
+            axes.imshow(paint.decoded(cell.picture))
             axes.set_xlabel(f"{cell.confidence:.0f} %", labelpad=1.5, fontsize=7)
     for start, heading in ((0, "surest"), (each + 1, "least sure")):
         grid[0, start].set_title(heading, fontsize=8, loc="left")

@@ -11,6 +11,7 @@ Nothing here opens a window or leaves matplotlib's settings changed. A method ha
 """
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import math
@@ -22,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 
 from semilib.errors import BadInput, check_name
 from semilib.files import write_atomically
@@ -49,7 +52,7 @@ LINES = {"solid": "-", "dashed": (0, (4, 1.5)), "dotted": (0, (1, 1.2)), "dash-d
 # Columns of a figure's CSV that hold text; all others hold numbers, or True and False.
 TEXT = ("figure", "caption", "runs", "label", "colour", "marker", "line", "class", "true", "predicted", "set", "group",
         "quantity", "row", "column", "picture", "table", "against", "metric", "method", "half", "option", "cell", "box",
-        "part", "name", "kind", "arrows")
+        "part", "name", "kind", "arrows", "text")
 
 
 # ---- style -----------------------------------------------------------------------------------------------------------
@@ -211,6 +214,18 @@ def outer_labels(axes: list[Axes], x: str, y: str) -> None:
         place = one.get_subplotspec()
         one.set_xlabel(x if place.is_last_row() else "")
         one.set_ylabel(y if place.is_first_col() else "")
+
+
+def encoded(pixels: np.ndarray) -> str:
+    """A picture, uint8 [H, W, 3], as a PNG in base64, which a frame can hold."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def decoded(picture: str) -> np.ndarray:
+    """The pixels of `encoded`."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
 
 
 def percent(axes: Axes) -> None:

@@ -35,18 +35,19 @@ def _data(dataset: str, root: str, side: int, split_seed: int | None, flip: bool
     return sources.load(dataset, root, side, split_seed, flip)
 
 
-def _source(run: Run) -> sources.Source:
+def source_of(run: Run) -> sources.Source:
     return _data(run.dataset, run.root, run.side, run.split_seed, run.flip)
 
 
 def pool(run: Run) -> tuple[torch.Tensor, np.ndarray]:
     """Unlabelled images of a run, uint8 [n, 3, H, W], and their true classes [n], for measuring only."""
-    source, split = split_of(_source(run), run)
+    source, split = split_of(source_of(run), run)
     members = torch.as_tensor(split.unlabelled)
     return source.images[members], np.asarray(source.labels)[members.numpy()]
 
 
-def _order(model: Trained) -> list[int]:
+def order_of(model: Trained) -> list[int]:
+    """The classes, from the largest labelled one to the smallest."""
     return metrics.by_size(model.method.info.counts.tolist())
 
 
@@ -61,7 +62,7 @@ def _first(models: Models) -> tuple[Trained, str]:
     return model, f"{model.run.cell}, {model.run.steps:,} steps of profile {model.run.profile}, {model.run.network}"
 
 
-def _standard(model: Trained, images: torch.Tensor) -> torch.Tensor:
+def standard(model: Trained, images: torch.Tensor) -> torch.Tensor:
     """The distribution that pseudo-labels are read from: the standard head's, else the prediction's; [n, C]."""
     if "head" not in model.net.heads:
         return model.probabilities(images)
@@ -85,12 +86,12 @@ def unlabelled_use(models: Models, points: int = 50) -> Shown:
         raise BadInput("dataset", first.run.dataset, "a data set whose unlabelled images have known classes")
     rows = []
     for name, model in models.items():
-        prob = _standard(model, images)
+        prob = standard(model, images)
         confidence, label = (x.numpy() for x in prob.max(-1))
         entropy = normalised_entropy(prob).numpy()
         hard = entropy > np.median(entropy)
-        for group, part in metrics.class_groups(len(_order(model))).items():
-            inside = np.isin(truth, _order(model)[part])
+        for group, part in metrics.class_groups(len(order_of(model))).items():
+            inside = np.isin(truth, order_of(model)[part])
             for half, chosen in (("easy", inside & ~hard), ("hard", inside & hard)):
                 for threshold in np.linspace(0, 0.99, points):
                     used = chosen & (confidence >= threshold)
@@ -137,7 +138,7 @@ def features_map(models: Models, per_class: int = 40, seed: int = 0) -> Shown:
     in t-SNE; whether classes are apart does. Frame: method, image (position in the test set), class, x, y."""
     from sklearn.manifold import TSNE
     first, scale = _first(models)
-    source, order = _source(first.run), _order(first)
+    source, order = source_of(first.run), order_of(first)
     labels = np.asarray(source.test_labels)
     classes = order if len(order) <= 10 else order[:5] + order[-5:]
     index = np.concatenate([np.flatnonzero(labels == k)[:per_class] for k in classes])
@@ -177,7 +178,7 @@ def calibration(models: Models, bins: int = 10) -> Shown:
     ECE: mean gap between the two, weighted by the bins' images (Naeini et al., AAAI 2015). Frame: method, bin (its
     upper end), images, confidence (mean, %), right (%), ece (%)."""
     first, scale = _first(models)
-    source = _source(first.run)
+    source = source_of(first.run)
     truth, parts = np.asarray(source.test_labels), []
     for name, model in models.items():
         confidence, label = (x.numpy() for x in model.probabilities(source.test_images).max(-1))

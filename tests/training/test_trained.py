@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -16,8 +17,9 @@ from PIL import Image
 
 from semilib.data import augment, examples, pictures, sources
 from semilib.errors import BadInput
-from semilib.report import diagrams, paint
+from semilib.report import diagrams, gallery, paint
 from semilib.study import insight
+from semilib.study.look import Look
 from semilib.training import record, trained
 from semilib.training.train import train
 
@@ -222,3 +224,77 @@ def test_the_package_offers_it_by_the_name_that_the_readme_uses():
     done = subprocess.run([sys.executable, "-c", "from semilib import trained; print(trained.__name__)"], cwd=ROOT,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.stdout == "semilib.training.trained\n", done.stderr
+
+
+# ---- the pictures behind a run's numbers -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def looked(models):
+    return Look(models["semi"])
+
+
+def test_the_hardest_pictures_are_those_of_highest_entropy_with_what_they_are_taken_for(looked):
+    _, frame = looked.hardest(n=12)
+    prob = looked.prob.numpy()
+    chosen = np.argsort(-(-prob * np.log(prob)).sum(1), kind="stable")[:12]
+    assert frame["text"].tolist() == [f"{looked.truth[i]} as {prob[i].argmax()}, {100 * prob[i].max():.0f} %"
+                                      for i in chosen]
+    assert (paint.decoded(frame["picture"][0]) == looked.images[chosen[0]].permute(1, 2, 0).numpy()).all()
+    assert frame["line"].tolist() == [0] * 8 + [1] * 4
+    own = looked.hardest(of="3", n=5)[1]
+    assert all(text.startswith("3 as ") for text in own["text"]) and len(own) == 5
+    with pytest.raises(BadInput, match="of='10': unknown"):
+        looked.hardest(of="10")
+
+
+def test_a_prototype_is_shown_by_the_pictures_with_the_nearest_features(looked, models):
+    centres, filled = models["semi"].method.blend.bank.prototypes()
+    k = int(filled.nonzero()[0])
+    nearest = (looked.features - centres[k]).norm(dim=1).argsort()[:4].tolist()
+    _, frame = looked.prototypes(of=str(k), n=4)
+    assert frame["text"].tolist() == [str(looked.truth[i]) for i in nearest]
+    assert frame["right"].tolist() == [float(looked.truth[i] == k) for i in nearest]
+    without = Look(models["fixmatch"]).prototypes()[1]
+    assert without["text"].tolist() == ["none"] and "no memory bank" in without["caption"][0]
+
+
+def test_wrong_pseudo_labels_are_counted_by_the_class_that_they_name(looked):
+    sure, label = (x.numpy() for x in looked.prob.max(-1))
+    _, frame = looked.confident_and_wrong(n=3, threshold=0.15)
+    for k in range(10):
+        counts = (label == k) & (sure >= 0.15)
+        row = frame[frame["row"].str.startswith(f"{k}\n")]
+        assert row["row"].iloc[0] == f"{k}\n{(counts & (looked.truth != k)).sum():,} of {counts.sum():,}"
+        assert not any(text.startswith(f"{k},") for text in row["text"]) and len(row) <= 3
+    assert "confidence of 0.2 or more" in looked.confident_and_wrong()[1]["caption"][0], "the method's own"
+
+
+def test_what_the_second_head_changes_is_shown_with_the_recall_before_and_after(looked, models, source):
+    _, frame = looked.second_head(of="0", n=6)
+    images, truth, before, after = looked.tested
+    own = truth == 0
+    assert frame["row"][0] == f"0\n{100 * (before[own] == 0).mean():.0f} → {100 * (after[own] == 0).mean():.0f} %"
+    shown = frame[frame["picture"] != ""]
+    assert [text.endswith("→ 0") for text in shown["text"]] == (shown["right"] == 1).tolist() and len(shown) <= 6
+    alone = Look(trained.Trained(**{**vars(models["fixmatch"]), "offset": 0.0})).second_head()[1]
+    assert (alone["picture"] == "").all(), "one head: nothing changes"
+
+
+def test_a_figure_follows_its_controls(looked, monkeypatch):
+    import IPython.display
+    from ipywidgets import Dropdown, HBox, IntSlider
+    shown, drawn = [], []
+    monkeypatch.setattr(IPython.display, "display", lambda what, **more: shown.append(what) or SimpleNamespace(
+        update=shown.append))
+
+    def draw(of, n):
+        drawn.append((of, n))
+        return f"figure {of} {n}", None
+    gallery.adjustable(draw, of=("3", ["all", "3"]), n=(30, range(4, 17)))
+    box, first = shown
+    assert isinstance(box, HBox) and first == "figure 3 30" and drawn == [("3", 30)]
+    choice, number = box.children
+    assert isinstance(choice, Dropdown) and choice.value == "3" and isinstance(number, IntSlider) and number.max == 30
+    choice.value, number.value = "all", 5
+    assert shown[2:] == ["figure all 30", "figure all 5"]
