@@ -32,7 +32,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-import docstrings  # noqa: E402  (beside this file)
+import address  # noqa: E402  (beside this file, as the next one)
+import docstrings  # noqa: E402
 import sphinx.cmd.build  # noqa: E402
 from docstrings import inline  # noqa: E402
 
@@ -403,7 +404,8 @@ def site() -> Pages:
         text = with_figures(text, path) if posixpath.basename(path) == "table.md" else text
         pages[path] = linked(text, path, pages, posixpath.dirname(path))
     pages["changelog.md"] = linked((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), "changelog.md", pages)
-    pages["index.md"] = home_page(linked((ROOT / "README.md").read_text(encoding="utf-8"), "index.md", pages), pages)
+    first = (ROOT / "README.md").read_text(encoding="utf-8").replace(address.BADGE, "")
+    pages["index.md"] = home_page(linked(first, "index.md", pages), pages)
     return pages
 
 

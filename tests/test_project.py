@@ -1,5 +1,6 @@
 """The project's own files agree with each other: packaging, pins, Makefile, README, citation, layout."""
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -215,6 +216,77 @@ def test_console_script_leads_to_a_function():
     module, _, function = project()["scripts"]["semilib"].partition(":")
     tree = ast.parse(read(module.replace(".", "/") + ".py"))
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_what_running_a_notebook_writes_is_ignored_by_git():
+    if git("status") is None:
+        pytest.skip("not a git checkout")
+    for path in ("lab/10_run.ipynb", "executed/10_run.ipynb", "runs/notebooks/10_run.ipynb", "out.ipynb"):
+        assert git("check-ignore", path) == f"{path}\n"
+    assert not git("check-ignore", "notebooks/10_run.ipynb")
+
+
+# ---- without installing anything, and the public address
+
+
+def test_binder_and_codespaces_install_what_this_project_needs_with_pytorch_for_the_cpu():
+    binder = yaml.safe_load(read(".binder/environment.yml"))
+    assert binder["channels"] == ["conda-forge"] and {"pip", "pytorch-cpu", "torchvision"} <= {*binder["dependencies"]}
+    (series,) = (line.removeprefix("python=") for line in binder["dependencies"] if line.startswith("python="))
+    assert SpecifierSet(project()["requires-python"]).contains(f"{series}.0")
+    script = read(".binder/postBuild")
+    assert os.access(ROOT / ".binder" / "postBuild", os.X_OK) and "constraints.txt" in script and "-e ." in script
+    container = json.loads(re.sub(r"^//.*\n", "", read(".devcontainer/devcontainer.json"), flags=re.MULTILINE))
+    command, name = container["postCreateCommand"], binder["name"]
+    assert ".binder/environment.yml" in command and f"--name {name} .binder/postBuild" in command
+    assert name in container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+
+
+@pytest.fixture
+def address():
+    """docs/address.py as a module."""
+    spec = importlib.util.spec_from_file_location("docs_address", ROOT / "docs" / "address.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_files_hold_the_public_address_that_pyproject_has_and_no_other(address):
+    for path, text in address.files().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: python docs/address.py"
+
+
+def test_links_the_citation_and_the_cell_on_colab_appear_with_the_address_and_go_with_it(address, tmp_path):
+    for path in (ROOT / "pyproject.toml", *address.files()):
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    before, config = address.files(tmp_path), tmp_path / "pyproject.toml"
+    none = re.sub(r"^\[project.urls\]\nRepository = .*\n", "", config.read_text(), flags=re.MULTILINE)
+    project = "someone/semi-study"
+    config.write_text(f'{none}\n[project.urls]\nRepository = "https://github.com/{project}"\n')
+    after = address.files(tmp_path)
+    for path, text in after.items():
+        path.write_text(text, encoding="utf-8")
+    assert address.files(tmp_path) == after, "a second time changes nothing"
+    readme, quickstart = after[tmp_path / "README.md"], "notebooks/00_quickstart.ipynb"
+    for link in (f"https://mybinder.org/v2/gh/{project}/HEAD?urlpath=lab/tree/{quickstart}",
+                 f"https://colab.research.google.com/github/{project}/blob/main/{quickstart}",
+                 f"https://codespaces.new/{project}", "actions/workflows/ci.yml/badge.svg", "](docs/running.md"):
+        assert link in readme
+    new = {*readme.splitlines()} - {*before[tmp_path / "README.md"].splitlines()}
+    assert new and max(map(len, new)) <= 120
+    assert yaml.safe_load(after[tmp_path / "CITATION.cff"])["repository-code"] == f"https://github.com/{project}"
+    for path in (path for path in after if path.suffix == ".ipynb"):
+        title, cell, *_ = json.loads(after[path])["cells"]
+        assert title["cell_type"] == "markdown" and f"git+https://github.com/{project}" in "".join(cell["source"])
+        exec("".join(cell["source"]), {})                      # here there is no Colab: it does nothing
+    config.write_text(none)
+    assert project not in "".join(address.files(tmp_path).values())
+    assert address.files(tmp_path) == before or address.address(), "as it was"
+    config.write_text(none + '\n[project.urls]\nRepository = "https://example.org/x"\n')
+    with pytest.raises(ValueError, match="Repository='https://example.org/x': https://github.com/OWNER/NAME"):
+        address.files(tmp_path)
 
 
 # ---- README.md
