@@ -33,8 +33,9 @@ torture: $(STAMP) ## kill runs, damage files, give bad input for 20 minutes (MIN
 docs: $(STAMP) ## build the documentation site, offline and from stored outputs, and print where it is
 	$(VENV)/bin/python docs/build.py build/docs
 
-lab: $(STAMP) ## open the notebooks in JupyterLab
-	$(VENV)/bin/jupyter lab notebooks
+lab: $(STAMP) ## open working copies of the notebooks, in lab/, in JupyterLab
+	$(VENV)/bin/python -m semilib copies lab
+	$(VENV)/bin/jupyter lab lab
 
 clean: ## delete caches and build/ (keeps .venv, data, runs and results)
 	rm -rf build .pytest_cache .ruff_cache *.egg-info

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from semilib import __version__
 from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError, check_name, shorter, shown
@@ -20,8 +20,8 @@ from semilib.training import signals
 if TYPE_CHECKING:
     from semilib.study.committed import Committed
 
-# A story, the unit of work and a lesson: no table, no figure; and a measurement of the machine itself.
-NOT_RENDERED = ("00_quickstart", "10_run", "30_add_your_method", "90_speed")
+# A story, the unit of work, a lesson and a look: no table, no figure; and a measurement of the machine itself.
+NOT_RENDERED = ("00_quickstart", "10_run", "30_add_your_method", "31_look_at_a_run", "90_speed")
 
 
 def value(text: str) -> Any:
@@ -148,10 +148,11 @@ def several(args, tables: list[str], fields: list[str]) -> None:
     from semilib.study.local import slots_of
     from semilib.study.status import summary
     from semilib.study.sweep import sweep
+    from semilib.training.progress import automatic
     if args.log:
         board.summary_writer()
     groups = of_tables(tables, fields, args) if tables else own(fields)
-    for title, runs, recorded in groups:
+    for title, runs, recorded, _ in groups:
         if recorded and not runs:
             print(f"{title}: nothing to do, {len(recorded)} runs are finished; --again does them too\n"
                   f"  records: {', '.join(sorted({files.shown(kept.folder.parent) for kept in recorded.values()}))}")
@@ -159,7 +160,8 @@ def several(args, tables: list[str], fields: list[str]) -> None:
     if not runs:
         return
     print(estimate(runs, args, len(slots_of(len(runs), how)) if args.on == "local" else 1), flush=True)
-    outcomes = sweep(runs, args.runs, how)
+    names = {key: name for group in reversed(groups) for key, name in group.names.items()}
+    outcomes = sweep(runs, args.runs, how, automatic(len(runs), names))
     for outcome in outcomes if args.log else ():
         board.write(outcome.folder)
     print(f"{summary(outcomes)}\nrecords: {files.shown(files.place(args.runs))}")
@@ -178,13 +180,18 @@ def words_of(words: list[str]) -> tuple[list[str], list[str]]:
     return tables, fields
 
 
-# A title, runs to do, and committed records by key, which are left out.
-Group = tuple[str, list, dict[str, "Committed"]]
+class Group(NamedTuple):
+    """Runs to do. recorded: committed records by key, which are left out. names: what runs are called, by key."""
+
+    title: str
+    runs: list
+    recorded: dict[str, Committed] = {}
+    names: dict[str, str] = {}
 
 
 def own(fields: list[str]) -> list[Group]:
     """The runs of a sweep, whatever is committed."""
-    return [(" ".join(fields), given_runs(fields), {})]
+    return [Group(" ".join(fields), given_runs(fields))]
 
 
 def of_tables(tables: list[str], fields: list[str], args) -> list[Group]:
@@ -194,7 +201,7 @@ def of_tables(tables: list[str], fields: list[str], args) -> list[Group]:
     out = []
     for grid in given_grids(tables, fields):
         recorded = {} if args.again else recorded_of(grid, args)
-        out.append((grid.title, [run for run in grid.runs if run.key not in recorded], recorded))
+        out.append(Group(grid.title, [run for run in grid.runs if run.key not in recorded], recorded, grid.names))
     return out
 
 
@@ -207,7 +214,7 @@ def looked_at(args) -> list[Group]:
 
 def once(groups: list[Group]) -> list:
     """The runs of groups, each once."""
-    return list({run.key: run for _, runs, _ in groups for run in runs}.values())
+    return list({run.key: run for group in groups for run in group.runs}.values())
 
 
 def estimate(runs: list, args, slots: int) -> str:
@@ -247,7 +254,7 @@ def plan(args) -> None:
     from semilib.study.local import slots_of
     groups = looked_at(args)
     slots = args.slots or len(slots_of(10**6, Local()))
-    for title, runs, recorded in groups:
+    for title, runs, recorded, _ in groups:
         print(f"{title}\n{estimate(runs, args, slots)}")
         if recorded:
             print(f"  {len(recorded)} more are among the committed records; --again does them too")
@@ -260,7 +267,7 @@ def list_(args) -> None:
     from collections import Counter
 
     from semilib.study.sweep import states
-    for title, runs, recorded in looked_at(args):
+    for title, runs, recorded, _ in looked_at(args):
         known = states(runs, args.runs)
         numbers = Counter({"in results": len(recorded)}) + Counter(state for _, state in known)
         print(f"{title}\n  " + ", ".join(f"{n} {state}" for state, n in numbers.items()))
@@ -271,16 +278,16 @@ def list_(args) -> None:
 
 
 def render(args) -> None:
-    """Execute the notebooks of tables and figures."""
+    """Execute the notebooks of tables and figures; in place, all that are committed."""
     from semilib import files
     from semilib.study import notebooks
-    home, given = files.home() / "notebooks", assignments([w for w in args.what if "=" in w])
-    named = [Path(w) for w in args.what if "=" not in w]
+    home, given = files.notebooks(), assignments([w for w in args.what if "=" in w])
+    every, named = sorted(home.glob("[!.]*.ipynb")), [Path(w) for w in args.what if "=" not in w]
     named = [path if path.is_file() else home / path.with_suffix(".ipynb").name for path in named]
-    chosen = named or sorted(path for path in home.glob("*.ipynb") if path.stem not in NOT_RENDERED)
+    chosen = named or [path for path in every if args.in_place or path.stem not in NOT_RENDERED]
     for path in chosen:
         if not path.is_file():
-            raise BadInput("notebook", path.name, f"one of {', '.join(sorted(p.stem for p in home.glob('*.ipynb')))}")
+            raise BadInput("notebook", path.name, f"one of {', '.join(p.stem for p in every)}")
     known = {path: notebooks.parameters(path) for path in chosen}
     for name in given:
         if not any(name in names for names in known.values()):
@@ -295,6 +302,17 @@ def render(args) -> None:
             failed.append(str(error))
     if failed:
         sys.exit(f"{len(failed)} of {len(chosen)} notebooks failed\n" + "\n".join(failed))
+
+
+def copies(args) -> None:
+    """Working copies of the notebooks."""
+    from semilib import files
+    from semilib.study import notebooks
+    folder = files.place(args.folder)
+    same = notebooks.copies(folder)
+    print(f"{files.shown(folder)}: {len(same)} notebooks")
+    for copy in (copy for copy, unchanged in same.items() if not unchanged):
+        print(f"  {copy.name} is kept as it is, other than the project's; delete it for a new copy")
 
 
 def one(args) -> None:
@@ -366,8 +384,10 @@ def trace(args) -> None:
 def execute(args) -> None:
     from semilib import files
     from semilib.study import notebooks
-    output = args.output or files.place("runs") / "notebooks" / Path(args.notebook).name
-    print(files.shown(notebooks.execute(args.notebook, output, assignments(args.parameter))))
+    notebook, known = Path(args.notebook), files.notebooks() / Path(args.notebook).name
+    notebook = known if known.is_file() and not notebook.is_file() else notebook
+    output = args.output or files.place("runs") / "notebooks" / notebook.name
+    print(files.shown(notebooks.execute(notebook, output, assignments(args.parameter))))
 
 
 def quickstart(args) -> None:
@@ -375,17 +395,17 @@ def quickstart(args) -> None:
     from semilib.report.records import load
     from semilib.report.tables import overview
     from semilib.study import notebooks
-    home = files.home()
-    if not (home / "notebooks" / "00_quickstart.ipynb").is_file():
+    home, notebook = files.home(), files.notebooks() / "00_quickstart.ipynb"
+    if not notebook.is_file():
         raise BadInput("folder", str(home), "the project's folder, which holds notebooks/00_quickstart.ipynb")
     given = assignments(args.parameter)
     output = files.place(given.get("runs", "runs")) / "quickstart" / "00_quickstart.ipynb"
     print("Supervised, FixMatch and SeMi on a long-tailed set of 32x32 pictures: about three and a half minutes on two "
           "cores, no download.")
-    notebooks.execute(home / "notebooks" / "00_quickstart.ipynb", output, given)
+    notebooks.execute(notebook, output, given)
     folder = output.parent
     records = (folder / "records.txt").read_text(encoding="utf-8").splitlines()
-    print(overview(load(home / line for line in records)).text, end="\n\n")
+    print(overview(load(home / line for line in records)), end="\n\n")
     print(f"notebook  {files.shown(output)}")
     for path in sorted(folder.glob("*.png")):
         print(f"figure    {files.shown(path)}")
@@ -396,7 +416,7 @@ def quickstart(args) -> None:
 def smoke_notebooks(args) -> None:
     from semilib import files
     from semilib.study import notebooks
-    for path in notebooks.smoke_books(args.folder, files.home() / "notebooks"):
+    for path in notebooks.smoke_books(args.folder, files.notebooks()):
         print(files.shown(path))
 
 
@@ -454,7 +474,7 @@ def speed(args) -> None:
     from semilib.speed.measure import Settings, machine, measure  # torch and numpy alone: a bare machine can measure
     settings = Settings.named(assignments(args.what))
     out = files.place(args.out or f"{records.FOLDER}/{records.slug(machine(settings))}.json")
-    print(tables.text({out.stem: measure(settings, out)}))
+    print(tables.of({out.stem: measure(settings, out)}))
     print(f"record: {files.shown(out)}")
 
 
@@ -587,7 +607,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("what", nargs="*", metavar="NOTEBOOK or NAME=VALUE",
                      help="none: all of them; profile=smoke and other parameters")
     sub.add_argument("--out", default="executed", help="folder for the executed notebooks (default: executed)")
-    sub.add_argument("--in-place", action="store_true", help="put them in their own place instead")
+    sub.add_argument("--in-place", action="store_true", help="put them in their own place instead; none named: all")
+
+    sub = verb(copies, "make working copies of the notebooks, without outputs, in a folder that git ignores")
+    sub.add_argument("folder", nargs="?", default="lab", help="(default: lab)")
 
     sub = verbs.add_parser("one")                          # a launcher's worker, in no list of verbs
     sub.set_defaults(function=one)

@@ -72,6 +72,12 @@ def home(start: str | Path = ".") -> Path:
     return start
 
 
+def notebooks() -> Path:
+    """The folder of the notebooks: the project's, else the one that an installed package has inside."""
+    own = home() / "notebooks"
+    return own if (own / "10_run.ipynb").is_file() else PACKAGE / "notebooks"
+
+
 def place(path: str | Path) -> Path:
     """A path relative to `home`; an absolute one stays as it is."""
     return home() / Path(path).expanduser()

@@ -29,8 +29,9 @@ LINE = re.compile(rf"^\s*(?:\.venv\\Scripts\\)?((?:{PROGRAMS}) .+)$", re.MULTILI
 INLINE = re.compile(rf"`((?:{PROGRAMS}) [^`\n]+)`")
 # Where a command would begin to train, measure, encode or execute: that it gets there is what is tested.
 DEAR = ("training.train.train", "study.sweep.sweep", "study.sweep.ensure", "study.notebooks.execute",
-        "speed.measure.machine", "training.inspecting.trace", "features.batches.needs", "features.store.delete",
-        "data.imagenet127.prepare", "report.records.load", "report.figures.report", "report.collecting.collect")
+        "study.notebooks.copies", "speed.measure.machine", "training.inspecting.trace", "features.batches.needs",
+        "features.store.delete", "data.imagenet127.prepare", "report.records.load", "report.figures.report",
+        "report.collecting.collect")
 
 
 def text_of(page: Path) -> str:

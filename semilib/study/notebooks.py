@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from semilib import files
 from semilib.errors import BadInput, NotebookError, check_name
 from semilib.files import PACKAGE, shown, write_text
 from semilib.options import in_words
@@ -24,6 +25,7 @@ from semilib.training import progress
 SOCKETS = 90                                    # bytes of the path of the folder of a kernel's sockets, at most
 INJECTED = "# Parameters\n"                     # papermill's first line of the cell with the parameters it was given
 CHECKED = "nbval-check-output"                  # tag of a cell that shows numbers of committed records
+CONTROLS = "application/vnd.jupyter.widget-view+json"            # an output that is a control of a notebook
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"}}
 
@@ -31,6 +33,7 @@ SMOKE: dict[str, dict[str, Any]] = {            # parameters that make each note
     "00_quickstart.ipynb": {"profile": "smoke"},
     "30_add_your_method.ipynb": {"profile": "smoke", "lowest": 0.1},
     "10_run.ipynb": {"profile": "smoke"},
+    "31_look_at_a_run.ipynb": {"profile": "smoke"},
     **{f"{name}.ipynb": {"profile": "smoke"} for name in ("21_table1_cifar", "22_table2_mismatched",
                                                           "24_table4_ablation", "25_table5_modules", "41_figures")},
     "23_table3_imagenet127.ipynb": {"methods": ["fixmatch", "semi"]},                         # trains nothing
@@ -49,9 +52,9 @@ FEW: dict[str, dict[str, Any]] = {
     "41_figures.ipynb": {"methods": ["supervised", "semi"], "pair": ["supervised", "semi"]},
 }
 
-# The copies in one kernel, by the first digit of their names, in order: a kernel takes longer to start than most of
-# them take to run. The notebook that registers a method is the last of its book.
-BOOKS = {"tables": "24", "runs": "01593"}
+# The copies in one kernel, by how their names begin, in order: a kernel takes longer to start than most of them take to
+# run. The notebook that registers a method is the last of its book.
+BOOKS = {"tables": ("2", "4"), "runs": ("0", "1", "5", "9", "31", "30")}
 
 
 def fitting(name: str, known: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:
@@ -163,8 +166,9 @@ def check_given(notebook: str | Path, given: dict[str, Any]) -> None:
 def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], show: bool = True) -> Path:
     """Execute a notebook by papermill. `output` is there when all cells ran, and not before.
 
-    Meanwhile, the progress of its runs is followed in the terminal. A failed notebook is kept as OUTPUT.failed.ipynb,
-    with the error in it. Raises NotebookError for it, and for one that stops by sys.exit(), which papermill lets pass.
+    Meanwhile, the progress of its runs is followed in the terminal. It runs in its own folder; one of the installed
+    package runs where the command does. A failed notebook is kept as OUTPUT.failed.ipynb, with the error in it. Raises
+    NotebookError for it, and for one that stops by sys.exit(), which papermill lets pass.
     """
     import papermill
     from traitlets.config import Config
@@ -173,6 +177,7 @@ def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], sho
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".{output.stem}.{os.getpid()}.part.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
+    where = files.home() if notebook.is_relative_to(PACKAGE) else notebook.parent
     code = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     sockets_in = tempfile.TemporaryDirectory(prefix="kernel-", dir=place_of_sockets())
     with followed(show), variable("PYTHONPATH", code), sockets_in as sockets:
@@ -181,7 +186,7 @@ def execute(notebook: str | Path, output: str | Path, given: dict[str, Any], sho
         config = Config(sockets_apart if os.name == "posix" else {})
         try:
             done = papermill.execute_notebook(str(notebook), str(part), parameters=given, progress_bar=False,
-                                              config=config, kernel_name="python3", cwd=str(notebook.parent))
+                                              config=config, kernel_name="python3", cwd=str(where))
             left = [out for cell in done.cells for out in cell.get("outputs", ()) if out.output_type == "error"]
             if left:
                 raise NotebookError(notebook.name, left[0].ename, left[0].evalue, shown(failed))
@@ -251,17 +256,40 @@ def _follow(file: Path, stop: threading.Event) -> None:
 
 
 def clean(notebook: str | Path) -> None:
-    """Take out what a reader and a diff do not need: execution times, papermill's and the kernel's own metadata."""
+    """Take out what a reader and a diff do not need: execution times, papermill's and the kernel's own metadata, and
+    controls, which only a running kernel answers."""
     notebook = Path(notebook)
     content = json.loads(notebook.read_text(encoding="utf-8"))
     content["metadata"] = METADATA
     for cell in content["cells"]:
         tags = [t for t in cell["metadata"].get("tags", []) if t != "injected-parameters"]
         cell["metadata"] = {"tags": tags} if tags else {}
+        if "outputs" in cell:
+            cell["outputs"] = [out for out in cell["outputs"] if CONTROLS not in out.get("data", {})]
         for out in cell.get("outputs", []):
             if "metadata" in out:
                 out["metadata"] = {}
     write_text(notebook, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def copies(folder: str | Path) -> dict[Path, bool]:
+    """Working copies of the notebooks, to be run and changed: without outputs, in a folder that git ignores.
+
+    A copy that is there stays as it is. Returns each copy, and whether its cells are still those of its notebook."""
+    same = {}
+    for notebook in sorted(files.notebooks().glob("[!.]*.ipynb")):
+        copy, content = Path(folder) / notebook.name, json.loads(notebook.read_text(encoding="utf-8"))
+        for cell in content["cells"]:
+            if cell["cell_type"] == "code":
+                cell.update(outputs=[], execution_count=None)
+        if not copy.is_file():
+            write_text(copy, json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+        same[copy] = _sources(copy) == _sources(notebook)
+    return same
+
+
+def _sources(notebook: Path) -> list[str]:
+    return ["".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]]
 
 
 def smoke_books(folder: str | Path, notebooks: str | Path) -> list[Path]:
@@ -270,8 +298,8 @@ def smoke_books(folder: str | Path, notebooks: str | Path) -> list[Path]:
     """
     folder, out = Path(folder).resolve(), []
     folder.mkdir(parents=True, exist_ok=True)
-    for book, digits in BOOKS.items():
-        cells = [cell for digit in digits for notebook in sorted(Path(notebooks).glob(f"{digit}*.ipynb"))
+    for book, beginnings in BOOKS.items():
+        cells = [cell for beginning in beginnings for notebook in sorted(Path(notebooks).glob(f"{beginning}*.ipynb"))
                  for cell in _smoke_cells(notebook, folder)]
         content = {"cells": [{**cell, "id": f"code-{place}"} for place, cell in enumerate(cells)],
                    "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}

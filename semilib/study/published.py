@@ -4,7 +4,7 @@ from __future__ import annotations
 import csv
 import functools
 
-from semilib.files import home
+from semilib.files import PACKAGE, home
 from semilib.training.config import Run
 
 PUBLISHED_DATASETS = {"cifar10": "CIFAR-10-LT", "cifar100": "CIFAR-100-LT", "stl10": "STL10-LT",
@@ -18,8 +18,9 @@ PICKED_BY = {"best checkpoint": "best", "mean of the last 20": "mean of 20", "me
 
 @functools.lru_cache(maxsize=1)
 def rows() -> list[dict[str, str]]:
-    """The rows of results/published.csv."""
-    with open(home() / "results" / "published.csv", encoding="utf-8", newline="") as file:
+    """The rows of results/published.csv: the project's, else the one inside the installed package."""
+    own, inside = (folder / "results" / "published.csv" for folder in (home(), PACKAGE))
+    with open(own if own.is_file() else inside, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

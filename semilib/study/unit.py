@@ -79,7 +79,7 @@ def run_of(parameters: dict[str, Any]) -> Run:
 
 def notebook() -> Path:
     """The notebook that a run executes."""
-    return files.home() / "notebooks" / UNIT
+    return files.notebooks() / UNIT
 
 
 # ---- the unit --------------------------------------------------------------------------------------------------------
