@@ -291,8 +291,8 @@ def render(args) -> None:
     known = {path: notebooks.parameters(path) for path in chosen}
     for name in given:
         if not any(name in names for names in known.values()):
-            every = sorted({n for names in known.values() for n in names})
-            raise BadInput("parameter", name, f"one that these notebooks have: {', '.join(every)}")
+            valid = sorted({n for names in known.values() for n in names})
+            raise BadInput("parameter", name, f"one that these notebooks have: {', '.join(valid)}")
     failed = []
     for path, names in known.items():
         output = path if args.in_place else files.place(args.out) / path.name

@@ -147,8 +147,9 @@ def test_seeds_come_one_after_the_other_and_fields_reach_every_run():
     (dict(table="table1", order="reversed"), "it belongs to the table's cells"),
     (dict(table="table1", options={}), "the table's rows")])
 def test_unknown_names_are_refused(given, message):
+    fields = {name: value for name, value in given.items() if name != "table"}
     with pytest.raises(BadInput, match=message):
-        grids.grid(**given)
+        grids.grid(given["table"], **fields)
 
 
 @pytest.mark.parametrize("name", [name for name, profiles in HERE.items() if "smoke" in profiles])
