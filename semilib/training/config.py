@@ -218,6 +218,9 @@ class Run:
         check_name("dataset", dataset, CELLS)
         if dataset == "imagefolder":
             folders.look_again()
+        for name in ("base", "add"):                       # which the checks of the other names read
+            if not isinstance(given.get(name, ""), str):
+                raise BadInput(name, given[name], "a text")
         for name, value in given.items():
             check_parameter(name, value, method, given.get("base", ""), given.get("add", ""))
             if not isinstance(value, str | int | float | dict | list | tuple | None):

@@ -39,6 +39,7 @@ from semilib.training.config import PROFILES, Run
     ({"seed": 2**64}, f"seed={2**64}"), ({"device": "cuda:x"}, "device='cuda:x'"),
     ({"batch": 10**9}, "batch=1000000000"), ({"network": "wrn-1000000-1"}, "network='wrn-1000000-1'"),
     ({"seed": 10**400}, "seed=1000"), ({"order": "x" * 5000}, "(5,002 characters)"),
+    ({"add": 1, "sde": 0}, "add=1: a text"), ({"base": [1], "recipe": "original"}, "base=[1]: a text"),
 ])
 def test_a_wrong_field_is_named_with_what_would_be_right(given, message):
     with pytest.raises(BadInput) as error:
