@@ -106,6 +106,21 @@ anything of training from scratch. n is the number of seeds that both rows have;
 table.
 """
 
+# What the first page shows: the methods of every table, LA, and the baseline that each of them has to beat.
+SUMMARISED = ("Supervised", "LA", *(title_of(method) for method in grids.MAIN[1:]), probes.TITLES["logistic-la"])
+
+
+def summary(of: Study, rows: Iterable[str] = SUMMARISED) -> Table:
+    """Some rows in both main cells: mean and standard deviation over seeds, and the seeds that both cells have."""
+    frame = pd.DataFrame([{"row": row, **{SHORT[name]: of.of(table, name, row) for table, name in MAIN_CELLS}}
+                          for row in rows])
+    frame["seeds"] = [len(one.keys() & other.keys()) for one, other in zip(frame["consistent"], frame["reversed"],
+                                                                           strict=True)]
+    return Table("CIFAR-10-LT 1500/3000, gamma 100", [
+        column("row", "balanced accuracy %", left=True), column("consistent", "pool consistent", _mean),
+        column("reversed", "pool reversed", _mean), column("seeds", "seeds", "{:d}".format)], frame)
+
+
 # ---- the questions ---------------------------------------------------------------------------------------------------
 
 

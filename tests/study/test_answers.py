@@ -72,3 +72,10 @@ def test_every_question_s_rows_exist_in_the_tables():
     there = {(table, e.section, e.column, e.row) for table in ("table1", "table2", "table4", "table5", "table6")
              for e in grids.grid(table, "features", seeds=[0]).entries}
     assert {at for at in asked if at[3] not in probes.TITLES.values()} <= there and len(asked) > 30
+
+
+def test_the_first_page_s_table_has_both_cells_and_counts_the_seeds_that_both_have():
+    scores = {("table1", "", CONSISTENT, "SeMi"): {0: .78, 1: .80, 2: .82},
+              ("table2", "", REVERSED, "SeMi"): {0: .7, 1: .7}}
+    shown = answers.summary(Study(scores, {}), ["SeMi", "LA"])
+    assert shown.cells()[1:] == [["SeMi", "80.0 ± 2.0", "70.0 ± 0.0", "2"], ["LA", "–", "–", "0"]]
