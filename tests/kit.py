@@ -384,10 +384,10 @@ linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(),
                            reason="finds a run's process in /proc, which only Linux has")
 
 
-def smoke_table(steps: int = 90) -> grids.Grid:
+def smoke_table(steps: int = 90, **changes) -> grids.Grid:
     """Three rows of Table 1 at smoke scale, long enough to be killed on the way; each step is in the checkpoint."""
     return grids.grid("table1", "smoke", ["fixmatch", "supervised", "la"], [0], root=DATA, steps=steps, eval_every=10,
-                       keep_seconds=0.0)
+                       keep_seconds=0.0, **changes)
 
 
 def holder(file: Path) -> int | None:

@@ -135,7 +135,7 @@ def kill_in_mid_run(run: Run, folder, how: signal.Signals) -> concurrent.futures
 
 @linux
 def test_a_terminated_worker_is_started_again_and_a_failed_run_stops_nothing(tmp_path):
-    grid = smoke_table(60)
+    grid = smoke_table(60, batch=4)
     alone = dataclasses.replace(grid, entries=grid.entries[:1])
     (run,), bad = alone.runs, failing()
     ended = kill_in_mid_run(run, tmp_path, signal.SIGTERM)
@@ -150,7 +150,7 @@ def test_a_terminated_worker_is_started_again_and_a_failed_run_stops_nothing(tmp
 
 @linux
 def test_a_worker_that_is_killed_while_its_notebook_runs_is_started_again_and_what_it_did_is_not_done_twice(tmp_path):
-    grid = smoke_table(60)
+    grid = smoke_table(60, batch=4)
     alone = dataclasses.replace(grid, entries=grid.entries[:1])
     (run,) = alone.runs
     ended = kill_in_mid_run(run, tmp_path, signal.SIGKILL)
@@ -168,8 +168,8 @@ def test_a_worker_that_is_killed_while_its_notebook_runs_is_started_again_and_wh
 
 
 @linux
-def test_ctrl_c_ends_the_workers_and_the_next_call_goes_on(tmp_path, monkeypatch):
-    run = smoke_table(60).runs[0]
+def test_ctrl_c_ends_the_workers_and_the_run_goes_on_from_there(tmp_path, monkeypatch):
+    run = smoke_table(60, batch=4).runs[0]
     path = record.folder(run, tmp_path)
 
     def press(self, running, slots):
@@ -181,8 +181,7 @@ def test_ctrl_c_ends_the_workers_and_the_next_call_goes_on(tmp_path, monkeypatch
         local.do([run], tmp_path, Local(notebook=False), Progress())
     assert holder(path / "unit" / "lock") is None and record.state(run, tmp_path) == "interrupted"
     monkeypatch.undo()
-    (outcome,) = local.do([run], tmp_path, Local(notebook=False), Progress())
-    assert outcome.state == "done" and len(record.read(path)["sessions"]) == 2
+    assert unit.run_one(run, tmp_path, notebook=False).state == "done" and len(record.read(path)["sessions"]) == 2
     assert [line["step"] for line in record.read_log(path)] == list(range(10, 61, 10))
 
 
