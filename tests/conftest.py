@@ -60,9 +60,10 @@ def kept_views(monkeypatch):
 
 
 # The files that take the longest, longest first: two processes that share out the files then end together.
-LONGEST = ("tables.ipynb", "test_engine.py", "test_step_guard.py", "runs.ipynb", "test_smoke.py", "test_clusters.py",
-           "test_sweep.py", "test_jupyterlab.py", "test_docs.py", "test_store.py", "test_feature_batches.py",
-           "test_trained.py", "test_figures.py", "test_cli.py", "test_measure.py", "test_extremes.py")
+LONGEST = ("test_engine.py", "test_clusters.py", "test_step_guard.py", "tables.ipynb", "test_sweep.py", "test_smoke.py",
+           "test_jupyterlab.py", "test_docs.py", "runs.ipynb", "test_feature_batches.py", "test_cli.py",
+           "test_fingerprint.py", "test_developer.py", "test_trained.py", "test_extremes.py", "test_figures.py",
+           "test_store.py", "test_measure.py", "test_semi.py", "test_recipes.py")
 
 
 def pytest_collection_modifyitems(items):

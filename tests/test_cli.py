@@ -133,16 +133,23 @@ def test_words_become_values():
         cli.given_run(["semi.alfa=0.2"])
 
 
-def test_a_run_needs_only_torch_torchvision_numpy_and_pillow(embedded, tmp_path):
+def test_a_run_and_the_measures_of_speed_need_only_torch_torchvision_numpy_and_pillow(tmp_path):
+    from semilib.speed import records
     absent = ["pandas", "matplotlib", "seaborn", "IPython", "papermill", "sklearn", "mlxtend", "scipy", "yaml"]
+    run = ["run", "profile=smoke", "method=fixmatch", "steps=2", "eval_every=2", "--folder", str(tmp_path / "run")]
+    measures = ["speed", "device=cpu", "profile=smoke", "methods=semi", "sections=steps", "steps=2", "precisions=fp32",
+                "--out", str(tmp_path / "x.json")]
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({absent!r}))
 from semilib.cli import main
-main(["run", "profile=smoke", "method=fixmatch", "fixmatch.threshold=0.12", "--folder", {str(tmp_path / "run")!r}])
+main({run!r})
+main({measures!r})
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and record.read(tmp_path / "run")["status"] == "done", done.stderr
+    assert "A step of each method, wrn-10-0.25" in done.stdout and "record: " in done.stdout
+    assert [row["method"] for row in records.rows_of(records.load(tmp_path)["x"], "steps")] == ["bare", "semi"]
 
 
 def test_importing_the_package_is_cheap():

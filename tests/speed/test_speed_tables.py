@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import speed_toy
@@ -135,22 +133,6 @@ def test_the_verb_refuses_what_it_does_not_know(words, message, tmp_path):
     with pytest.raises(SystemExit, match=re.escape(f"semilib speed: {message}")):
         cli.main(["speed", "device=cpu", *words, "--out", str(tmp_path / "x.json")])
     assert not (tmp_path / "x.json").exists()
-
-
-def test_the_verb_measures_with_nothing_but_torch_numpy_torchvision_and_pillow(tmp_path):
-    absent = ["pandas", "matplotlib", "seaborn", "IPython", "papermill", "sklearn", "mlxtend", "scipy", "yaml"]
-    words = ["speed", "device=cpu", "profile=smoke", "methods=semi", "sections=steps", "steps=2", "precisions=fp32",
-             "--out", str(tmp_path / "x.json")]
-    code = f"""
-import sys
-sys.modules.update(dict.fromkeys({absent!r}))
-from semilib.cli import main
-main({words!r})
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "A step of each method, wrn-10-0.25" in done.stdout and "record: " in done.stdout
-    assert [row["method"] for row in records.rows_of(records.load(tmp_path)["x"], "steps")] == ["bare", "semi"]
 
 
 def test_the_notebook_has_parameters_that_are_checked():
