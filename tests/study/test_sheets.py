@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+import shutil
 import statistics
 from pathlib import Path
 
@@ -61,6 +62,23 @@ def test_a_row_shows_mean_spread_n_and_rule_of_its_records(made):
     assert (row["done"], row["runs"], row["state"]) == (3, 3, "")
     assert sheet.frame["row"].tolist() == ["Supervised", "FixMatch", "SeMi"] and "profile small" in sheet.title
     assert len(sheet.runs) == 9 and "abcdef12" in sheet.text
+
+
+def test_findings_are_computed_from_the_tables_that_they_stand_under(made):
+    grid, folder = made
+    tables = sheets.Tables([show(grid, folder)])
+    title, _, line = sheets.findings(tables).splitlines()
+    assert title == f"**{tables[0].title}**" and "profile small" in title
+    assert line.startswith("- embedded pictures, gamma 20: highest SeMi 72.0 ± 2.0, FixMatch 62.0 ± 2.6, "
+                           "Supervised 52.0 ± 2.0.")
+    told = tables[0].frame.set_index("row")["difference"]
+    assert line.endswith(f" Differences whose interval leaves out 0: 2 of 2 (Supervised {told['Supervised']}, "
+                         f"FixMatch {told['FixMatch']}).")
+    for method in SCORES:
+        shutil.rmtree(folder / "results" / f"{method}-2")
+    committed.load.cache_clear()
+    assert "leaves out" not in sheets.findings(sheets.Tables([show(grid, folder)])), "two pairs decide nothing"
+    assert "no run is done." in sheets.findings(sheets.sheets(grid, {}, folder))
 
 
 def test_a_part_that_never_acted_is_told_in_a_footnote(made):

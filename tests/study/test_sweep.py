@@ -282,3 +282,15 @@ def test_workers_find_this_package_and_their_verb_is_in_no_list():
     assert unit.environment()["PYTHONPATH"].split(os.pathsep)[0] == str(PACKAGE.parent)
     assert cli.parser().parse_args(["one", "f.json", "3", "--parent", "1"]).index == 3
     assert "one" not in re.findall(r"^    (\S+)", cli.parser().format_help(), re.M)
+
+
+def test_a_table_s_sweep_names_its_rows_while_they_run_and_when_they_end(tmp_path):
+    grid = smoke_table()
+    progress = Progress(len(grid.runs), grid.names)
+    status = SweepStatus(grid.runs, tmp_path, False, progress)
+    run, *_ = grid.runs
+    status.seconds = [30.0]
+    status.show([run], 1)
+    assert progress.now.startswith(f"0 of {len(grid.runs)} finished; running {grid.names[run.key]} 0%; about ")
+    status.ended(unit.Outcome(run, status.folder_of(run), "failed", "the reason"))
+    assert progress.finished == [f"[1/{len(grid.runs)}] {grid.names[run.key]}  failed  the reason"]
