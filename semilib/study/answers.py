@@ -112,13 +112,18 @@ SUMMARISED = ("Supervised", "LA", *(title_of(method) for method in grids.MAIN[1:
 
 def summary(of: Study, rows: Iterable[str] = SUMMARISED) -> Table:
     """Some rows in both main cells: mean and standard deviation over seeds, and the seeds that both cells have."""
-    frame = pd.DataFrame([{"row": row, **{SHORT[name]: of.of(table, name, row) for table, name in MAIN_CELLS}}
-                          for row in rows])
-    frame["seeds"] = [len(one.keys() & other.keys()) for one, other in zip(frame["consistent"], frame["reversed"],
-                                                                           strict=True)]
-    return Table("CIFAR-10-LT 1500/3000, gamma 100", [
-        column("row", "balanced accuracy %", left=True), column("consistent", "pool consistent", _mean),
-        column("reversed", "pool reversed", _mean), column("seeds", "seeds", "{:d}".format)], frame)
+    lines = []
+    for row in rows:
+        scores = {SHORT[name]: of.of(table, name, row) for table, name in MAIN_CELLS}
+        lines.append({"row": row, "seeds": len(set.intersection(*map(set, scores.values()))),
+                      **{name: 100 * _share(values) for name, values in scores.items()},
+                      **{f"{name}_spread": _spread(values) for name, values in scores.items()}})
+
+    def shown(name: str) -> Column:
+        return Column(f"pool {name}", lambda row: mean_and_spread(row[name], row[f"{name}_spread"], 1))
+    return Table("CIFAR-10-LT 1500/3000, gamma 100",
+                 [column("row", "balanced accuracy %", left=True), *map(shown, SHORT.values()),
+                  column("seeds", "seeds", "{:d}".format)], pd.DataFrame(lines))
 
 
 # ---- the questions ---------------------------------------------------------------------------------------------------
