@@ -116,8 +116,8 @@ def implementations(own: dict[str, Record], peers: dict[str, Record]) -> Figure:
     alone = {name: record for name, record in own.items() if name not in peers}
     bars = [{"record": name, "panel": where(record), **one} for name, record in {**peers, **alone}.items()
             for one in (peer_bars(record) if name in peers else own_bars(record))]
-    return show("steps a second", bars,
-                "Steps a second, median over single steps; WRN-28-2 and 64 + 64 images of CIFAR-10-LT unless a bar "
+    return show("steps a second", bars, "Steps a second of every implementation",
+                "Median over single steps; WRN-28-2 and 64 + 64 images of CIFAR-10-LT unless a bar "
                 "says otherwise. Coloured: semilib; grey: other implementations; pale: the network alone on a ready "
                 "batch of SeMi's size")
 
@@ -170,7 +170,7 @@ def draw_implementations(frame: pd.DataFrame) -> paint.Picture:
     for (axes,), group in drawn:
         pieces = axes.barh(range(len(group)), group["steps_a_second"], color=group["colour"], tick_label=group["label"])
         texts = [f"{rate(value)}  ({ms(1 / value)} ms)" for value in group["steps_a_second"]]
-        axes.bar_label(pieces, texts, padding=3, fontsize=6.8)
+        axes.bar_label(pieces, texts, padding=3, fontsize=paint.SMALL)
         axes.set(xlim=(0, 1.2 * group["steps_a_second"].max()), ylim=(len(group) - 0.4, -0.6))
         axes.tick_params(axis="y", length=0)
     axes.set_xlabel("steps a second")

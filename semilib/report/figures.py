@@ -4,8 +4,8 @@
     paint.save(figure, frame, "figures/learning_curves")
 
 `frames` makes the frame of each, and a function below draws it from that frame alone. So `paint.redraw` can draw it
-again from its CSV. A figure holds finished runs of one scale (`labels.scale`). Its caption names the scale and the runs
-that are left out. Classes stand from the largest labelled one to the smallest. None of this needs torch, but for
+again from its CSV. A figure holds finished runs of one scale (`labels.scale`). Its caption names the protocol and the
+runs that are left out. Classes stand from the largest labelled one to the smallest. None of this needs torch, but for
 reading the files of `thumbnails`.
 """
 from __future__ import annotations
@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from semilib.errors import BadInput
 from semilib.report import frames, paint
 from semilib.report.frames import Groups
-from semilib.report.labels import display, labels, ordered, scale
+from semilib.report.labels import cell_in_words, display, labels, ordered, scale_in_words
 from semilib.report.paint import FIGURE_WIDTH, INK, Picture, Shown
 from semilib.report.records import GROUPS, Record, folders_below, load, result_of
 from semilib.report.tables import overview
@@ -52,8 +52,8 @@ def report(folders: str | Path | Iterable[Path], out: str | Path, title: str = "
 # ---- what all share --------------------------------------------------------------------------------------------------
 
 
-def _show(kind: str, frame: pd.DataFrame, records: list[Record], groups: Groups, marks: str = "") -> Shown:
-    """The figure of a frame with each label's look. The caption tells scale, number of seeds, marks and absent runs.
+def _show(kind: str, title: str, frame: pd.DataFrame, records: list[Record], groups: Groups, marks: str = "") -> Shown:
+    """The figure of a frame with each label's look. The caption tells protocol, number of seeds, marks and absent runs.
 
     A look depends on all records, so it does not change with what a figure leaves out."""
     looks = pd.DataFrame.from_dict(paint.looks(labels(ordered(records))), orient="index")
@@ -62,9 +62,9 @@ def _show(kind: str, frame: pd.DataFrame, records: list[Record], groups: Groups,
     several = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seeds"
     absent = [f"{display(label)} seed {r.seed} ({r.state})"
               for label, r in zip(labels(records), records, strict=True) if not r.done]
-    caption = [f"{scale(records)}, {'single runs' if seeds == [1] else several}", marks,
+    caption = [f"{scale_in_words(records)}, {'single runs' if seeds == [1] else several}", marks,
                f"not shown: {', '.join(absent)}" if absent else ""]
-    return paint.show(kind, frame, "; ".join(filter(None, caption)))
+    return paint.show(kind, frame, title, "; ".join(filter(None, caption)))
 
 
 def _band(groups: Groups) -> str:
@@ -96,7 +96,8 @@ def confusion_matrices(records: list[Record]) -> Shown:
     few = ", ".join(metrics.counted(*r.run["result"]["right"]) for group in groups.values() for r in group
                     if r.config["dataset"] == "imagefolder")
     marks = f"last evaluation: {few}" if few else "last evaluation"
-    return _show("confusion_matrices", frames.confusion(groups), records, groups, marks)
+    return _show("confusion_matrices", "Confusion of the classes on the test set", frames.confusion(groups), records,
+                 groups, marks)
 
 
 @paint.draws("confusion_matrices")
@@ -107,7 +108,7 @@ def draw_confusion(frame: pd.DataFrame) -> Picture:
     picture, panels = paint.panels(len(parts), 3, (side, side + 0.33), (0.7 + at_side, 0.4 + at_side), share=True)
     for axes, (label, part) in zip(panels, parts.items(), strict=True):
         image = _matrix(axes, part["share"].to_numpy().reshape(len(names), -1), names)
-        axes.set_title(f"{_folded(label)}\nbalanced accuracy {part['balanced_accuracy'].iloc[0]:.1f} %", fontsize=8)
+        axes.set_title(f"{_folded(label)}\nbalanced accuracy {part['balanced_accuracy'].iloc[0]:.1f} %")
     bar = picture.colorbar(image, ax=picture.axes, shrink=0.85 if len(parts) <= 3 else 0.5, aspect=25, pad=0.015)
     bar.set_label("share of the true class (%)")
     bar.outline.set_linewidth(0.5)
@@ -122,7 +123,7 @@ def _matrix(axes: Axes, share: np.ndarray, names: list[str]) -> Any:
         for (row, column), value in np.ndenumerate(share):
             if f"{value:.0f}" not in ("0", "nan"):
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if value > 50 else INK,
-                          fontsize=6.2 if len(names) > 5 else 7.5)
+                          fontsize=paint.SMALL)
     _class_ticks(axes, names)
     if len(names) <= NAMED:
         axes.set_yticks(range(len(names)), names)
@@ -145,7 +146,8 @@ def distributions(records: list[Record]) -> Shown:
     spans = {r.log[-1]["step"] - ([0] + [e["step"] for e in r.log])[-1 - len(r.averaged)]
              for group in groups.values() for r in group}
     marks = f"pseudo-labels of the last {' or '.join(f'{n:,}' for n in sorted(spans))} steps"
-    return _show("distributions", frames.distributions(groups), records, groups, marks)
+    return _show("distributions", "Distribution of the pseudo-labels over the classes", frames.distributions(groups),
+                 records, groups, marks)
 
 
 @paint.draws("distributions")
@@ -162,7 +164,7 @@ def draw_distributions(frame: pd.DataFrame) -> Picture:
         handles |= _against(axes, part["share"].to_numpy(), true, part["colour"].iloc[0], low)
         total, used = part["count"].sum(), part["used"].iloc[0]
         axes.set_title(f"{_folded(label)}\n{total:,} pseudo-labels ({used:.0f} % used)" if label else
-                       f"Labelled set\n{total:,} images", fontsize=8)
+                       f"Labelled set\n{total:,} images")
         _class_ticks(axes, names)
         axes.set_xlim(-0.7, len(names) - 0.3)
     panels[0].set_yscale("log")
@@ -206,7 +208,7 @@ def per_class_accuracy(records: list[Record]) -> Shown:
     marks = " or ".join(f"mean of {n} evaluations, steps {a:,} to {b:,}" for a, b, n in sorted(spans))
     if frame["spread"].notna().any() and frame["class"].nunique() <= NAMED:
         marks += ", whiskers: standard deviation over seeds"
-    return _show("per_class_accuracy", frame, records, groups, marks)
+    return _show("per_class_accuracy", "Recall of each class on the test set", frame, records, groups, marks)
 
 
 @paint.draws("per_class_accuracy")
@@ -263,7 +265,8 @@ def learning_curves(records: list[Record]) -> Shown:
 
     The evaluations that the table averages are shaded where they are not all of them."""
     groups = frames.finished(records)
-    return _show("learning_curves", frames.accuracy(groups), records, groups, _band(groups))
+    return _show("learning_curves", "Balanced accuracy on the test set while training goes on", frames.accuracy(groups),
+                 records, groups, _band(groups))
 
 
 @paint.draws("learning_curves")
@@ -289,33 +292,39 @@ def draw_curves(frame: pd.DataFrame) -> Picture:
 def pseudo_label_quality(records: list[Record]) -> Shown:
     """How many unlabelled images count, and how often their pseudo-labels are right: `frames.pseudo_labels`.
 
-    Lines are means over seeds. A gap: no pseudo-label counted."""
+    Lines are means over seeds. A gap: some seed has fewer than `frames.FEW` pseudo-labels there."""
     groups = frames.finished(records, "pseudo_labels")
-    return _show("pseudo_label_quality", frames.pseudo_labels(groups), records, groups, _band(groups))
+    marks = [_band(groups), f"gap: fewer than {frames.FEW} pseudo-labels in some seed"]
+    return _show("pseudo_label_quality", "Pseudo-labels while training goes on: how many count, how many are right",
+                 frames.pseudo_labels(groups), records, groups, "; ".join(filter(None, marks)))
 
 
 @paint.draws("pseudo_label_quality")
 def draw_pseudo_labels(frame: pd.DataFrame) -> Picture:
-    titles = {"used": "Used, of the unlabelled images shown", "right": "Right, of the pseudo-labels used",
-              **{f"right: {name}": f"Right, of those for {name} classes" for name in GROUPS}}
-    picture = paint.figure(4.3)
-    rows = [["used"] * 3 + ["right"] * 3, [f"right: {name}" for name in GROUPS for _ in range(2)]]
-    grid = picture.subplot_mosaic(rows, sharex=True, sharey=True)
+    titles = {"used": "Used, of the images shown", "right": "Right, of those used",
+              **{f"right: {name}": f"Right, of those used as {name}" for name in GROUPS}}
+    shares = ["mean", "least", "greatest"]
+    frame = frame.assign(**frame[shares].where(frame["images"] >= frames.FEW))
+    picture = paint.figure(4.0)
+    grid = picture.subplot_mosaic([["used", "right", "legend"], [f"right: {name}" for name in GROUPS]], sharey=True)
+    corner = grid.pop("legend")
+    corner.axis("off")
     for quantity, part in paint.parts(frame, "quantity").items():
         axes = grid[quantity]
         handles = paint.curves(axes, part)
         if part["mean"].isna().all():
-            axes.text(0.5, 0.5, "none counted, or truth unknown", transform=axes.transAxes, ha="center", fontsize=7)
+            axes.text(0.5, 0.5, "hardly any counted,\nor truth unknown", transform=axes.transAxes, ha="center",
+                      fontsize=paint.SMALL)
         paint.steps(axes, frame["step"].max())
         axes.set_ylim(0, 103)
+        axes.grid(axis="y", color="#e8e8e8", linewidth=0.6)
         paint.percent(axes)
     for quantity, axes in grid.items():
         axes.set_visible(quantity in set(frame["quantity"]))
-        axes.set_title(titles[quantity], fontsize=8)
-        axes.label_outer()
+        axes.set_title(titles[quantity])
     for quantity in ("used", "right: head"):
         grid[quantity].set_ylabel("share (%)")
-    paint.legend(picture, handles)
+    corner.legend(handles.values(), handles, loc="center", handlelength=2.2)
     return picture
 
 
@@ -337,8 +346,9 @@ def inflation(records: list[Record]) -> Shown:
         rows.append({"cell": record.cell, "evaluations": len(record.log), "label": record.method,
                      "seed": record.seed, "best": best, "mean_last": mean, "points": best - mean})
     frame = pd.DataFrame(rows)
-    return paint.show("inflation", frame, "balanced accuracy: best evaluation on the test set less the mean of the "
-                                          "last 20; dots: seeds, bars: their mean")
+    return paint.show("inflation", frame, "What picking the best evaluation on the test set adds",
+                      "Balanced accuracy: best evaluation on the test set less the mean of the last 20; dots: seeds, "
+                      "bars: their mean")
 
 
 @paint.draws("inflation")
@@ -350,7 +360,7 @@ def draw_inflation(frame: pd.DataFrame) -> Picture:
     for i, (cell, part) in enumerate(cells.items()):
         look, off = paint.PALETTE[i % len(paint.PALETTE)], 0.5 * ((i + 0.5) / len(cells) - 0.5)
         places = [names.index(label) - off for label in part["label"]]
-        handles[f"{cell} ({part['evaluations'].max()} evaluations)"], = axes.plot(
+        handles[f"{cell_in_words(cell)} ({part['evaluations'].max()} evaluations)"], = axes.plot(
             part["points"], places, color=look, marker="o", markersize=2.6, alpha=0.6, linestyle="none")
         for label, points in part.groupby("label", sort=False)["points"]:
             middle = names.index(label) - off
@@ -374,7 +384,7 @@ def image_grid(images: np.ndarray, rows: list[str], columns: list[str], title: s
     Frame: row, column, mean_grey (0 to 255), picture (a PNG in base64)."""
     cells = [{"row": row, "column": column, "mean_grey": float(pixels.mean()), "picture": paint.encoded(pixels)}
              for row, line in zip(rows, images, strict=True) for column, pixels in zip(columns, line, strict=True)]
-    return paint.show("image_grid", pd.DataFrame(cells), title)
+    return paint.show("image_grid", pd.DataFrame(cells), title, "")
 
 
 @paint.draws("image_grid")
@@ -386,7 +396,7 @@ def draw_images(frame: pd.DataFrame) -> Picture:
         axes.imshow(paint.decoded(cell.picture), interpolation="nearest")
         axes.set(xticks=[], yticks=[], frame_on=False)
         if cell.row == rows[0]:
-            axes.set_title(cell.column, fontsize=8)
+            axes.set_title(cell.column)
         if cell.column == columns[0]:
             axes.set_ylabel(cell.row, rotation=0, ha="right", va="center", labelpad=6)
     return picture
@@ -416,9 +426,9 @@ def thumbnails(predictions: pd.DataFrame, each: int = 4, side: int = 96) -> Show
                               "confidence": 100 * row.confidence, "name": path.name,
                               "picture": paint.encoded(images[0].permute(1, 2, 0).numpy())})
     hidden = predictions["class"].nunique() - SHEET
-    caption = (f"{len(paths):,} pictures by predicted class: those predicted most and least surely, with the "
+    caption = (f"{len(paths):,} pictures: of each predicted class those predicted most and least surely, with the "
                f"confidence, which is not calibrated{f'; {hidden} more classes are not shown' if hidden > 0 else ''}")
-    return paint.show("thumbnails", pd.DataFrame(cells).assign(each=each), caption)
+    return paint.show("thumbnails", pd.DataFrame(cells).assign(each=each), "Predicted classes", caption)
 
 
 @paint.draws("thumbnails")

@@ -18,6 +18,8 @@ from semilib.report.records import GROUPS, METRIC, SUMMARIES, Record, result_of
 from semilib.training import metrics
 
 Groups = dict[str, list[Record]]
+Pooled = dict[str, Any]         # of `pool`
+FEW = 10                        # a share of fewer images than this is not drawn
 POINTS = 25                     # of a curve of pseudo-labels; between two of more points too few of a rare class count
 
 
@@ -146,41 +148,51 @@ def accuracy(groups: Groups) -> pd.DataFrame:
 def pseudo_labels(groups: Groups) -> pd.DataFrame:
     """Pseudo-labels over training steps, each row of the steps since the row before, at most `POINTS` rows a curve.
 
-    Columns: quantity, label, step, mean, least, greatest (over seeds; NaN where no pseudo-label counted), seeds, runs.
-    quantity: "used" (share of the unlabelled images shown whose pseudo-label counted), "right" (share of those that was
-    right), "right: head" and so on (of those that name a class of that group)."""
-    members = {name: part for name, part in next(iter(groups.values()))[0].groups.items() if part}
-    quantities: dict[str, Callable[[dict[str, Any]], float]] = {
-        "used": lambda pooled: 100 * pooled["share"], "right": lambda pooled: 100 * pooled["correct"],
-        **{f"right: {name}": lambda pooled, part=part: _precision(pooled, part) for name, part in members.items()}}
+    Columns: quantity, label, step, mean, least, greatest (over seeds; NaN where no pseudo-label counted), images (that
+    the share is of, of the seed with fewest), seeds, runs. quantity: "used" (share of the unlabelled images shown whose
+    pseudo-label counted), "right" (share of those that was right), "right: head" and so on (of those that name a class
+    of that group)."""
+    first = next(iter(groups.values()))[0]
+    members = {name: part for name, part in first.groups.items() if part}
+    quantities: dict[str, tuple[Callable[[Pooled], float], Callable[[Pooled], int]]] = {
+        "used": (lambda pooled: 100 * pooled["share"], lambda pooled: pooled["shown"]),
+        "right": (lambda pooled: 100 * pooled["correct"], lambda pooled: pooled["counted"].sum()),
+        **{f"right: {name}": (lambda pooled, part=part: _precision(pooled, part),
+                              lambda pooled, part=part: pooled["counted"][part].sum())
+           for name, part in members.items()}}
     parts = []
-    for quantity, value in quantities.items():
+    for quantity, (value, images) in quantities.items():
         for label, group in groups.items():
-            curve = _over_seeds([{pooled["step"]: value(pooled) for pooled in _pooled(r)} for r in group])
-            parts.append(pd.DataFrame({"quantity": quantity, "label": label, **curve, "seeds": len(group),
-                                       "runs": sources(group)}))
+            curves = [_pooled(record) for record in group]
+            mean = _over_seeds([{pooled["step"]: value(pooled) for pooled in curve} for curve in curves])
+            counts = [{pooled["step"]: images(pooled) for pooled in curve} for curve in curves]
+            fewest = [min(count[step] for count in counts) for step in mean["step"]]
+            parts.append(pd.DataFrame({"quantity": quantity, "label": label, **mean, "images": fewest,
+                                       "seeds": len(group), "runs": sources(group)}))
     return pd.concat(parts, ignore_index=True)
 
 
-def _pooled(record: Record) -> list[dict[str, Any]]:
+def _pooled(record: Record) -> list[Pooled]:
     """The evaluations of a record, pooled to at most `POINTS`."""
     size = -(-len(record.log) // POINTS)
     return [pool(record.log[i:i + size]) for i in range(0, len(record.log), size)]
 
 
-def pool(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+def pool(evaluations: list[dict[str, Any]]) -> Pooled:
     """Several evaluations' pseudo-labels as one, at the last one's step, as `metrics.pseudo_label_scores` names them.
 
-    counted, right, seen: [C], images. correct, and precision [C], are NaN where none counted or no truth is known."""
+    shown: images. counted, right, seen: [C], images. correct, and precision [C], are NaN where none counted or no truth
+    is known."""
     scores = [e["pseudo_labels"] for e in evaluations]
     counted, right, seen = (np.sum([s[name] for s in scores], axis=0) for name in ("counted", "right", "seen"))
     known = np.where(counted * seen.sum() > 0, right, math.nan)
-    return {"step": evaluations[-1]["step"], "share": counted.sum() / max(1, sum(s["shown"] for s in scores)),
+    shown = sum(s["shown"] for s in scores)
+    return {"step": evaluations[-1]["step"], "shown": shown, "share": counted.sum() / max(1, shown),
             "counted": counted, "right": right, "seen": seen, "precision": known / np.maximum(counted, 1),
             "correct": np.nansum(known) / counted.sum() if np.isfinite(known).any() else math.nan}
 
 
-def _precision(pooled: dict[str, Any], members: list[int]) -> float:
+def _precision(pooled: Pooled, members: list[int]) -> float:
     """Of the pseudo-labels that name one of these classes, the share (%) that is right; NaN if none is known."""
     precision, counted = pooled["precision"][members], pooled["counted"][members]
     known = np.isfinite(precision)

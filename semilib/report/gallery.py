@@ -1,6 +1,6 @@
 """Rows of pictures with a line under each, and a figure that follows controls in a notebook.
 
-    figure, frame = gallery([Row("cat", [Tile(pixels, "dog, 98 %", right=False)])], "what every picture is")
+    figure, frame = gallery([Row("cat", [Tile(pixels, "dog, 98 %", right=False)])], "Wrong", "what every picture is")
     adjustable(looked.hardest, of=("cat", ["all", "cat"]), n=(12, range(6, 25)))
 """
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Row(NamedTuple):
     tiles: Sequence[Tile]
 
 
-def gallery(rows: Sequence[Row], caption: str) -> Shown:
+def gallery(rows: Sequence[Row], title: str, caption: str) -> Shown:
     """The pictures of rows, `IN_LINE` beside each other.
 
     Frame: line (of the figure), row (its heading), column (place in the line), text, right (1, 0, or NaN), picture (a
@@ -49,7 +49,7 @@ def gallery(rows: Sequence[Row], caption: str) -> Shown:
                           "text": "none" if tile is None else tile.text, "right": right,
                           "picture": "" if tile is None else paint.encoded(tile.pixels)})
         line = cells[-1]["line"] + 1
-    return paint.show("gallery", pd.DataFrame(cells), caption)
+    return paint.show("gallery", pd.DataFrame(cells), title, caption)
 
 
 @paint.draws("gallery")
@@ -67,7 +67,7 @@ def draw_gallery(frame: pd.DataFrame) -> Picture:
             axes.plot(left + SIDE * np.array([0, 1, 1, 0, 0]), top + SIDE * np.array([0, 0, 1, 1, 0]), color=colour,
                       linewidth=0 if math.isnan(cell.right) else 1.3)
         axes.text(left + SIDE / 2, top + (SIDE if cell.picture else 0) + 0.02, cell.text, ha="center", va="top",
-                  fontsize=6.5, color=colour)
+                  fontsize=paint.SMALL, color=colour)
     for heading, part in paint.parts(frame, "row").items():
         line, shown = part["line"].iloc[0], part["picture"].iloc[0] != ""
         axes.text(-0.12, tops[line] + (SIDE / 2 if shown else 0.02), heading, ha="right",

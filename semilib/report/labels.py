@@ -1,4 +1,4 @@
-"""How runs are called: labels that tell them apart, and the scale that they share."""
+"""How runs are called: labels that tell them apart, and the scale that they share, as a code and in words."""
 from __future__ import annotations
 
 import json
@@ -21,6 +21,25 @@ FIELDS_OF_SCALE = ("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labell
                    "holdout", "side", "split_seed", "profile", "recipe", "steps")
 UNTOLD_FIELDS = {*FIELDS_OF_SCALE, "method", "base", "add", "post_hoc", "options", "seed", "root", "data_on",
                  "keep_seconds", "device", "capture", "deterministic"}
+# Words of a cell's parts: pattern -> what stands in a caption. What matches none is the encoder.
+DATA_SETS = {"mnistm5k": "Embedded pictures", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "stl10": "STL10",
+             "svhn": "SVHN", "imagenet127": "ImageNet-127"}
+CELL_WORDS: dict[str, Callable[[re.Match], str]] = {
+    r"n(\d+)": lambda m: f"$N_1$ = {int(m[1]):,}",
+    r"m(\d+)": lambda m: f"$M_1$ = {int(m[1]):,}",
+    r"nall": lambda m: "all labels",
+    r"m100k": lambda m: "100,000 unlabelled images",
+    r"mrest": lambda m: "all other images unlabelled",
+    r"l(.+)": lambda m: f"{100 * float(m[1]):g} % of each class labelled",
+    r"g([\d.]+)": lambda m: rf"$\gamma_l$ = {m[1]}",
+    r"g([\d.]+)-([\d.]+)": lambda m: (rf"$\gamma$ = {m[1]}" if m[1] == m[2] else
+                                      rf"$\gamma_l$ = {m[1]}, $\gamma_u$ = {m[2]}"),
+    r"(reversed|middle|head-tail)": lambda m: f"unlabelled set {m[1]}",
+    r"disjoint": lambda m: "labelled images not in the unlabelled set",
+    r"split(\d+)": lambda m: f"split {m[1]}",
+    r"holdout(.+)": lambda m: f"{100 * float(m[1]):g} % of the labelled images held out",
+    r"heldout(\d+)": lambda m: f"{int(m[1]):,} images held out",
+}
 # Options by which a method is told what it cannot know: a label tells them always.
 CHEATS = {"proportion_prior": "oracle"}
 
@@ -134,6 +153,34 @@ def scale(records: list[Record]) -> str:
             raise BadInput("records", f"{label}, seed {seed}, {n} times", wanted)
     if not started:
         return records[0].cell
-    recipe = ", each method's original recipe" if started[0].recipe == "original" else ""
-    config = started[0].config
-    return f"{records[0].cell}, {config['steps']:,} steps of profile {config['profile']}{recipe}"
+    return f"{records[0].cell}, {_schedule(started[0])}"
+
+
+def scale_in_words(records: list[Record]) -> str:
+    """`scale` as a figure's caption has it: the cell in words and symbols. Raises BadInput as that does."""
+    scale(records)
+    started = next((r for r in records if r.config), None)
+    return ", ".join(filter(None, [cell_in_words(records[0].cell), started and _schedule(started)]))
+
+
+def _schedule(record: Record) -> str:
+    recipe = ", each method's original recipe" if record.recipe == "original" else ""
+    return f"{record.config['steps']:,} steps of profile {record.config['profile']}{recipe}"
+
+
+def cell_in_words(cell: str) -> str:
+    """`Run.cell` in words and symbols: Embedded pictures, $N_1$ = 40, $M_1$ = 360, $\\gamma$ = 20, unlabelled set
+    reversed."""
+    data, *parts = re.split(r"\.(?=[a-z])", cell)
+    name, _, side = data.removesuffix("-lt").partition("-")
+    if name == "imagefolder":
+        words = [f"Pictures of {side}"]
+    else:
+        tail = "-LT" if data.endswith("-lt") and name != "mnistm5k" else ""
+        words = [DATA_SETS[name] + tail + (f" at {side} px" if side else "")]
+    for i, part in enumerate(parts):
+        known = next(((pattern, m) for pattern in CELL_WORDS if (m := re.fullmatch(pattern, part))), None)
+        if known is None:                                # an encoder is last; its name may hold dots
+            return ", ".join([*words, f"features of {'.'.join(parts[i:])}"])
+        words.append(CELL_WORDS[known[0]](known[1]))
+    return ", ".join(words)

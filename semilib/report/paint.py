@@ -3,11 +3,12 @@
     @draws("learning_curves")
     def draw_curves(frame): ...                 # a frame in, a figure out; nothing else decides what is drawn
 
-    figure, frame = show("learning_curves", frame, "what every number rests on")
-    save(figure, frame, "figures/curves")       # curves.png and curves.csv
+    figure, frame = show("learning_curves", frame, "Balanced accuracy", "what every number rests on")
+    save(figure, frame, "figures/curves")       # curves.png, curves.pdf and curves.csv
     figure = redraw("figures/curves.csv")       # the same picture, pixel for pixel
 
 Nothing here opens a window or leaves matplotlib's settings changed. A method has one colour and one marker everywhere.
+Text is of 7 to 9 points at the width of a page; symbols are serif mathematics.
 """
 from __future__ import annotations
 
@@ -37,8 +38,9 @@ from semilib.files import write_atomically
 from semilib.report.labels import display
 from semilib.report.table import paths, write_csv
 
-FIGURE_WIDTH = 7.0              # inches; at DPI, what a README shows without shrinking it much
+FIGURE_WIDTH = 7.0              # inches, of a page's text; at DPI, what a README shows without shrinking it much
 DPI = 150
+SMALL, TITLE = 7, 9             # points, of a caption and of a title; all other text is between
 
 PALETTE = [to_hex(c) for c in seaborn.color_palette("colorblind")]
 INK, RULE = "#404040", "#909090"                     # of text; of a line that others are compared with
@@ -50,9 +52,9 @@ SHADES = [(1, 0.0), (1, 0.45), (0, 0.45), (1, 0.68), (0, 0.62)]         # of var
 LINES = {"solid": "-", "dashed": (0, (4, 1.5)), "dotted": (0, (1, 1.2)), "dash-dotted": (0, (5, 1.2, 1, 1.2))}
 
 # Columns of a figure's CSV that hold text; all others hold numbers, or True and False.
-TEXT = ("figure", "caption", "runs", "label", "colour", "marker", "line", "class", "true", "predicted", "set", "group",
-        "quantity", "row", "column", "picture", "table", "against", "metric", "method", "half", "option", "cell", "box",
-        "part", "name", "kind", "arrows", "text")
+TEXT = ("figure", "title", "caption", "runs", "label", "colour", "marker", "line", "class", "true", "predicted", "set",
+        "group", "quantity", "row", "column", "picture", "table", "against", "metric", "method", "half", "option",
+        "cell", "box", "part", "name", "kind", "symbol", "path", "text")
 
 
 # ---- style -----------------------------------------------------------------------------------------------------------
@@ -62,12 +64,12 @@ TEXT = ("figure", "caption", "runs", "label", "colour", "marker", "line", "class
 def style() -> Iterator[None]:
     """The style of every figure, inside; the settings of the caller come back."""
     ours = {**seaborn.axes_style("ticks"), **seaborn.plotting_context("paper"),
-            "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5,
-            "axes.titlepad": 5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 8,
+            "font.sans-serif": ["DejaVu Sans"], "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8,
+            "axes.titlepad": 5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 7.5,
             "legend.frameon": False, "axes.linewidth": 0.7, "xtick.major.width": 0.7, "ytick.major.width": 0.7,
             "xtick.major.size": 3, "ytick.major.size": 3, "axes.spines.top": False, "axes.spines.right": False,
             "axes.edgecolor": INK, "lines.linewidth": 1.4, "lines.markersize": 4, "savefig.facecolor": "white",
-            "figure.facecolor": "white"}
+            "figure.facecolor": "white", "mathtext.fontset": "stix", "pdf.fonttype": 42}
     with matplotlib.rc_context(ours):
         yield
 
@@ -99,6 +101,11 @@ def looks(labels: list[str]) -> dict[str, dict[str, str]]:
     return look
 
 
+def pale(shade: str) -> str:
+    """A colour as the ground of text."""
+    return to_hex([0.12 * part + 0.88 for part in to_rgb(shade)])
+
+
 # ---- from a frame to a figure and back -------------------------------------------------------------------------------
 
 Draw = Callable[[pd.DataFrame], "Picture"]
@@ -114,11 +121,12 @@ def draws(kind: str) -> Callable[[Draw], Draw]:
     return register
 
 
-def show(kind: str, frame: pd.DataFrame, caption: str) -> Shown:
-    """The figure of a frame, and the frame with the columns `figure` (its kind) and `caption`.
+def show(kind: str, frame: pd.DataFrame, title: str, caption: str) -> Shown:
+    """The figure of a frame, and the frame with the columns `figure` (its kind), `title` and `caption`.
 
-    The caption is the figure's first line. It tells what every number rests on and what the marks stand for."""
-    frame = frame.assign(figure=kind, caption=caption)
+    The title stands above the figure. The caption, below it, tells what every number rests on and what the marks
+    stand for."""
+    frame = frame.assign(figure=kind, title=title, caption=caption)
     return _drawn(frame), frame
 
 
@@ -127,8 +135,8 @@ def redraw(path: str | Path) -> Picture:
 
     Raises BadInput for a CSV of no figure, and for a kind that nothing draws."""
     frame = read(path)
-    if frame.empty or "figure" not in frame:
-        raise BadInput("path", Path(path).name, "the CSV of a figure, which has a column `figure`")
+    if frame.empty or not {"figure", "title", "caption"} <= set(frame):
+        raise BadInput("path", Path(path).name, "the CSV of a figure, which has the columns figure, title and caption")
     return _drawn(frame)
 
 
@@ -137,7 +145,7 @@ def _drawn(frame: pd.DataFrame) -> Picture:
     check_name("figure", kind, DRAWINGS)
     with style():
         picture = DRAWINGS[kind](frame)
-        close(picture, frame["caption"].iloc[0])
+        close(picture, frame["title"].iloc[0], frame["caption"].iloc[0])
     return picture
 
 
@@ -149,9 +157,10 @@ def read(path: str | Path) -> pd.DataFrame:
 
 
 def save(figure: Figure, frame: pd.DataFrame, path: str | Path) -> tuple[Path, Path]:
-    """Write NAME.png and NAME.csv, the frame that it is drawn from. Returns both paths."""
-    picture, numbers = paths(path, ".png", ".csv")
+    """Write NAME.png, NAME.pdf, and NAME.csv, the frame that it is drawn from. Returns the paths of PNG and CSV."""
+    picture, page, numbers = paths(path, ".png", ".pdf", ".csv")
     write_csv(frame, numbers)
+    write_atomically(page, lambda file: file.write(vector(figure, "pdf")))
     write_atomically(picture, lambda file: file.write(png(figure)))
     return picture, numbers
 
@@ -177,6 +186,15 @@ def png(figure: Figure) -> bytes:
     with style():
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    return file.getvalue()
+
+
+def vector(figure: Figure, kind: str) -> bytes:
+    """A figure as PDF or SVG (`kind`); equal figures give equal bytes. Neither has a date."""
+    no_date = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "svg": {"Date": None, "Creator": None}}
+    with style(), matplotlib.rc_context({"svg.hashsalt": "semilib"}):
+        file = io.BytesIO()
+        figure.savefig(file, format=kind, dpi=DPI, metadata=no_date[kind])
     return file.getvalue()
 
 
@@ -264,23 +282,37 @@ def legend(picture: Picture, handles: dict[str, Any]) -> None:
 def curves(axes: Axes, frame: pd.DataFrame) -> dict[str, Any]:
     """Each label's mean over training steps, with a band over its seeds. Returns the legend's handles.
 
-    frame: label, step, mean, least, greatest, seeds, and the columns of `looks`."""
+    frame: label, step, mean (NaN for a gap), least, greatest, seeds, and the columns of `looks`."""
     handles, labels = {}, parts(frame)
     for i, (label, part) in enumerate(labels.items()):
         look, every = part.iloc[0], max(1, len(part) // 8)
         start = int(i / len(labels) * every)              # so that the marks of equal curves do not hide each other
         handles[display(label)], = axes.plot(part["step"], part["mean"], markevery=(start, every), markersize=3.4,
                                              color=look["colour"], marker=look["marker"], linestyle=LINES[look["line"]])
+        alone = part["mean"].notna() & part["mean"].shift(1).isna() & part["mean"].shift(-1).isna()
+        axes.plot(part["step"][alone], part["mean"][alone], color=look["colour"], marker=look["marker"], markersize=3.4,
+                  linestyle="none")
         if look["seeds"] > 1:
             axes.fill_between(part["step"], part["least"], part["greatest"], color=look["colour"], alpha=0.18,
                               linewidth=0)
     return handles
 
 
-def close(picture: Picture, caption: str) -> None:
-    """Set the caption, and the layout under our style, so that later drawing adds nothing of the caller's settings."""
-    lines = textwrap.wrap(caption, int(picture.get_figwidth() * 17.5), break_on_hyphens=False)
-    picture.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color=INK)
+def close(picture: Picture, title: str, caption: str) -> None:
+    """Set the title above the panels, and below them the caption, by whose lines the figure grows. The layout is made
+    under our style, so later drawing adds nothing of the caller's settings."""
+    width = picture.get_figwidth()
+    lines = textwrap.wrap(caption, int(18.5 * width), break_on_hyphens=False)
+    inches = 0.05 + 1.3 * SMALL / 72 * len(lines)
+    picture.set_figheight(picture.get_figheight() + inches)
+    below = inches / picture.get_figheight()
+    picture.suptitle(textwrap.fill(title, int(14 * width)), x=0.01, ha="left", fontsize=TITLE)
+    layout = picture.get_layout_engine()
+    layout.set(rect=(0, below, 1, 1 - below))
     for _ in range(2):                      # panels of a fixed shape find their place in the second round
-        picture.draw_without_rendering()
+        layout.execute(picture)
     picture.set_layout_engine("none")       # a figure looks the same however often it is drawn
+    for legend in picture.legends:          # the room that it has was made above the caption
+        legend.set_bbox_to_anchor((0, below, 1, 1 - below), transform=picture.transFigure)
+    picture.text(0.01, 0.04 / picture.get_figheight(), "\n".join(lines), va="bottom", fontsize=SMALL, color=INK,
+                 linespacing=1.3)

@@ -9,16 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from semilib.report import paint
+from semilib.report.labels import display
 from semilib.report.paint import PALETTE, Picture
 from semilib.speed.records import Record, is_gpu, rows_of, where
 from semilib.speed.tables import BANK, WHOLE, how_parts, ms
 
-BARE, BANK_COLOUR = "bare network", PALETTE[1]
-PARTS = {"views": PALETTE[0], "network, losses, backward": PALETTE[2], "optimiser": PALETTE[4],
-         "average, state, measurements": PALETTE[8]}
+BARE, BANK_COLOUR = "bare network", PALETTE[2]
+PARTS = ("views", "network, losses, backward", "optimiser", "average, state, measurements")
 CURVES = {"classes": "classes", "slots": "slots a class", "unlabelled images": "unlabelled images",
           "views": "views a step"}
 MILLISECONDS = FuncFormatter(lambda seconds, _: f"{1000 * seconds:,g}")
@@ -26,13 +27,13 @@ MILLISECONDS = FuncFormatter(lambda seconds, _: f"{1000 * seconds:,g}")
 Figure = tuple[Picture, pd.DataFrame]
 
 
-def show(kind: str, rows: list[dict[str, Any]], caption: str) -> Figure:
+def show(kind: str, rows: list[dict[str, Any]], title: str, caption: str) -> Figure:
     """A figure and its frame; without rows a figure that says so."""
     if rows:
-        return paint.show(kind, pd.DataFrame(rows), caption)
+        return paint.show(kind, pd.DataFrame(rows), title, caption)
     with paint.style():
         picture = paint.figure(0.5)
-        paint.close(picture, f"No record has {kind} yet.")
+        paint.close(picture, f"No record has {kind} yet.", "")
     return picture, pd.DataFrame()
 
 
@@ -63,8 +64,9 @@ def parts(records: dict[str, Record]) -> Figure:
             rows.append(bar | {key: r.get(key) for key in ("part", "median_s", "operators", "kernels")})
             if r["part"] == WHOLE:
                 rows += [bar | {"part": BARE, "median_s": seconds} for seconds in bare_of(record, r["capture"])]
-    return show("parts", rows, "A step of SeMi by part, each repeated alone: median. Lines: the whole step (black) and "
-                "the network alone (grey)")
+    return show("parts", rows, "A step of SeMi by part", "Median of each part, repeated alone, on a logarithmic "
+                "axis; the memory bank is a share of the part above it; bare network: forward, backward and optimiser "
+                "alone on a ready batch")
 
 
 def bare_of(record: Record, capture: str) -> list[float]:
@@ -76,24 +78,31 @@ def bare_of(record: Record, capture: str) -> list[float]:
 
 @paint.draws("parts")
 def draw_parts(frame: pd.DataFrame) -> Picture:
-    """The parts one after the other, the bank over the last; lines for the whole step and the bare network."""
-    picture, drawn = panels(frame, lambda group: 0.45 * group["row"].nunique() + 0.2)
+    """A line a part, a mark for each way to run it."""
+    lines = [WHOLE, BARE, *PARTS, BANK]
+    picture, drawn = panels(frame, lambda group: 0.17 * len(lines) + 0.1)
+    looks = dict(zip(frame["row"].unique(), zip(paint.PALETTE, "osD^vP"), strict=False))
     for (axes,), group in drawn:
-        bars = group.pivot(index="row", columns="part", values="median_s").reindex(group["row"].unique())
-        bars = bars.reindex(columns=[*PARTS, BANK, WHOLE, BARE])
-        left = bars[list(PARTS)].cumsum(axis=1).shift(axis=1, fill_value=0)
-        for part, shade in PARTS.items():
-            pieces = axes.barh(bars.index, bars[part], 0.5, left[part], color=shade, label=part)
-            texts = [ms(s) if s > 0.06 * step else "" for s, step in zip(bars[part], bars[WHOLE], strict=True)]
-            axes.bar_label(pieces, texts, label_type="center", color="white", fontsize=7, fontweight="bold")
-        axes.barh(bars.index, bars[[BANK, part]].min(axis=1), 0.5, left[part], color=BANK_COLOUR, label=BANK)
-        for name, shade in ((WHOLE, "black"), (BARE, "#909090")):
-            axes.plot(bars[name], bars.index, "|", markersize=26, markeredgewidth=1.8, color=shade, label=name)
-        axes.invert_yaxis()
+        several = group["row"].nunique() > 1
+        for way, points in paint.parts(group, "row").items():
+            shade, marker = looks[way]
+            at = [lines.index(part) for part in points["part"]]
+            axes.plot(points["median_s"], at, color=shade, marker=marker, markersize=4.5, linestyle="none", label=way)
+            for point, line in zip(points.itertuples(), at, strict=True):
+                left = group.loc[group["part"] == point.part, "median_s"].idxmin() == point.Index and several
+                axes.annotate(ms(point.median_s), (point.median_s, line), (-4 if left else 4, 0), "data",
+                              "offset points", ha="right" if left else "left", va="center", fontsize=paint.SMALL,
+                              color=shade)
+        axes.set(xscale="log", ylim=(len(lines) - 0.4, -0.6))
+        axes.set_yticks(range(len(lines)), lines)
+        axes.margins(x=0.12)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(color="#e8e8e8", linewidth=0.6)
+        axes.set_axisbelow(True)
         axes.xaxis.set_major_formatter(MILLISECONDS)
     axes.set_xlabel("milliseconds a step")
-    handles, names = axes.get_legend_handles_labels()
-    picture.legend(handles, names, loc="outside lower center", ncols=4, fontsize=7.2, markerscale=0.4)
+    handles = {way: line for axes, _ in drawn for line, way in zip(*axes[0].get_legend_handles_labels(), strict=True)}
+    picture.legend(handles.values(), handles, loc="outside lower center", ncols=4)
     return picture
 
 
@@ -106,26 +115,46 @@ def growth(records: dict[str, Record]) -> Figure:
     rows = [{"record": name, **{key: r.get(key) for key in keys},
              "panel": f"{where(record)}; {r['network']}, profile {record['settings']['growth_profile']}"}
             for name, record in records.items() for r in rows_of(record, "growth")]
-    return show("growth", rows, "How a step grows: the fastest of the timed steps of SeMi (views: of Supervised, "
-                "FixMatch, SeMi) on random images of 32 x 32. Dashed: images memory-mapped; orange: the memory bank")
+    return show("growth", rows, "How a step grows", "The fastest of the timed steps on random images of 32 x 32; "
+                "one value changes at a time")
 
 
 @paint.draws("growth")
 def draw_growth(frame: pd.DataFrame) -> Picture:
     picture, drawn = panels(frame, lambda group: 1.4, len(CURVES), sharey="row")
+    handles: dict[str, Any] = {}
     for line, group in drawn:
         for axes, (curve, label) in zip(line, CURVES.items(), strict=True):
             rows = group[group["curve"].str.startswith(curve)]
-            for name, points in rows.groupby("curve", sort=False):
-                mapped = name.endswith("memory-mapped")
-                axes.plot(points["value"], points["min_s"], "s--" if mapped else "o-", color=paint.colour("semi"))
-                if not mapped:
-                    axes.plot(points["value"], points["bank_s"], "D-", color=BANK_COLOUR, markersize=3)
+            handles = (_views if curve == "views" else _curves)(axes, rows) | handles
             axes.set(xlabel=label, xscale="linear" if curve == "views" else "log")
             axes.set_xticks(rows["value"].unique())
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.minorticks_off()
             axes.margins(x=0.25)
-        line[0].set(ylim=(0, 1.12 * group["min_s"].max()), ylabel="ms a step")
+            axes.grid(axis="y", color="#e8e8e8", linewidth=0.6)
+        line[0].set(ylim=(0, 1.12 * group["min_s"].max()), ylabel="milliseconds a step")
         line[0].yaxis.set_major_formatter(MILLISECONDS)
+    paint.legend(picture, handles)
     return picture
+
+
+def _curves(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
+    """A step of SeMi and its memory bank. Returns the legend's handles, as `_views` does."""
+    handles: dict[str, Any] = {}
+    for name, points in rows.groupby("curve", sort=False):
+        look = {"color": paint.colour("semi"), "marker": paint.MARKERS["semi"]}
+        if name.endswith("memory-mapped"):
+            handles["SeMi, images memory-mapped"], = axes.plot(points["value"], points["min_s"], linestyle="--",
+                                                               markerfacecolor="white", **look)
+        else:
+            handles["SeMi"], = axes.plot(points["value"], points["min_s"], **look)
+            handles["its memory bank"], = axes.plot(points["value"], points["bank_s"], color=BANK_COLOUR, marker="v")
+    return handles
+
+
+def _views(axes: Axes, rows: pd.DataFrame) -> dict[str, Any]:
+    """Methods of more and more views."""
+    axes.plot(rows["value"], rows["min_s"], color=paint.RULE, linewidth=0.9)
+    return {display(row.method): axes.plot(row.value, row.min_s, color=paint.colour(row.method), linestyle="none",
+                                           marker=paint.MARKERS[row.method])[0] for row in rows.itertuples()}

@@ -19,14 +19,17 @@ from semilib.data.batches import split_of
 from semilib.errors import BadInput
 from semilib.methods.losses import normalised_entropy
 from semilib.report import paint
+from semilib.report.frames import FEW
+from semilib.report.labels import cell_in_words
 from semilib.report.paint import PALETTE, Picture, Shown
 from semilib.training import metrics
 from semilib.training.config import Run
 from semilib.training.engine import EVALUATION_BATCH
 from semilib.training.trained import Trained
 
-FEW = 10                        # a share of fewer images than this is not drawn
-GROUP_COLOURS = {"head": PALETTE[0], "medium": PALETTE[1], "tail": PALETTE[3]}
+GROUP_COLOURS = {"head": PALETTE[9], "medium": PALETTE[1], "tail": "#4b1d6b"}      # apart in lightness too
+SHAPES = "osD^vP<>X*"           # of classes whose names are longer than a letter
+NEIGHBOURS = 10
 Models = dict[str, Trained]     # by the name that a figure shows
 
 
@@ -59,7 +62,9 @@ def _first(models: Models) -> tuple[Trained, str]:
     if len(scales) > 1:
         raise BadInput("models", sorted(scales), "models of one cell, schedule and network")
     model = next(iter(models.values()))
-    return model, f"{model.run.cell}, {model.run.steps:,} steps of profile {model.run.profile}, {model.run.network}"
+    run = model.run
+    return model, (f"{cell_in_words(run.cell)}; {run.steps:,} steps of profile {run.profile}, {run.network}, "
+                   f"seed {run.seed}")
 
 
 def standard(model: Trained, images: torch.Tensor) -> torch.Tensor:
@@ -99,8 +104,8 @@ def unlabelled_use(models: Models, points: int = 50) -> Shown:
                                  "images": int(chosen.sum()), "used": 100 * used.sum() / max(1, chosen.sum()),
                                  "right": 100 * (label[used] == truth[used]).mean() if used.sum() >= FEW else math.nan,
                                  "method_threshold": getattr(model.method.cfg, "threshold", math.nan)})
-    caption = f"Unlabelled images against the threshold. {scale}; {len(truth):,} images; seed {first.run.seed}"
-    return paint.show("unlabelled_use", pd.DataFrame(rows), caption)
+    return paint.show("unlabelled_use", pd.DataFrame(rows), "Which unlabelled images count at which threshold",
+                      f"{scale}; {len(truth):,} unlabelled images; grey line: the method's own threshold")
 
 
 @paint.draws("unlabelled_use")
@@ -135,22 +140,34 @@ def features_map(models: Models, per_class: int = 40, seed: int = 0) -> Shown:
     """Figure 4: t-SNE of the backbone's features of the same test images, with one seed for all methods.
 
     Of more than ten classes, the five largest and the five smallest are shown. Distances between clusters mean nothing
-    in t-SNE; whether classes are apart does. Frame: method, image (position in the test set), class, x, y."""
+    in t-SNE; whether classes are apart does, and `apart` scores it. Frame: method, image (position in the test set),
+    class, group (head, medium, tail), x, y, apart (of the image's `NEIGHBOURS` nearest others in the map, the share of
+    its own class, %)."""
     from sklearn.manifold import TSNE
     first, scale = _first(models)
     source, order = source_of(first.run), order_of(first)
     labels = np.asarray(source.test_labels)
     classes = order if len(order) <= 10 else order[:5] + order[-5:]
     index = np.concatenate([np.flatnonzero(labels == k)[:per_class] for k in classes])
-    parts = []
+    group = {order[k]: name for name, part in metrics.class_groups(len(order)).items() for k in range(len(order))[part]}
+    truth, parts = labels[index], []
     for name, model in models.items():
         features = model.features(source.test_images[torch.as_tensor(index)]).numpy()
         xy = TSNE(random_state=seed, init="pca", perplexity=min(30, (len(index) - 1) / 3)).fit_transform(features)
         xy = xy.astype(float)                              # a CSV of float32 does not read back equal
-        names = [source.class_names[k] for k in labels[index]]
-        parts.append(pd.DataFrame({"method": name, "image": index, "class": names, "x": xy[:, 0], "y": xy[:, 1]}))
-    caption = f"t-SNE of the features of {len(index)} test images, seed {seed}. {scale}; run of seed {first.run.seed}"
-    return paint.show("features_map", pd.concat(parts, ignore_index=True), caption)
+        parts.append(pd.DataFrame({
+            "method": name, "image": index, "class": [source.class_names[k] for k in truth],
+            "group": [group[k] for k in truth], "x": xy[:, 0], "y": xy[:, 1], "apart": apart(xy, truth)}))
+    return paint.show("features_map", pd.concat(parts, ignore_index=True), "Features of the test images, by t-SNE",
+                      f"{scale}; {len(index)} test images, t-SNE of seed {seed}; %: of an image's {NEIGHBOURS} nearest "
+                      "others in the map, how many are of its class")
+
+
+def apart(points: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """points [n, 2], classes [n]: of the `NEIGHBOURS` nearest others of each, the share of its own class (%), [n]."""
+    from sklearn.neighbors import NearestNeighbors
+    nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(points) - 1)).fit(points).kneighbors()[1]
+    return 100 * (classes[nearest] == classes[:, None]).mean(axis=1)
 
 
 @paint.draws("features_map")
@@ -158,14 +175,16 @@ def draw_features(frame: pd.DataFrame) -> Picture:
     methods = paint.parts(frame, "method")
     picture, panels = paint.panels(len(methods), 4, (1.8, 1.85), (0, 0.75), least=3.4)
     for axes, (name, method) in zip(panels, methods.items(), strict=True):
-        for (k, part), shade in zip(method.groupby("class", sort=False), PALETTE, strict=False):
-            axes.scatter(part["x"], part["y"], s=4, color=shade, linewidths=0, label=k)
-        axes.set(xticks=[], yticks=[], title=name)
+        for (k, part), shape in zip(method.groupby("class", sort=False), SHAPES, strict=False):
+            letter = len(k) == 1
+            axes.scatter(part["x"], part["y"], s=11 if letter else 7, marker=f"${k}$" if letter else shape,
+                         color=GROUP_COLOURS[part["group"].iloc[0]], linewidths=0, label=k)
+        axes.set(xticks=[], yticks=[], title=f"{name}, {method['apart'].mean():.0f} %")
         for spine in axes.spines.values():
             spine.set(visible=True, color="#c0c0c0")
     picture.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", markerscale=2, handletextpad=0.1,
                    ncols=10 if len(methods) > 2 else 5, columnspacing=0.8, title_fontsize=7.5,
-                   title="class, from the one with most labels to the one with fewest")
+                   title="class, from the one with most labels to the one with fewest; colour: head, medium, tail")
     return picture
 
 
@@ -190,9 +209,9 @@ def calibration(models: Models, bins: int = 10) -> Shown:
                          "right": 100 * (label[inside] == truth[inside]).mean() if inside.any() else math.nan})
         gaps = [r["images"] * abs(r["confidence"] - r["right"]) for r in rows if r["images"]]
         parts.append(pd.DataFrame(rows).assign(ece=sum(gaps) / len(truth)))
-    caption = (f"Calibration on {len(truth):,} test images. {scale}; run of seed {first.run.seed}; bars: share of the "
-               "images in each bin")
-    return paint.show("calibration", pd.concat(parts, ignore_index=True), caption)
+    return paint.show("calibration", pd.concat(parts, ignore_index=True),
+                      "How often a prediction is right, against its confidence",
+                      f"{scale}; {len(truth):,} test images; bars: share of the images in each bin; ECE: mean gap")
 
 
 @paint.draws("calibration")

@@ -75,16 +75,15 @@ class Look:
         tiles = [Tile(_pixels(self.images[i]), f"{self._name(self.truth[i])} as {self._name(label[i])}, "
                                                f"{100 * sure[i]:.0f} %", self._right(label[i], self.truth[i]))
                  for i in chosen]
-        return gallery([Row("hardest first", tiles)],
-                       f"The hardest of {self.of_pool} unlabelled pictures{self._of(of)}: highest entropy of the "
-                       "standard head. Under each: its class, what it is taken for, and the confidence. "
-                       f"{self.run_name}.")
+        return gallery([Row("hardest first", tiles)], f"The hardest unlabelled pictures{self._of(of)}",
+                       f"Of {self.of_pool} those with the highest entropy of the standard head. Under each: its class, "
+                       f"what it is taken for, and the confidence. {self.run_name}.")
 
     def prototypes(self, of: str = ALL, n: int = 8) -> Shown:
         """For each class the n unlabelled pictures whose features are nearest to its prototype in the memory bank."""
         banks = [module for module in self.model.method.modules() if isinstance(module, MemoryBank)]
         if not banks:
-            return gallery([Row("memory bank", [])], f"This method has no memory bank. {self.run_name}.")
+            return gallery([Row("memory bank", [])], "This method has no memory bank", f"{self.run_name}.")
         centres, filled = (x.cpu() for x in banks[0].prototypes())
         distance = torch.cdist(self.features, centres.float())
         rows = []
@@ -92,9 +91,10 @@ class Look:
             nearest = distance[:, k].argsort()[:n].tolist() if filled[k] else []
             rows.append(Row(self._name(k), [Tile(_pixels(self.images[i]), self._name(self.truth[i]),
                                                  self._right(k, self.truth[i])) for i in nearest]))
-        return gallery(rows, "Prototypes of the memory bank as the unlabelled pictures with the nearest features, "
-                             "nearest first. To the left: the prototype's class; under each picture: its own. The bank "
-                             f"holds features of strong views while the network was trained. {self.run_name}.")
+        return gallery(rows, "Prototypes of the memory bank",
+                       "The unlabelled pictures with the nearest features, nearest first. To the left: the prototype's "
+                       "class; under each picture: its own. The bank holds features of strong views while the network "
+                       f"was trained. {self.run_name}.")
 
     def confident_and_wrong(self, of: str = ALL, n: int = 8, threshold: float | None = None) -> Shown:
         """For each class the n unlabelled pictures that are taken for it with most confidence and are of another.
@@ -112,10 +112,10 @@ class Look:
             rows.append(Row(f"{self._name(k)}\n{(counts & wrong).sum():,} of {counts.sum():,}",
                             [Tile(_pixels(self.images[i]), f"{self._name(self.truth[i])}, {100 * sure[i]:.0f} %", False)
                              for i in chosen]))
-        return gallery(rows, f"Wrong pseudo-labels with a confidence of {least:g} or more, by the class that they "
-                             "name, most confident first. To the left: how many of them are wrong; under each "
-                             "picture: its class, and the confidence. "
-                             f"{self.of_pool} unlabelled pictures; {self.run_name}.")
+        return gallery(rows, f"Wrong pseudo-labels with a confidence of {least:g} or more",
+                       "By the class that they name, most confident first. To the left: how many of them are wrong; "
+                       f"under each picture: its class, and the confidence. {self.of_pool} unlabelled pictures; "
+                       f"{self.run_name}.")
 
     def second_head(self, of: str = ALL, n: int = 8) -> Shown:
         """For each class the recall on the test pictures by the standard head and by the method's prediction, and
@@ -130,9 +130,9 @@ class Look:
                      for chosen, right in ((gained, True), (lost, False)) for i in chosen]
             recalls = " → ".join(f"{100 * (x[own] == k).mean():.0f}" if own.any() else "–" for x in (before, after))
             rows.append(Row(f"{self._name(k)}\n{recalls} %", tiles))
-        return gallery(rows, "Test pictures by the standard head → by what the method predicts with, which is another "
-                             "head where it has one. To the left: the class and its recall; blue frames became right, "
-                             f"the others wrong. {self.run_name}.")
+        return gallery(rows, "Test pictures by the standard head → by what the method predicts with",
+                       "The second is another head where the method has one. To the left: the class and its recall; blue "
+                       f"frames became right, the others wrong. {self.run_name}.")
 
     # ---- what all share ----------------------------------------------------------------------------------------------
 

@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import math
-import textwrap
+import re
 
 import pandas as pd
 
 from semilib.data.splits import arrange, long_tailed_counts
 from semilib.errors import BadInput
 from semilib.report import paint
+from semilib.report.labels import cell_in_words
 from semilib.report.paint import FIGURE_WIDTH, PALETTE, Picture, Shown
 from semilib.report.table import Table
 from semilib.study import sheets
@@ -22,7 +23,8 @@ from semilib.study.grids import Grid
 from semilib.training.config import Run
 
 USUAL, OTHER = PALETTE[3], PALETTE[0]          # a row that others are compared with; a row that is compared
-DOTS = {"linestyle": "none", "markeredgewidth": 0}
+DOTS = {"linestyle": "none", "marker": "o", "markersize": 3.6, "markeredgewidth": 0.4, "markeredgecolor": "white",
+        "zorder": 3}                           # over the bar of their mean
 
 
 def _scores(table: Table) -> pd.DataFrame:
@@ -32,8 +34,13 @@ def _scores(table: Table) -> pd.DataFrame:
     return scores.assign(score=100 * scores["score"])
 
 
-def _scale(grid: Grid) -> str:
-    return sheets.scale(grid.entries[0].runs[0])
+def _protocol(grid: Grid) -> str:
+    """What a figure of the grid rests on, in words. The panels' titles tell cells apart, where there are several."""
+    run = grid.entries[0].runs[0]
+    cells = {entry.column: re.sub(r"[.]split\d+", "", entry.runs[0].cell) for entry in grid.entries}
+    words = f"{cell_in_words(next(iter(cells.values())))}; " if len(cells) == 1 else ""
+    changed = "".join(f", {name} = {value}" for name, value in grid.changed if name != "steps")
+    return f"{words}{run.steps:,} steps of profile {run.profile}{changed}"
 
 
 # ---- every row -------------------------------------------------------------------------------------------------------
@@ -42,45 +49,65 @@ def _scale(grid: Grid) -> str:
 def ladder(grid: Grid, tables: list[Table]) -> Shown:
     """Every row of the tables as its seeds and their mean. Rows without a finished run are named and empty.
 
-    The dashed line is the row that others are compared with, where it is one for the whole table. Frame: table, row,
-    seed, score (%), against (the row that it is compared with), metric."""
+    grid: of the first table; all have its schedule. Where one row is compared with all others, it is a dashed line, and
+    the rows stand by their means; values of one option stay in their order. Frame: table, row, seed, score (%), against
+    (the row that it is compared with), metric."""
     parts = [_scores(table).assign(table=table.name, metric=table.runs["metric"].iloc[0]) for table in tables]
     frame = pd.concat(parts, ignore_index=True)[["table", "row", "seed", "score", "against", "metric"]]
-    return paint.show("ladder", frame, f"{grid.title}. {_scale(grid)}; dots: seeds, bars: their mean")
+    titles = dict.fromkeys(table.title.partition(":")[0] for table in tables)
+    return paint.show("ladder", frame, "; ".join(titles),
+                      f"{_protocol(grid)}; dots: seeds, bars: their mean, dashed: what they are compared with")
 
 
 @paint.draws("ladder")
 def draw_ladder(frame: pd.DataFrame) -> Picture:
     parts = paint.parts(frame, "table")
-    heights = [part["row"].nunique() + 1.6 for part in parts.values()]
-    picture = paint.figure(0.155 * sum(heights) + 0.5)
+    heights = [part["row"].nunique() + 0.2 for part in parts.values()]
+    picture = paint.figure(0.155 * sum(heights) + 0.48 * len(parts) + 0.4)
     panels = picture.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, (name, part) in zip(panels, parts.items(), strict=True):
-        against = set(part["against"]) - {""}
+    for axes, name, part in zip(panels, _headings(list(parts)), parts.values(), strict=True):
+        against, rows = set(part["against"]) - {""}, paint.parts(part, "row")
         if len(against) == 1 and part["row"].isin(against).any():
             axes.axvline(part.loc[part["row"].isin(against), "score"].mean(), color=paint.RULE, linewidth=0.8,
                          linestyle=(0, (3, 2)), zorder=0)
-        rows = paint.parts(part, "row")
+            if not part["row"].str.contains(" = ").all():
+                rows = dict(sorted(rows.items(), key=lambda row: -row[1]["score"].fillna(-math.inf).mean()))
         for y, row in enumerate(rows.values()):
             look = {"color": USUAL if row["against"].iloc[0] == "" else OTHER}
-            axes.plot(row["score"], [y] * len(row), marker="o", markersize=3, alpha=0.6, **look, **DOTS)
+            axes.plot(row["score"], [y] * len(row), **look, **DOTS)
             axes.plot([row["score"].mean()] * 2, [y - 0.32, y + 0.32], linewidth=1.8, **look)
-        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_yticks(range(len(rows)), [_value_in_symbols(row) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.set_title(name.partition("; ")[2], loc="left", fontsize=8)
+        axes.tick_params(axis="x", labelbottom=True)
+        axes.set_title(name, loc="left")
     panels[-1].set_xlabel(f"{sheets.METRIC_NAMES[frame['metric'].iloc[0]]} (%)")
     picture.align_ylabels(panels)
     return picture
+
+
+def _headings(tables: list[str]) -> list[str]:
+    """What tells tables of one grid apart: the cell where there are several, and the section."""
+    parts = [[*name.split("; ")[1:], "", ""][:2] for name in tables]
+    several = len({cell for cell, _ in parts}) > 1
+    return [_in_symbols("; ".join(filter(None, [cell if several or not section else "", section])))
+            for cell, section in parts]
+
+
+def _in_symbols(words: str) -> str:
+    """A heading's gamma, and the option whose values are its rows, as symbols."""
+    words = re.sub(r"(?<=Sensitivity to )\w+", lambda found: MATH.get(found[0], found[0]), words)
+    return words.replace("gamma ", r"$\gamma$ = ")
 
 
 # ---- Figure 6 --------------------------------------------------------------------------------------------------------
 
 
 def sensitivity(grid: Grid, tables: list[Table]) -> Shown:
-    """Figure 6: balanced accuracy against one value of SeMi at a time. Values stand at equal distances.
+    """Figure 6: balanced accuracy against one value of SeMi at a time, on a logarithmic axis where the values are an
+    order of magnitude apart.
 
     Frame: option, value, seed, score (%), usual (whether the value is SeMi's own)."""
     parts = [_scores(table).assign(option=table.subtitle.split("Sensitivity to ")[1]) for table in tables
@@ -90,27 +117,48 @@ def sensitivity(grid: Grid, tables: list[Table]) -> Shown:
     frame = pd.concat(parts, ignore_index=True)
     frame["usual"] = frame["row"].str.endswith(" (SeMi)")
     frame["value"] = frame["row"].str.removesuffix(" (SeMi)").str.split(" = ").str[1].astype(float)
-    caption = f"Sensitivity of SeMi. {_scale(grid)}; dots: seeds, diamonds: their mean, filled: SeMi's own value"
-    return paint.show("sensitivity", frame[["option", "value", "seed", "score", "usual"]], caption)
+    caption = f"{_protocol(grid)}; dots: seeds, bars: their mean, orange: SeMi's own value"
+    return paint.show("sensitivity", frame[["option", "value", "seed", "score", "usual"]],
+                      "Sensitivity of SeMi to its values, one at a time", caption)
+
+
+MATH = {"tau": r"$\tau$", "alpha": r"$\alpha$", "L": "$L$", "beta": r"$\beta$",
+        "lambda_e": r"$\lambda_e$"}
+
+
+def _value_in_symbols(row: str) -> str:
+    """tau = 0.7 (SeMi), of a row, with its symbol."""
+    name, equal, value = row.partition(" = ")
+    return f"{MATH.get(name, name)}{equal}{value}"
 
 
 @paint.draws("sensitivity")
 def draw_sensitivity(frame: pd.DataFrame) -> Picture:
     options = paint.parts(frame, "option")
-    picture, panels = paint.panels(len(options), 3, (0, 1.9), (0, 0.5), least=FIGURE_WIDTH, share="y")
+    picture, panels = paint.panels(len(options), 3, (0, 1.8), (0, 0.5), least=FIGURE_WIDTH, share="y")
     for axes, (option, part) in zip(panels, options.items(), strict=True):
         values = paint.parts(part, "value")
-        axes.plot(range(len(values)), [seeds["score"].mean() for seeds in values.values()], color=USUAL, zorder=2)
-        for x, seeds in enumerate(values.values()):
-            axes.plot([x] * len(seeds), seeds["score"], marker="o", markersize=3, alpha=0.5, color=OTHER, **DOTS)
-            axes.plot([x], [seeds["score"].mean()], marker="D", markersize=5, color=USUAL, zorder=3,
-                      markerfacecolor=USUAL if seeds["usual"].iloc[0] else "white")
-        axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
-        axes.set_xlim(-0.4, len(values) - 0.6)
-        axes.set_xlabel(option)
+        places = _places(list(values))
+        axes.plot(places, [seeds["score"].mean() for seeds in values.values()], color=paint.RULE, linewidth=0.9)
+        for x, seeds in zip(places, values.values(), strict=True):
+            look = {"color": USUAL if seeds["usual"].iloc[0] else OTHER}
+            spread = [x + 0.02 * (i - (len(seeds) - 1) / 2) for i in range(len(seeds))]
+            axes.plot(spread, seeds["score"], **look, **DOTS)
+            axes.plot([x - 0.045, x + 0.045], [seeds["score"].mean()] * 2, linewidth=2, **look)
+        near = [b - a < 0.15 for a, b in zip([-1.0, *places], places, strict=False)]
+        axes.set_xticks(places, ["\n" * tight + f"{value:g}" for value, tight in zip(values, near, strict=True)])
+        axes.set_xlim(-0.12, 1.12)
+        axes.set_xlabel(MATH.get(option, option))
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
         axes.set_ylabel("balanced accuracy (%)" if axes.get_subplotspec().is_first_col() else "")
     return picture
+
+
+def _places(values: list[float]) -> list[float]:
+    """Where values stand on an axis from 0 to 1: by their logarithms where the last is 10 times the first."""
+    scaled = [math.log(value) for value in values] if values[-1] >= 10 * values[0] > 0 else values
+    span = scaled[-1] - scaled[0] or 1.0
+    return [(value - scaled[0]) / span for value in scaled]
 
 
 # ---- Figure 5 (a) ----------------------------------------------------------------------------------------------------
@@ -130,8 +178,10 @@ def cells(grid: Grid) -> Shown:
     if not runs:
         raise BadInput("grid", grid.title, "a table with a cell whose counts follow from its protocol")
     frame = pd.concat([_counts(run).assign(cell=name) for name, run in runs.items()], ignore_index=True)
-    caption = f"Images a class in the cells of {grid.table.replace('table', 'Table ')}, by the protocol; logarithmic"
-    return paint.show("cells", frame[["cell", "class", "labelled", "unlabelled"]], caption)
+    unknown = "; the classes of STL10's unlabelled images are unknown" if frame["unlabelled"].isna().any() else ""
+    return paint.show("cells", frame[["cell", "class", "labelled", "unlabelled"]],
+                      f"Images of each class in the cells of {grid.table.replace('table', 'Table ')}",
+                      f"By the protocol, without a look at the data{unknown}; logarithmic")
 
 
 def _counts(run: Run) -> pd.DataFrame:
@@ -147,17 +197,17 @@ def _counts(run: Run) -> pd.DataFrame:
 @paint.draws("cells")
 def draw_cells(frame: pd.DataFrame) -> Picture:
     parts = paint.parts(frame, "cell")
-    picture, panels = paint.panels(len(parts), 4, (1.75, 1.45), (0, 0.7), least=3.6)
+    picture, panels = paint.panels(len(parts), 4, (1.75, 1.45), (0, 0.7), least=3.6, share="y")
     for axes, (name, part) in zip(panels, parts.items(), strict=True):
-        x, known = range(len(part)), part["unlabelled"].notna().all()
-        if known:
-            axes.bar(x, part["unlabelled"], width=1, color="#a8cce0", label="unlabelled")
-        axes.bar(x, part["labelled"], width=1, color=PALETTE[3], label="labelled")
+        rank, few = part["class"] + 1, len(part) <= 20
+        for kind, shade, marker in (("unlabelled", OTHER, "s"), ("labelled", USUAL, "o")):
+            axes.plot(rank, part[kind], color=shade, marker=marker if few else "", markersize=3, linewidth=1.2,
+                      label=kind)
         axes.set_yscale("log")
         axes.set_ylim(1, 10_000)
-        axes.set_xlim(-0.5, len(part) - 0.5)
-        axes.set_xticks([0, len(part) // 2, len(part) - 1])
-        axes.set_title("\n".join(textwrap.wrap(name if known else f"{name} (pool unknown)", 26)), fontsize=7)
-    paint.outer_labels(panels, "class", "images")
+        axes.set_xticks([1, len(part) // 2, len(part)])
+        axes.grid(axis="y", color="#e8e8e8", linewidth=0.6)
+        axes.set_title(_in_symbols(name.replace(", ", ",\n", 1)), fontsize=paint.SMALL)
+    paint.outer_labels(panels, "class, by labelled count", "images")
     picture.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return picture

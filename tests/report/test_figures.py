@@ -1,11 +1,16 @@
 """Figures from records written by hand: what is drawn against numbers worked out here,
 and against the frame and its CSV."""
+import itertools
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from kit import CELL, LABELLED, UNLABELLED, steady, write_record
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.path import Path
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from semilib.errors import BadInput
@@ -44,17 +49,22 @@ def text_of(figure):
     return " ".join(t.get_text() for t in figure.findobj(matplotlib.text.Text)).replace("\n", " ")
 
 
+def sizes(figure):
+    """Points of all text that is drawn."""
+    return [t.get_fontsize() for t in figure.findobj(matplotlib.text.Text) if t.get_text() and t.get_visible()]
+
+
 def test_what_picking_by_the_test_set_adds_is_shown_by_method_and_cell(tmp_path):
     """Of 24 evaluations the last 20 are averaged; one cell has more of them than the other."""
     early = [[30, 30, 30]] * 3 + [[90, 90, 90]] + [[60, 60, 60]] * 20
     runs = [write_record(tmp_path, early, seed=0), write_record(tmp_path, steady(60, 60, 60), seed=1),
-            write_record(tmp_path, early[3:], method="semi", cell="other-lt.n8.m16.g4-1"),
+            write_record(tmp_path, early[3:], method="semi", cell="cifar10-lt.n8.m16.g4-1"),
             write_record(tmp_path, early, method="semi", seed=1, status="failed")]
     figure, frame = figures.inflation(load(runs))
     assert frame[["label", "seed", "evaluations"]].values.tolist() == [["fixmatch", 0, 24], ["fixmatch", 1, 4],
                                                                        ["semi", 0, 21]]
     assert frame["points"].tolist() == pytest.approx([30, 0, 30])
-    assert "other-lt.n8.m16.g4-1 (21 evaluations)" in text_of(figure) and "SeMi" in text_of(figure)
+    assert r"$\gamma_l$ = 4, $\gamma_u$ = 1 (21 evaluations)" in text_of(figure) and "SeMi" in text_of(figure)
     _, numbers = paint.save(figure, frame, tmp_path / "inflation")
     assert paint.png(paint.redraw(numbers)) == paint.png(figure)
     with pytest.raises(BadInput, match="at least one finished run"):
@@ -70,9 +80,15 @@ def test_every_figure(records, tmp_path, draw):
     again, _ = draw(records[::-1])
     picture, numbers = paint.save(figure, frame, tmp_path / CELL)
     assert (picture.name, numbers.name) == (f"{CELL}.png", f"{CELL}.csv")
+    page = tmp_path / f"{CELL}.pdf"
+    assert page.read_bytes() == paint.vector(again, "pdf") and b"CreationDate" not in page.read_bytes()
     assert plt.get_fignums() == [] and dict(matplotlib.rcParams) == before
-    text = text_of(figure)
-    assert f"{CELL}, 20 steps of profile quickstart" in text and "not shown: SeMi seed 1 (failed)" in text
+    title, caption = frame["title"].iloc[0], frame["caption"].iloc[0]
+    assert figure.get_suptitle() == title and CELL not in text_of(figure)
+    assert "$N_1$ = 8, $M_1$ = 16, $\\gamma$ = 4, 20 steps of profile quickstart" in caption
+    assert caption in text_of(figure) and "not shown: SeMi seed 1 (failed)" in caption
+    points = sizes(figure)
+    assert min(points) == paint.SMALL and max(points) == paint.TITLE
     missing = dict.fromkeys(["recall", "spread", "mean", "least", "greatest", "used"], "")
     read = pd.read_csv(numbers, keep_default_na=False, na_values=missing)
     pd.testing.assert_frame_equal(read, frame, check_dtype=False, rtol=1e-14, atol=0)
@@ -81,7 +97,7 @@ def test_every_figure(records, tmp_path, draw):
     assert not frame["runs"].str.contains(records[4].id).any()
     png = picture.read_bytes()
     assert png.startswith(b"\x89PNG") and png == paint.png(figure) == figure._repr_png_()
-    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {picture.name, numbers.name}
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {picture.name, page.name, numbers.name}
     assert again.get_size_inches().tolist() == figure.get_size_inches().tolist()
     assert figure.get_figwidth() * paint.DPI < 1400                                  # readable at a README's width
 
@@ -198,7 +214,19 @@ def test_pseudo_label_quality(records):
     assert own.loc["right: medium", "mean"].iloc[1] == pytest.approx(85)
     assert own.loc["right: tail", "mean"].isna().all()
     figure, _ = figures.pseudo_label_quality(records[:2])
-    assert "none counted, or truth unknown" in text_of(figure)
+    assert "hardly any counted, or truth unknown" in text_of(figure)
+    assert own.loc["right: medium", "images"].tolist() == [0, 40] and own.loc["used", "images"].tolist() == [200, 200]
+
+
+def test_a_share_of_a_few_pseudo_labels_is_not_drawn(tmp_path):
+    log = [pseudo([[60, 0, 0], [0, 8, 0], [0, 0, 0]]), pseudo([[60, 0, 0], [0, 12, 0], [0, 0, 0]])]
+    figure, frame = figures.pseudo_label_quality(
+        load([write_record(tmp_path, steady(80, 50, 20, n=2), pseudo=log)]))
+    medium = next(axes for axes in figure.axes if axes.get_title() == "Right, of those used as medium")
+    assert frame.set_index("quantity").loc["right: medium", "mean"].tolist() == [100, 100]
+    drawn = medium.lines[0].get_ydata()
+    assert np.isnan(drawn[0]) and drawn[1] == 100
+    assert medium.lines[1].get_xdata().tolist() == [20], "a point without neighbours has a mark"
 
 
 def test_many_evaluations_are_pooled_by_their_counts(tmp_path):
@@ -313,6 +341,26 @@ def test_pictures_and_the_pipeline_are_drawn_again_from_their_csv_alone(tmp_path
     assert same_again(diagrams.pipeline(), tmp_path / "pipeline")
 
 
+def test_the_pipeline_s_text_is_inside_its_boxes_and_its_arrows_cross_neither_each_other_nor_a_box():
+    figure, frame = diagrams.pipeline()
+    axes, = figure.axes
+    figure.draw_without_rendering()
+    boxes = [patch.get_window_extent() for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
+    words = [text.get_window_extent() for text in axes.texts if "\n" in text.get_text() or "mathcal" in text.get_text()]
+    assert len(words) == len(boxes) == (frame["path"] == "").sum()
+    assert all(box.x0 < word.x0 and word.x1 < box.x1 and box.y0 < word.y0 and word.y1 < box.y1
+               for word, box in zip(words, boxes, strict=True))
+    paths = {arrow.box: Path([tuple(map(float, corner.split(","))) for corner in arrow.path.split()])
+             for arrow in frame[frame["path"] != ""].itertuples()}
+    assert not [pair for pair in itertools.combinations(paths, 2)
+                if paths[pair[0]].intersects_path(paths[pair[1]], filled=False)]
+    places = {b.box: Bbox.from_bounds(b.x - b.width / 2, b.y - b.height / 2, b.width, b.height)
+              for b in frame[frame["path"] == ""].itertuples()}
+    assert not [(arrow, box) for arrow, path in paths.items() for box, place in places.items()
+                if box not in arrow.split() and path.intersects_bbox(place, filled=False)]
+    assert {end for arrow in paths for end in arrow.split()} == set(places)
+
+
 def test_a_sheet_shows_the_surest_and_the_least_sure_pictures_of_each_class(tmp_path):
     rows = []
     for i in range(12):
@@ -335,7 +383,7 @@ def test_only_a_figure_s_csv_can_be_drawn(tmp_path):
     pd.DataFrame({"label": ["a"]}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(BadInput, match="path='t.csv': the CSV of a figure"):
         paint.redraw(tmp_path / "t.csv")
-    pd.DataFrame({"figure": ["learning_curve"], "caption": [""]}).to_csv(tmp_path / "f.csv", index=False)
+    pd.DataFrame({"figure": ["learning_curve"], "title": [""], "caption": [""]}).to_csv(tmp_path / "f.csv", index=False)
     with pytest.raises(BadInput, match="figure='learning_curve': unknown; did you mean 'learning_curves'"):
         paint.redraw(tmp_path / "f.csv")
 

@@ -258,8 +258,9 @@ def test_the_ladder_draws_every_seed_of_every_row(made):
     figure, frame = sheet_figures.ladder(made[0], [show(*made)])
     assert len(frame) == 9 and frame.loc[frame["row"] == "SeMi", "score"].tolist() == pytest.approx([70, 74, 72])
     axes, = figure.axes
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["Supervised", "FixMatch", "SeMi"]
-    assert "600 steps" in figure.get_suptitle()
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["SeMi", "FixMatch", "Supervised"], "by their means"
+    assert figure.get_suptitle() == "Table 1, unlabelled set distributed as the labelled one"
+    assert "600 steps of profile trial" in frame["caption"].iloc[0]
 
 
 def test_the_ladder_names_a_row_without_a_finished_run_and_is_drawn_again_from_its_csv(made, tmp_path):
@@ -268,28 +269,40 @@ def test_the_ladder_names_a_row_without_a_finished_run_and_is_drawn_again_from_i
     committed.load.cache_clear()
     figure, frame = sheet_figures.ladder(made[0], [show(*made)])
     assert frame.loc[frame["row"] == "FixMatch", "score"].isna().tolist() == [True]
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["Supervised", "FixMatch", "SeMi"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["SeMi", "Supervised", "FixMatch"]
     picture, numbers = paint.save(figure, frame, tmp_path / "ladder")
     assert paint.png(paint.redraw(numbers)) == picture.read_bytes()
 
 
-KINDS = [kind for kind, draw in paint.DRAWINGS.items()
-         if draw.__module__.startswith(("semilib.report", "semilib.study"))]
+COMMITTED = sorted(csv for csv in (ROOT / "figures").rglob("*.csv") if csv.with_suffix(".png").is_file())
 
 
-@pytest.mark.parametrize("kind", sorted({*KINDS} - {"image_grid", "thumbnails", "gallery"}))
-def test_a_committed_figure_is_the_one_that_its_csv_draws(kind):
-    """One of each kind: of the same size, and alike but for how another version of matplotlib may smooth an edge."""
-    files = [csv for csv in sorted((ROOT / "figures").rglob("*.csv")) if csv.with_suffix(".png").is_file()]
-    csv = next(csv for csv in files if paint.read(csv)["figure"].iloc[0] == kind)
-    drawn, committed = (np.asarray(Image.open(file).convert("L"), dtype=float)
+@pytest.mark.parametrize("csv", COMMITTED, ids=lambda csv: f"{csv.parent.name}/{csv.stem}")
+def test_a_committed_figure_is_the_one_that_its_csv_draws(csv):
+    """Of the same size, and alike but for how another version of matplotlib may smooth an edge."""
+    drawn, committed = (np.asarray(Image.open(file).convert("RGB"), dtype=float)
                         for file in (io.BytesIO(paint.png(paint.redraw(csv))), csv.with_suffix(".png")))
-    assert drawn.shape == committed.shape and np.abs(drawn - committed).mean() < 0.5
+    assert drawn.shape == committed.shape and np.sqrt(np.square(drawn - committed).mean()) <= 3
+
+
+def test_each_kind_of_figure_is_committed_and_each_has_a_page_to_print():
+    kinds = {kind for kind, draw in paint.DRAWINGS.items()
+             if draw.__module__.startswith(("semilib.report", "semilib.study"))}
+    assert {paint.read(csv)["figure"].iloc[0] for csv in COMMITTED} >= kinds - {"image_grid", "thumbnails", "gallery"}
+    for csv in COMMITTED:
+        page = csv.with_suffix(".pdf")
+        assert page.read_bytes().startswith(b"%PDF") and page.stat().st_size < 60_000, page.name
 
 
 def test_sensitivity_needs_the_sweep(made):
     with pytest.raises(ValueError, match="those of table5"):
         sheet_figures.sensitivity(made[0], [show(*made)])
+
+
+def test_values_stand_at_their_distances_and_an_order_of_magnitude_by_their_logarithms():
+    assert sheet_figures._places([0.5, 0.7, 0.9]) == pytest.approx([0, 0.5, 1])
+    assert sheet_figures._places([16.0, 64.0, 256.0]) == pytest.approx([0, 0.5, 1])
+    assert sheet_figures._places([0.9, 0.99, 1.0]) == pytest.approx([0, 0.9, 1])
 
 
 def test_cells_are_the_protocol_s_counts():

@@ -161,7 +161,10 @@ def test_features_are_of_the_same_images_for_every_method(models):
     _, frame = insight.features_map({"FixMatch": models["fixmatch"], "SeMi": models["semi"]}, per_class=4)
     first, second = (part for _, part in frame.groupby("method"))
     assert first["image"].tolist() == second["image"].tolist() and len(first) == 40
-    assert set(first["class"].value_counts()) == {4}
+    assert set(first["class"].value_counts()) == {4} and first["group"].iloc[0] == "head"
+    assert frame["apart"].between(0, 40).all(), "3 of 10 neighbours can be of its class"
+    line = np.array([[0.0, 0], [1, 0], [2, 0], [50, 0], [51, 0]])
+    assert insight.apart(line, np.array([0, 0, 0, 1, 1])).tolist() == [50, 50, 50, 25, 25], "all others are neighbours"
 
 
 def test_calibration_counts_every_test_image_and_weighs_its_gaps(models, source):
@@ -195,15 +198,16 @@ def test_the_pipeline_s_names_are_those_of_the_library():
     homes = {"augment": augment, "backbones": backbones, "losses": losses, "memory_bank": memory_bank, "semi": semi,
              "StepImages": step}
     _, frame = diagrams.pipeline()
-    for name in frame["name"][~frame["name"].str.startswith("heads: ")]:
+    boxes = frame[frame["path"] == ""]
+    for name in boxes["name"][~boxes["name"].str.startswith("heads: ")]:
         module, _, attribute = name.partition(".")
         assert hasattr(homes[module], module if module == "StepImages" else attribute), name
     run = smoke_run("semi")
     from semilib.training.engine import Trainer
     t = Trainer(run)
-    assert {name.split(": ")[1] for name in frame["name"] if name.startswith("heads: ")} == set(t.net.heads)
+    assert {name.split(": ")[1] for name in boxes["name"] if name.startswith("heads: ")} == set(t.net.heads)
     t.advance()
-    drawn = {term for part in frame["part"] if part.startswith("term") for term in part.split(" ", 1)[1].split(", ")}
+    drawn = {part.removeprefix("term ") for part in boxes["part"] if part.startswith("term ")}
     assert drawn == set(t.last_losses) and get("semi").__name__ == "SeMi"
 
 
