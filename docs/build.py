@@ -7,8 +7,10 @@
     notebooks/*.ipynb                -> as they are, with the outputs that they hold; nothing is executed
     METHODS                          -> methods/NAME: the module's docstring, its options, its published recipe
     semilib/**.py                    -> api/MODULE: by autodoc
-    results/**.md, figures/**.md     -> records and tables, with the figures that lie beside them
-    docs/*.md                        -> the pages that are written by hand; a row of parity.md -> its method's page too
+    results/**.md, figures/**.md     -> records and tables, with the figures that lie beside them, drawn from their
+                                        CSVs; a table's cells lead to the runs of its CSV, a page beside it
+    docs/*.md                        -> the pages that are written by hand; a row of parity.md and a section of
+                                        equations.md -> its method's page too
 
 Sphinx reads no page from outside its source folder, so all of them are written to FOLDER-source, with the same relative
 paths as in the project: links between README, notebooks, tables and pictures stay valid. A link to a file that the site
@@ -32,8 +34,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-import address  # noqa: E402  (beside this file, as the next one)
+import address  # noqa: E402  (beside this file, as the next two)
 import docstrings  # noqa: E402
+import evidence  # noqa: E402
 import sphinx.cmd.build  # noqa: E402
 from docstrings import inline  # noqa: E402
 
@@ -46,7 +49,7 @@ from semilib.training.config import Run  # noqa: E402
 
 Pages = dict[str, str | bytes]                      # path below the source folder -> content
 SECTIONS = {"Follows": "Follows", "Keeps": "Keeps under the shared recipe", "Differs": "Differs",
-            "Numbers": "Numbers of its tests"}
+            "Numbers": "What it is checked against"}
 DASH = "–"
 CITATION = re.compile(r"\((?P<cite>[^()]*?(?:^|(?<=, )|(?<=\())(?P<venue>[^,()]*?)\s*"
                       r"\b(?P<year>(?:19|20)\d\d)\b(?!\.)[^()]*)\)")
@@ -97,6 +100,19 @@ def parity() -> dict[str, list[str]]:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| [")]
     by_title = {re.match(r"\[(.*?)\]", title)[1]: cells for title, *cells in rows}
     return {name: by_title[title_of(name)] for name in METHODS if title_of(name) in by_title}
+
+
+def equations(text: str) -> dict[str, list[str]]:
+    """docs/equations.md: a method's title -> its equations in LaTeX, each with its `\\tag` if it has a number."""
+    sections = [part.partition("\n") for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]]
+    return {title: re.findall(r"^\$\$(.*?)\$\$$", body, re.MULTILINE | re.DOTALL) for title, _, body in sections}
+
+
+def equations_of(name: str) -> list[str]:
+    """A method's; of two methods in one file the first's."""
+    known = equations((HERE / "equations.md").read_text(encoding="utf-8"))
+    return next(known[title_of(other)] for other in METHODS
+                if file_of(other) == file_of(name) and title_of(other) in known)
 
 
 def modules() -> list[str]:
@@ -163,10 +179,15 @@ def method_page(name: str) -> str:
             notes += docstrings.block_rst(block)
         else:
             indented = any(line.startswith(" ") for line in block)
-            out += [*(heading("What it computes", "-") if block is rest[0] else []),
+            out += [*([*heading("What it computes", "-"), *_equations_section(name)] if block is rest[0] else []),
                     *(docstrings.literal(block) if indented else docstrings.block_rst(block))]
     notes = [*heading("Notes", "-"), *notes] if notes else []
     return "\n".join([*out, *notes, *options_section(this), *original_section(this)])
+
+
+def _equations_section(name: str) -> list[str]:
+    shown = [line for latex in equations_of(name) for line in (".. math::", "", f"    {' '.join(latex.split())}", "")]
+    return [*shown, "The same in the file's words (:doc:`shared notation <../equations>`):", ""]
 
 
 def options_section(this: About) -> list[str]:
@@ -278,7 +299,8 @@ def api_index() -> str:
 def page_of(path: str, pages: Pages) -> str:
     """The page of the site that shows a file or folder of the project, or ""."""
     path = path.rstrip("/")
-    own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "semilib": "api/index.rst",
+    own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md",
+           "semilib": "api/index.rst",
            "semilib/methods": "methods/index.rst", "results": "results/README.md",
            **{f"docs/{page.name}": page.name for page in HERE.glob("*.md")}}
     if path.endswith(".py") and path.startswith("semilib/"):
@@ -348,14 +370,6 @@ def titled(text: str, path: str) -> str:
     return f"# {folder.replace('-', ' ').replace('_', ' ').capitalize()}\n\n{text}"
 
 
-def with_figures(text: str, path: str) -> str:
-    """A folder's table with the folder's figures below it."""
-    figures = sorted((ROOT / path).parent.glob("*.png"))
-    names = {f.name: f.stem.replace("_", " ") for f in figures}
-    shown = [f"### {words.capitalize()}\n\n![{words}]({name})\n" for name, words in names.items()]
-    return text.rstrip() + "\n\n" + ("## Figures\n\n" + "\n".join(shown) if shown else "")
-
-
 def notebook(path: Path, page: str, pages: Pages) -> str:
     """A notebook whose text links within the site."""
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -378,7 +392,8 @@ def home_page(text: str, pages: Pages) -> str:
     return (text + tree("Notebooks", "notebooks/*") + tree("Methods", "methods/index")
             + tree("Results", *results)
             + tree("Using it", "running", "sweeps", "features", "pictures", "adding_a_method")
-            + tree("Reference", "methods", "speed", "parity", "reliability", "architecture", "changelog", "api/index"))
+            + tree("Reference", "methods", "equations", "figures", "speed", "parity", "reliability", "architecture",
+                   "contributing", "changelog", "api/index"))
 
 
 # ---- all of it -------------------------------------------------------------------------------------------------------
@@ -391,19 +406,26 @@ def site() -> Pages:
                       for p in (ROOT / folder).rglob(f"*.{suffix}"))
     markdown = of_kind("md")
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    names = ["index.md", "architecture.md", "changelog.md", *markdown, *(f"notebooks/{p.name}" for p in notebooks)]
+    names = ["index.md", "architecture.md", "changelog.md", "contributing.md", *markdown,
+             *(f"notebooks/{p.name}" for p in notebooks)]
     pages: Pages = dict.fromkeys(names, "")
-    pages |= {path: (ROOT / path).read_bytes() for path in of_kind("png")}
-    pages |= {"methods/index.rst": methods_index(), "api/index.rst": api_index()}
+    pages |= {path: (ROOT / path).read_bytes() for kind in ("png", "pdf", "csv") for path in of_kind(kind)}
+    pages |= evidence.vectors()
+    pages |= {"figures.md": "", "methods/index.rst": methods_index(), "api/index.rst": api_index()}
     pages |= {f"methods/{name}.rst": method_page(name) for name in METHODS}
     pages |= {f"api/{module}.rst": api_page(module) for module in modules()}
     pages |= {p.name: linked(p.read_text(encoding="utf-8"), p.name, pages, "docs") for p in HERE.glob("*.md")}
     pages |= {f"notebooks/{p.name}": notebook(p, f"notebooks/{p.name}", pages) for p in notebooks}
     for path in markdown:
         text = titled((ROOT / path).read_text(encoding="utf-8"), path)
-        text = with_figures(text, path) if posixpath.basename(path) == "table.md" else text
+        text = evidence.with_figures(text, path) if posixpath.basename(path) == "table.md" else text
+        if evidence.runs_of(path):
+            text = evidence.with_runs(text, path)
+            pages[path.replace(".md", "-runs.md")] = evidence.runs_page(path)
         pages[path] = linked(text, path, pages, posixpath.dirname(path))
-    pages["changelog.md"] = linked((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), "changelog.md", pages)
+    pages["figures.md"] = linked(evidence.gallery(), "figures.md", pages)
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        pages[name.lower()] = linked((ROOT / name).read_text(encoding="utf-8"), name.lower(), pages)
     first = (ROOT / "README.md").read_text(encoding="utf-8").replace(address.BADGE, "")
     pages["index.md"] = home_page(linked(first, "index.md", pages), pages)
     return pages

@@ -3,8 +3,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import sys
 from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math import latex2mathml
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
@@ -19,6 +23,8 @@ html_title = project
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
+html_math_renderer = "mathml"
 smartquotes = False                     # pages show the very characters of their files
 nb_execution_mode = "off"               # the notebooks come with their outputs
 nb_merge_streams = True
@@ -76,7 +82,19 @@ def field_text(name: str) -> str:
     return ""
 
 
+def equation(self, node):
+    """LaTeX as MathML, which a browser draws without a script. The number of a displayed one, `\\tag{2}`, stands
+    beside it."""
+    shown = isinstance(node, nodes.math_block)
+    latex, numbered, number = re.sub(r"\s+", " ", node.astext()).partition(r"\tag")
+    mathml = latex2mathml.tex2mathml(latex, as_block=shown)
+    number = f'<span class="number">({number.strip(" {}")})</span>' if numbered else ""
+    self.body.append(f'<div class="equation">{mathml}{number}</div>' if shown else mathml)
+    raise nodes.SkipNode
+
+
 def setup(app):
+    app.add_html_math_renderer("mathml", (equation, None), (equation, None))
     for function in (Run.of, Run.grid):                 # the one in the source, whose defaults autodoc reads there
         del function.__func__.__signature__
     app.connect("autodoc-process-docstring", process_docstring)

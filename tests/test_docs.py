@@ -79,6 +79,47 @@ def test_each_method_with_a_parity_test_has_a_row_beside_its_release_and_names_i
         assert f"{release}, largest difference {difference}" in Page(site / "methods" / f"{name}.html").text
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_s_equations_have_the_numbers_of_its_file(build, name):
+    """Those of its docstring, and a line of the code names none that is not there."""
+    tags = [number for latex in build.equations_of(name) for number in re.findall(r"\\tag\{(\d+)\}", latex)]
+    path = ROOT / (build.file_of(name).replace(".", "/") + ".py")
+    code = path.read_text(encoding="utf-8")
+    told = re.findall(r"^    \((\d+)\) ", code.partition("Follows:")[0], re.MULTILINE)
+    assert tags == told and tags == sorted(tags, key=int) and build.equations_of(name)
+    assert set(re.findall(r"# \((\d+)\)$", code, re.MULTILINE)) <= set(tags)
+
+
+def test_equations_are_drawn_without_a_script_and_numbered(site):
+    page = (site / "methods" / "semi.html").read_text(encoding="utf-8")
+    assert page.count("<math ") > 7 and '<span class="number">(7)</span>' in page and "\\tag" not in page
+    assert "mathjax" not in page.lower()
+
+
+def test_a_table_s_numbers_lead_to_their_runs(site):
+    page = (site / "figures" / "study-small" / "table2.html").read_text(encoding="utf-8")
+    places = set(re.findall(r'<a class="runs" href="table2-runs.html#([\w-]+)">62.1 ± 7.4</a>', page))
+    runs = (site / "figures" / "study-small" / "table2-runs.html").read_text(encoding="utf-8")
+    (place,) = places
+    row = runs.partition(f'id="{place}"')[2][:1200]
+    assert row.count("SeMi") >= 3 and "results/study-small/mnistm5k-lt.n40.m360.g20-1.s0_semi-" in row
+    linked = set(re.findall(r'href="table2-runs.html#([\w-]+)"', page))
+    assert linked == set(re.findall(r'<tr id="([\w-]+)"', runs))
+
+
+def test_each_figure_is_on_the_site_with_its_pdf_numbers_and_records(site, build):
+    text = "".join(path.read_text(encoding="utf-8") for path in [site / "figures.html",
+                                                                *(site / "figures").rglob("table.html")])
+    for file in (ROOT / "figures").rglob("*.pdf"):
+        assert f"{file.stem}.svg" in text and file.name in text and f"{file.stem}.csv" in text, file.name
+    assert "notebooks/41_figures.html#figure-4-features" in text and "notebooks/24_table4_ablation.html" in text
+
+
+def test_rows_of_which_no_run_was_started_are_one_line(build):
+    text = "| | n | x |\n| --- | --: | --: |\n| A | 0/3, 3 not started | – |\n| B | 0/3, 3 not started | – |\n\nnote\n"
+    assert build.evidence.with_runs(text, "nowhere/table.md").splitlines()[2:] == ["", "Not started: A, B.", "", "note"]
+
+
 def test_a_page_has_each_option_with_its_sentence_and_range(site):
     text = Page(site / "methods" / "semi.html").text
     assert "strength of the blend at the end of the run" in text and "at least 0, at most 1" in text

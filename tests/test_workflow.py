@@ -1,4 +1,4 @@
-"""Hosted CI: the workflow is valid by GitHub's published schema, does what the README says of it,
+"""Hosted CI: the workflows and issue templates are valid by GitHub's published schemas, do what is said of them,
 and a broken one is noticed."""
 import copy
 import re
@@ -11,12 +11,18 @@ from kit import ROOT
 from semilib import cli
 
 PATH = ROOT / ".github" / "workflows" / "ci.yml"
+RELEASE = PATH.with_name("release.yml")
+TEMPLATES = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 SCHEMAS = ("vendor.github-workflows", "github-workflows-require-timeout")      # both come inside check-jsonschema
+
+
+def loaded(path):
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # BaseLoader: the key `on` stays a word
 
 
 @pytest.fixture(scope="module")
 def workflow():
-    return yaml.load(PATH.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # BaseLoader: the key `on` stays a word
+    return loaded(PATH)
 
 
 @pytest.fixture
@@ -31,8 +37,26 @@ def problems(capsys):
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_the_workflow_is_valid_by_the_published_schema(schema, problems):
-    assert problems(PATH, schema) == ""
+@pytest.mark.parametrize("path", [PATH, RELEASE], ids=lambda path: path.stem)
+def test_a_workflow_is_valid_by_the_published_schema(path, schema, problems):
+    assert problems(path, schema) == ""
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_an_issue_template_is_valid_by_the_published_schema(path, problems):
+    kind = "config" if path.stem == "config" else "forms"
+    assert problems(path, f"vendor.github-issue-{kind}") == ""
+
+
+def test_a_release_is_tested_first_and_gets_package_records_and_site():
+    release, = loaded(RELEASE)["jobs"].values()
+    runs, used = steps(release)
+    tested, packed = (next(i for i, run in enumerate(runs) if part in run) for part in ("PYTHON=python test", "tar"))
+    assert tested < packed < len(runs) - 1 and "gh release create" in runs[-1] and "dist/*" in runs[-1]
+    for what in ("pip wheel", "results figures", "-C build docs"):
+        assert what in runs[packed]
+    assert set(filter(None, used)) <= {use for job in loaded(PATH)["jobs"].values() for use in steps(job)[1]}
+    assert release["permissions"] == {"contents": "write"} and loaded(RELEASE)["permissions"] == {"contents": "read"}
 
 
 def _unknown_key(w):

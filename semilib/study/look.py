@@ -131,8 +131,8 @@ class Look:
             recalls = " → ".join(f"{100 * (x[own] == k).mean():.0f}" if own.any() else "–" for x in (before, after))
             rows.append(Row(f"{self._name(k)}\n{recalls} %", tiles))
         return gallery(rows, "Test pictures by the standard head → by what the method predicts with",
-                       "The second is another head where the method has one. To the left: the class and its recall; blue "
-                       f"frames became right, the others wrong. {self.run_name}.")
+                       "The second is another head where the method has one. To the left: the class and its recall; "
+                       f"blue frames became right, the others wrong. {self.run_name}.")
 
     # ---- what all share ----------------------------------------------------------------------------------------------
 

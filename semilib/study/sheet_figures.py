@@ -199,7 +199,7 @@ def draw_cells(frame: pd.DataFrame) -> Picture:
     parts = paint.parts(frame, "cell")
     picture, panels = paint.panels(len(parts), 4, (1.75, 1.45), (0, 0.7), least=3.6, share="y")
     for axes, (name, part) in zip(panels, parts.items(), strict=True):
-        rank, few = part["class"] + 1, len(part) <= 20
+        rank, few = range(1, len(part) + 1), len(part) <= 20
         for kind, shade, marker in (("unlabelled", OTHER, "s"), ("labelled", USUAL, "o")):
             axes.plot(rank, part[kind], color=shade, marker=marker if few else "", markersize=3, linewidth=1.2,
                       label=kind)

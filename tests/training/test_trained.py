@@ -257,7 +257,7 @@ def test_a_prototype_is_shown_by_the_pictures_with_the_nearest_features(looked, 
     assert frame["text"].tolist() == [str(looked.truth[i]) for i in nearest]
     assert frame["right"].tolist() == [float(looked.truth[i] == k) for i in nearest]
     without = Look(models["fixmatch"]).prototypes()[1]
-    assert without["text"].tolist() == ["none"] and "no memory bank" in without["caption"][0]
+    assert without["text"].tolist() == ["none"] and "no memory bank" in without["title"][0]
 
 
 def test_wrong_pseudo_labels_are_counted_by_the_class_that_they_name(looked):
@@ -268,7 +268,7 @@ def test_wrong_pseudo_labels_are_counted_by_the_class_that_they_name(looked):
         row = frame[frame["row"].str.startswith(f"{k}\n")]
         assert row["row"].iloc[0] == f"{k}\n{(counts & (looked.truth != k)).sum():,} of {counts.sum():,}"
         assert not any(text.startswith(f"{k},") for text in row["text"]) and len(row) <= 3
-    assert "confidence of 0.2 or more" in looked.confident_and_wrong()[1]["caption"][0], "the method's own"
+    assert "confidence of 0.2 or more" in looked.confident_and_wrong()[1]["title"][0], "the method's own"
 
 
 def test_what_the_second_head_changes_is_shown_with_the_recall_before_and_after(looked, models, source):

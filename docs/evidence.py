@@ -1,0 +1,151 @@
+"""Pages of what the project's numbers rest on: its figures, and the runs behind each table."""
+from __future__ import annotations
+
+import csv
+import fnmatch
+import functools
+import html
+import json
+import posixpath
+import re
+from pathlib import Path
+
+from benchmarks import peers  # noqa: F401  it, and others below, draw kinds of figures
+from semilib.report import compact, diagrams, figures, paint  # noqa: F401
+from semilib.report.labels import display
+from semilib.speed import figures as speed_figures  # noqa: F401
+from semilib.study import insight, sheet_figures  # noqa: F401
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+# Figures (the first pattern that fits) -> the notebook that draws or shows them.
+NOTEBOOKS = {"quickstart/*": "00_quickstart", "features/*": "26_features_study", "speed/*": "90_speed",
+             "study-small/table1-*": "21_table1_cifar", "study-small/table2-*": "22_table2_mismatched",
+             "study-small/table4-*": "24_table4_ablation", "study-small/table5-*": "25_table5_modules",
+             "study-small/*": "41_figures"}
+
+
+def drawn_by(figure: Path) -> str:
+    """The notebook's cell that draws or shows a figure, as NAME.ipynb#HEADING; "" if none does."""
+    place = figure.relative_to(ROOT / "figures").with_suffix("").as_posix()
+    name = next((name for pattern, name in NOTEBOOKS.items() if fnmatch.fnmatch(place, pattern)), "")
+    heading = ""
+    for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"] if name else ():
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            heading = next((line for line in reversed(source.splitlines()) if line.startswith("#")), heading)
+        for written in re.findall(r'"([^"]+)"', source) if cell["cell_type"] == "code" else ():
+            words = re.sub(r"\{.*?\}", "*", posixpath.basename(written).removesuffix(".png"))
+            if len(words) > 1 and fnmatch.fnmatch(figure.stem, words):
+                return f"{name}.ipynb#" + re.sub(r"[^\w -]", "", heading.lstrip("# ").lower()).replace(" ", "-")
+    return ""
+
+
+def drawn(folder: str) -> list[Path]:
+    """The CSVs of a folder's figures."""
+    return [file for file in sorted((ROOT / folder).glob("*.csv")) if file.with_suffix(".png").is_file()]
+
+
+def figures_of(folder: str, page: str = "") -> list[str]:
+    """A folder's figures for a page in it or elsewhere, each with its PDF, its numbers, the notebook's cell that draws
+    it, and the records."""
+    place = posixpath.relpath(folder, posixpath.dirname(page) or ".") + "/" if page else ""
+    home = posixpath.relpath(".", posixpath.dirname(page) or ".") if page else posixpath.relpath(".", folder)
+    shown = []
+    for file in drawn(folder):
+        cell, name, title = drawn_by(file), f"{place}{file.stem}", paint.read(file)["title"].iloc[0]
+        links = [f"[PDF]({name}.pdf)", f"[numbers]({name}.csv)", f"[records]({home}/results/README.md)"]
+        links += [f"[notebook]({home}/notebooks/{cell})"] if cell else []
+        shown.append(f"### {title}\n\n![{title}]({name}.svg)\n\n{' · '.join(links)}\n")
+    return shown
+
+
+def with_figures(text: str, path: str) -> str:
+    """A page with its folder's figures below it."""
+    shown = figures_of(posixpath.dirname(path))
+    return text.rstrip() + "\n\n" + ("## Figures\n\n" + "\n".join(shown) if shown else "")
+
+
+def gallery() -> str:
+    """The page of the figures that stand below no table, and links to those that do."""
+    folders = sorted({file.parent.relative_to(ROOT).as_posix() for file in (ROOT / "figures").rglob("*.png")})
+    out = ["# Figures", "", "Each is drawn from the CSV beside it by `semilib.report.paint.redraw`.", ""]
+    for folder in folders:
+        below = (ROOT / folder / "table.md").is_file()
+        shown = [f"[Below its table]({folder}/table.md)", ""] if below else figures_of(folder, "figures.md")
+        out += [f"## {posixpath.basename(folder).replace('-', ' ').capitalize()}", "", *shown]
+    return "\n".join(out)
+
+
+# ---- the runs behind a table -----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def places() -> dict[str, str]:
+    """A run's key -> where its record lies in the repository."""
+    kept = {folder.name.rsplit("-", 1)[1]: folder.relative_to(ROOT).as_posix()
+            for folder in (ROOT / "results").glob("*/*-*") if folder.is_dir()}
+    return kept | {line.partition("-")[0]: table.relative_to(ROOT).as_posix()
+                   for table in sorted((ROOT / "results").rglob(f"*{compact.ENDING}")) for line in compact.read(table)}
+
+
+def runs_of(path: str) -> list[dict[str, str]]:
+    """The runs of the CSV beside a table, with the row of the table that they stand in; none if it has no keys."""
+    file = (ROOT / path).with_suffix(".csv")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    rows = [row for row in csv.DictReader(lines) if row.get("key")]
+    tables = list(dict.fromkeys(row.get("table", "") for row in rows))
+    for row in rows:
+        row["of"] = row["row"] if "row" in row else display(row["label"])
+        row["id"] = re.sub(r"\W+", "-", f"{tables.index(row.get('table', ''))} {row['of']}").lower()
+    return rows
+
+
+def with_runs(text: str, path: str) -> str:
+    """A table whose numbers lead to their runs. Rows of which no run was started are one line."""
+    runs, page = runs_of(path), posixpath.basename(path).removesuffix(".md") + "-runs.html"
+    rows = {(row.get("table", ""), row["of"]): row["id"] for row in runs}
+    out, table, idle = [], "", []
+    for line in text.splitlines():
+        table = line.removeprefix("## ") if line.startswith("## ") else table
+        first, *cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("| ") else [""]
+        if any(re.fullmatch(r"0/\d+, \d+ not started", cell) for cell in cells):
+            idle.append(first.strip("| "))
+        elif place := rows.get((table, first.strip("| ")), ""):
+            linked = [f'<a class="runs" href="{page}#{place}">{cell}</a>' if re.search(r"\d", cell) else cell
+                      for cell in (cell.strip("| ") for cell in cells)]
+            out.append(f"| {first.strip('| ')} | {' | '.join(linked)} |")
+        else:
+            if idle and not line.startswith("|"):
+                out += ["", f"Not started: {', '.join(idle)}."]
+                idle = []
+            out.append(line)
+    return "\n".join(out) + "\n"
+
+
+def runs_page(path: str) -> str:
+    """The runs behind a table, in its order: seed, result, key and code, and where the record lies."""
+    lines, last = [], ""
+    for row in runs_of(path):
+        score = row.get("score") or row.get("mean_last") or ""
+        mark, last = f' id="{row["id"]}"' * (row["id"] != last), row["id"]
+        texts = [row["of"], row.get("column") or row.get("cell") or "", row.get("section", ""), row["seed"],
+                 f"{100 * float(score):.2f}" if score else row.get("state", ""), row.get("name", ""),
+                 "-".join(filter(None, (row["key"], row.get("code", "")))), places().get(row["key"], "–")]
+        lines.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(text)}</td>" for text in texts) + "</tr>")
+    heads = ["row", "cell", "section", "seed", "result, %", "run", "key and code", "record"]
+    head = "".join(f"<th>{text}</th>" for text in heads)
+    folder, name = path.split("/")[-2:]
+    title = f"# Runs of {folder.replace('-', ' ')}, {name.removesuffix('.md')}"
+    intro = f"The runs behind [the table]({name}), a line a run."
+    return "\n".join(["---", "orphan: true", "---", title, "", intro, "",
+                      "```{raw} html", f'<table class="docutils"><thead><tr>{head}</tr></thead><tbody>', *lines,
+                      "</tbody></table>", "```", ""])
+
+
+def vectors() -> dict[str, bytes]:
+    """Every committed figure as SVG, by its path, drawn again from its CSV."""
+    return {file.relative_to(ROOT).with_suffix(".svg").as_posix(): paint.vector(paint.redraw(file), "svg")
+            for folder in sorted((ROOT / "figures").iterdir()) for file in drawn(folder.relative_to(ROOT).as_posix())}
