@@ -385,7 +385,7 @@ def home_page(text: str, pages: Pages) -> str:
         return f"{pages[path].partition(chr(10))[0].removeprefix('# ').partition(':')[0]} <{path.removesuffix('.md')}>"
 
     results = [short(path) for path in sorted(pages, key=lambda p: (p != "results/README.md", p))
-               if path.endswith(".md") and path.startswith(("results/", "figures/"))]
+               if path.endswith(".md") and path.startswith(("results/", "figures/")) and not path.endswith("-runs.md")]
 
     def tree(caption: str, *entries: str) -> str:
         return "\n".join(["", "```{toctree}", ":hidden:", ":glob:", f":caption: {caption}", "", *entries, "```", ""])

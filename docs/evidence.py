@@ -121,7 +121,7 @@ def with_runs(text: str, path: str) -> str:
             if idle and not line.startswith("|"):
                 out += ["", f"Not started: {', '.join(idle)}."]
                 idle = []
-            out.append(line)
+            out.append(line.replace("- * ", "- \\* "))             # a footnote's star is no list
     return "\n".join(out) + "\n"
 
 
@@ -132,10 +132,10 @@ def runs_page(path: str) -> str:
         score = row.get("score") or row.get("mean_last") or ""
         mark, last = f' id="{row["id"]}"' * (row["id"] != last), row["id"]
         texts = [row["of"], row.get("column") or row.get("cell") or "", row.get("section", ""), row["seed"],
-                 f"{100 * float(score):.2f}" if score else row.get("state", ""), row.get("name", ""),
+                 f"{100 * float(score):.2f}" if score else row.get("state", ""),
                  "-".join(filter(None, (row["key"], row.get("code", "")))), places().get(row["key"], "–")]
         lines.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(text)}</td>" for text in texts) + "</tr>")
-    heads = ["row", "cell", "section", "seed", "result, %", "run", "key and code", "record"]
+    heads = ["row", "cell", "section", "seed", "result, %", "key and code", "record"]
     head = "".join(f"<th>{text}</th>" for text in heads)
     folder, name = path.split("/")[-2:]
     title = f"# Runs of {folder.replace('-', ' ')}, {name.removesuffix('.md')}"
