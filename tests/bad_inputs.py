@@ -101,6 +101,8 @@ def configurations(draw: random.Random) -> Iterator[Case]:
             name = misspelt(draw, draw.choice(fields).name)
             given[name] = 1
             must = name not in {f.name for f in dataclasses.fields(Run)}
+            if draw.random() < 0.3:
+                given[draw.choice(["method", "base", "add", "options", "recipe"])] = draw.choice(STRANGE)
         elif kind < 0.4:
             name = draw.choice(["dataset", "method", "base", "add", "profile", "recipe"])
             value = misspelt(draw, draw.choice([*CELLS, *METHODS, *ADDITIONS])) if draw.random() < 0.5 else \
