@@ -89,7 +89,7 @@ def equation(self, node):
     latex, numbered, number = re.sub(r"\s+", " ", node.astext()).partition(r"\tag")
     mathml = latex2mathml.tex2mathml(latex, as_block=shown)
     number = f'<span class="number">({number.strip(" {}")})</span>' if numbered else ""
-    self.body.append(f'<div class="equation">{mathml}{number}</div>' if shown else mathml)
+    self.body.append(f'<div class="equation"><div>{mathml}</div>{number}</div>' if shown else mathml)
     raise nodes.SkipNode
 
 
