@@ -109,10 +109,10 @@ def equations(text: str) -> dict[str, list[str]]:
 
 
 def equations_of(name: str) -> list[str]:
-    """A method's; of two methods in one file the first's."""
+    """A method's; of two methods in one file the first's. None where the page has not got them yet."""
     known = equations((HERE / "equations.md").read_text(encoding="utf-8"))
-    return next(known[title_of(other)] for other in METHODS
-                if file_of(other) == file_of(name) and title_of(other) in known)
+    return next((known[title_of(other)] for other in METHODS
+                 if file_of(other) == file_of(name) and title_of(other) in known), [])
 
 
 def modules() -> list[str]:
@@ -187,7 +187,7 @@ def method_page(name: str) -> str:
 
 def _equations_section(name: str) -> list[str]:
     shown = [line for latex in equations_of(name) for line in (".. math::", "", f"    {' '.join(latex.split())}", "")]
-    return [*shown, "The same in the file's words (:doc:`shared notation <../equations>`):", ""]
+    return shown and [*shown, "The same in the file's words (:doc:`shared notation <../equations>`):", ""]
 
 
 def options_section(this: About) -> list[str]:

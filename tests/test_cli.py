@@ -350,8 +350,10 @@ def test_a_stop_ends_with_the_usual_code_and_a_system_s_error_is_a_sentence(rais
 
 
 @pytest.mark.parametrize("name", signals.NAMES)
-def test_a_signal_ends_a_command_with_its_code(name, monkeypatch):
+def test_a_signal_ends_a_command_with_its_code(name, monkeypatch, request):
     number = getattr(signal, name)
+    came = signal.signal(number, signal.SIG_DFL)                  # a shell's background jobs come with some ignored
+    request.addfinalizer(lambda: signal.signal(number, came))
     before = signal.getsignal(number)
 
     def status(args):

@@ -67,7 +67,7 @@ def test_documentation_knows_it():
 def project(tmp_path_factory):
     """A copy of the project with one more file and one more line."""
     folder = tmp_path_factory.mktemp("project")
-    for part in ("semilib", "docs", "tests"):
+    for part in ("semilib", "docs", "tests", "benchmarks"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("README.md", "pyproject.toml"):
         shutil.copy(ROOT / part, folder / part)
