@@ -85,17 +85,34 @@ def test_the_committed_quickstart_shows_the_committed_record():
         assert f"{100 * r['result']['mean_last']:.1f}" in text and r["key"] in text, r["name"]
 
 
-def test_the_readme_and_the_quickstart_state_the_recorded_numbers():
+def test_the_quickstart_states_the_recorded_numbers():
     from semilib.report.records import folders_below, load
     from semilib.report.tables import overview
     table = overview(load(folders_below(ROOT / "results" / "quickstart")))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("**", "")
     quickstart = (ROOT / "notebooks" / "00_quickstart.ipynb").read_text(encoding="utf-8")
-    for row in table.cells()[1:]:
-        name, accuracy, n, head, medium, tail = row[:6]
-        assert f"| {name} | {accuracy} | {head} | {medium} | {tail} | {n} |" in readme
-        assert f"{name} {accuracy}" in quickstart
+    assert all(f"{name} {accuracy}" in quickstart for name, accuracy, *_ in table.cells()[1:])
     assert table.markdown in (ROOT / "figures" / "quickstart" / "table.md").read_text(encoding="utf-8")
+
+
+def test_the_first_page_states_the_recorded_numbers_of_the_study_on_features():
+    """Its rows are computed here once more, from the lines of the committed tables alone."""
+    from semilib.methods import title_of
+    from semilib.report import compact
+    from semilib.study import answers
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| (.+?) \| (\S+).*? \| (\S+).*? \| (\d) \|$", readme, re.MULTILINE)
+    assert [row[0] for row in shown] == list(answers.SUMMARISED)
+    scores: dict = {}
+    for table in ("table1", "table2"):
+        for line in compact.read(ROOT / "results" / "features" / f"{table}.jsonl.gz").values():
+            config = line["config"]
+            if [config[field] for field in ("dataset", "n1", "gamma_l")] == ["cifar10", 1500, 100.0] and (
+                    config["order"] == {"table1": "consistent", "table2": "reversed"}[table]):
+                scores.setdefault((title_of(config["method"]), table), []).append(line["result"]["mean_last"])
+    for name, consistent, reversed_, seeds in shown[:-1]:                # the last row is scikit-learn's
+        both = [scores[name, "table1"], scores[name, "table2"]]
+        assert [f"{100 * sum(values) / len(values):.1f}" for values in both] == [consistent, reversed_], name
+        assert int(seeds) == min(map(len, both))
 
 
 @pytest.mark.parametrize("given, message", [
