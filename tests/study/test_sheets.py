@@ -16,9 +16,11 @@ import pytest
 from kit import ROOT
 from PIL import Image
 
+from benchmarks import peers  # noqa: F401  it, and others below, draw kinds of figures
 from semilib.methods import title_of
-from semilib.report import diagrams, figures, paint  # noqa: F401  each draws kinds of figures
+from semilib.report import diagrams, figures, paint  # noqa: F401
 from semilib.report.table import write_all
+from semilib.speed import figures as speed_figures  # noqa: F401
 from semilib.study import committed, grids, insight, probes, published, sheet_figures, sheets  # noqa: F401
 from semilib.study.differences import difference, holm, in_words
 from semilib.training import record
