@@ -4,8 +4,14 @@
 # A tuple arrives as text, and the keys of a dict that are numbers arrive as texts. So seeds=(0, 1) is six characters to
 # a loop over seeds, and a dict by number has none of the numbers that it is asked for.
 #
-# Run: bash findings/papermill_parameter_types.sh. It installs pinned packages into a temporary folder, and fails if
-# papermill does otherwise.
+# Versions: papermill 2.7.0, ipykernel 7.4.0, Python 3.11.7.
+# Date: 2026-11-29.
+# Output:
+#     given: (0, 1) {10: 'ten'}
+#     seen:  '(0, 1)' {'10': 'ten'}
+#
+# Run: findings/papermill_parameter_types.sh. It installs pinned packages into a temporary folder, and fails if papermill
+# does otherwise.
 set -euo pipefail
 
 folder=$(mktemp -d)

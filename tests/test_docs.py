@@ -116,7 +116,8 @@ def test_each_figure_is_on_the_site_with_its_pdf_numbers_and_records(site, build
 
 
 def test_rows_of_which_no_run_was_started_are_one_line(build):
-    text = "| | n | x |\n| --- | --: | --: |\n| A | 0/3, 3 not started | – |\n| B | 0/3, 3 not started | – |\n\nnote\n"
+    rows = "".join(f"| {name} | 0/3, 3 not started | – |\n" for name in "AB")
+    text = f"| | n | x |\n| --- | --: | --: |\n{rows}\nnote\n"
     assert build.evidence.with_runs(text, "nowhere/table.md").splitlines()[2:] == ["", "Not started: A, B.", "", "note"]
 
 
