@@ -526,10 +526,10 @@ def encode(args) -> None:
 def tune(args) -> None:
     """Choose each method's settings on features by trials on a cell that no table reports."""
     from semilib import files
-    from semilib.study import tuning
+    from semilib.study import committed, tuning
     from semilib.study.sweep import ensure
-    done = tuning.committed()
-    runs = [run for run in tuning.runs(args.method, args.order, str(files.place("data"))) if run.key not in done]
+    every = tuning.runs(args.method, args.order, str(files.place("data")))
+    runs = [run for run in every if not committed.of(run)]
     ensure(runs, files.place(args.runs), slots=args.slots)
     print(tuning.frame(args.runs, args.order).to_string(index=False))
     if args.choose:

@@ -22,13 +22,12 @@ from semilib import files
 from semilib.data import rng
 from semilib.errors import BadInput
 from semilib.methods import METHODS
-from semilib.report import compact
+from semilib.study import committed
 from semilib.study.grids import Row, on_features
 from semilib.training import record
 from semilib.training.config import PROFILES, Run
 
 FILE = Path(__file__).with_name("tuned.json")
-TABLE = Path("results/features/tuning.jsonl.gz")
 TRIALS = 8
 CELL: dict[str, Any] = dict(dataset="cifar10", n1=1000, m1=2000, gamma_l=50.0, gamma_u=50.0, split_seed=100,
                             holdout_images=100)
@@ -76,22 +75,17 @@ def runs(methods: Iterable[str] | None = None, order: str = "consistent", root: 
     return list({one.key: one for one in every}.values())
 
 
-def committed(table: Path = TABLE) -> dict[str, dict[str, Any]]:
-    """The trials of a committed table, key -> its line; none where there is no table."""
-    table = files.place(table)
-    return {row["key"]: row for row in compact.read(table).values()} if table.exists() else {}
-
-
-def frame(folder: str | Path = "runs", order: str = "consistent", table: Path = TABLE) -> pd.DataFrame:
+def frame(folder: str | Path = "runs", order: str = "consistent") -> pd.DataFrame:
     """A row a finished trial: method, trial, settings, held-out balanced accuracy (mean of the last 20). Trials are
-    those of the folder, else of the committed table."""
-    kept, out = committed(table), []
+    those of the folder, else the committed ones."""
+    out = []
     for row in on_features(list(METHODS)):
         for number in range(TRIALS + 1):
             one = run(row, number, order)
             done = [found for path in record.folders(one, files.place(folder))
                     if (found := record.read(path)) and found["status"] == "done"]
-            done = done or [kept[one.key]] if one.key in kept else done
+            if not done and (kept := committed.of(one)):
+                done = [found for _, found in kept.found]
             if done:
                 fields = {name: getattr(one, name) for name in ("lr", "weight_decay", "ema", "network")}
                 out.append({"method": row.method, "trial": number, **fields,
