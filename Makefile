@@ -41,7 +41,8 @@ clean: ## delete caches and build/ (keeps .venv, data, runs and results)
 	rm -rf build .pytest_cache .ruff_cache *.egg-info
 	find semilib tests notebooks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
-# The mark STARTED becomes STAMP when all is installed. A STARTED left behind is an interrupted installation: begin again.
+# The mark STARTED, which holds the process of the make that installs, becomes STAMP when all is installed. A STARTED of a
+# process that is gone is an interrupted installation: begin again.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v "$(PYTHON)" >/dev/null || { \
 	  echo "There is no \"$(PYTHON)\" here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
@@ -51,10 +52,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "\"$(PYTHON)\" cannot make virtual environments (its modules venv and ensurepip are missing)." >&2; \
 	  echo "On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	@if [ -e $(STARTED) ] && kill -0 "$$(cat $(STARTED))" 2>/dev/null; then \
+	  echo "Another make (process $$(cat $(STARTED))) is installing into $(VENV). Wait until it has finished." >&2; exit 1; fi
 	@if [ -e $(STARTED) ]; then echo "An earlier installation did not finish: beginning again."; rm -rf $(VENV); fi
 	@echo "Installing torch, JupyterLab and the rest into $(VENV), once. It takes a few minutes and, on Linux, where torch"
 	@echo "brings its CUDA libraries, about 6 GB of disk and a download of half that. To undo it: rm -rf $(VENV)"
-	@mkdir -p $(VENV) && rm -f $(STAMP) && touch $(STARTED)
+	@mkdir -p $(VENV) && rm -f $(STAMP) && echo $$PPID > $(STARTED)
 	"$(PYTHON)" -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
 	@mv $(STARTED) $(STAMP)

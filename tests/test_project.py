@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -195,6 +196,20 @@ def test_makefile_has_the_targets_each_phony_and_with_help():
     [phony] = re.findall(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)
     assert set(phony.split()) == targets()
     assert set(re.findall(r"^([a-z][\w-]*):.* ## \S", read("Makefile"), re.MULTILINE)) == targets()
+
+
+def test_two_makes_do_not_install_at_once(tmp_path):
+    """The second one, say from another terminal, stops with a sentence and leaves alone what the first has so far."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    venv = tmp_path / ".venv"
+    venv.mkdir()
+    (venv / "half").touch()
+    (venv / ".installing").write_text(f"{os.getpid()}\n")
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    done = subprocess.run(["make", f"PYTHON={sys.executable}", "lab"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode and f"Another make (process {os.getpid()}) is installing" in done.stderr
+    assert (venv / "half").exists()
 
 
 def test_make_test_lints_and_checks_types_before_any_test():
