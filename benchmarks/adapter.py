@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import time
 from typing import Any
 
@@ -25,7 +24,7 @@ from benchmarks.cifar_part import read_pack
 from semilib.cli import assignments
 from semilib.errors import BadInput
 from semilib.speed.counting import count_passes
-from semilib.speed.measure import Settings, machine
+from semilib.speed.measure import Settings, machine, peak_memory
 from semilib.speed.workloads import wait
 from semilib.training.config import Run
 from semilib.training.engine import Captured, Trainer
@@ -91,7 +90,7 @@ def measure(trainer: Trainer, args: argparse.Namespace, began: float, images: di
     for i, (wall, used) in enumerate(seconds):
         emit("step", i=i, wall_s=round(wall, 6), data_s=0.0, cpu_s=round(used, 6), data_cpu_s=0.0)
     peak = {"gpu_peak_MiB": round(torch.cuda.max_memory_allocated(device) / 2**20, 1)} if device.type == "cuda" else {}
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    host = peak_memory() / 2**20
     emit("summary", steps=len(seconds), window_s=round(window, 6), window_cpu_main_s=round(spent, 6),
          window_cpu_children_s=0.0, max_rss_MiB=round(host, 1), **peak)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from semilib.files import place, shown, write_text
 from semilib.networks import encoders
 from semilib.report.table import Table, column
 from semilib.speed import records
-from semilib.speed.measure import Settings, machine
+from semilib.speed.measure import Settings, machine, peak_memory
 from semilib.training import record as runs
 from semilib.training.config import Run
 from semilib.training.engine import Trainer
@@ -144,7 +143,7 @@ def one_run(seed: int, folder: str, given: dict[str, Any]) -> dict[str, float]:
     """A whole run in this process: its seconds and the largest memory."""
     path = train(run_of(given, steps=given["long"], seed=seed, keep_seconds=1e6), folder)
     return {"seconds": runs.read(path)["seconds"],
-            "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+            "gigabytes": peak_memory() / 2**30}
 
 
 def on_paper(given: dict[str, Any]) -> dict[str, float]:

@@ -153,6 +153,18 @@ def machine(settings: Settings) -> dict[str, Any]:
     return facts
 
 
+def peak_memory() -> int:
+    """Bytes: the most memory that this process has had.
+
+    Linux's `ru_maxrss` does not begin anew with a program: it starts at what the process had that started it."""
+    file = Path("/proc/self/status")
+    lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+    for line in lines:
+        if line[:1] == ["VmHWM:"]:
+            return 1024 * int(line[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 # ---- sections: each yields rows --------------------------------------------------------------------------------------
 
 
@@ -239,7 +251,7 @@ def whole(settings: Settings) -> Rows:
     pace = timed(trainer.advance, device, max(2, settings.whole_steps // settings.window), settings.window, warm=0)
     evaluation = timed(trainer.evaluate, device, 3 if cuda else 1, warm=int(cuda))["median_s"]
     state = timed(lambda: {name: value.cpu() for name, value in trainer.state_dict().items()}, device, 2, warm=0)
-    host = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    host = peak_memory()
     yield {"what": "start: data, split, network", "s": built}
     yield {"what": f"first {eager} steps, compiling included", "s": first}
     yield {"what": "a step", "s": pace["median_s"], "min_s": pace["min_s"], "steps": pace["windows"] * pace["window"]}

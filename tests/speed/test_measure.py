@@ -3,6 +3,8 @@ of, counted."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,6 +196,15 @@ def test_imports_are_those_of_fresh_interpreters(monkeypatch):
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: now["s"]))
     assert [row["s"] for row in speed.imports(Settings(**TINY))] == [2.0, 0.5, 1.5]
     assert all(next(left, None) is None for left in seconds.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how a process starts another is Linux's")
+def test_peak_memory_is_that_of_the_process_and_not_of_the_one_that_started_it():
+    program = "from semilib.speed.measure import peak_memory; print(peak_memory())"
+    start = ("import subprocess, sys; held = b'1' * 2**30; "
+             f"subprocess.run([sys.executable, '-c', {program!r}], check=True)")
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=True)
+    assert 2**26 < int(done.stdout) < 2**30
 
 
 def test_limits_are_rates_and_the_step_on_paper(tiny, monkeypatch):
