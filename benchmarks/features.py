@@ -1,6 +1,6 @@
 """How fast runs on stored features are, on one core: making a store, a step, a whole run, two at once, memory.
 
-    python -m benchmarks.features [NAME=VALUE ...]      # results/speed/features/MACHINE.json, and its table
+    python -m benchmarks.features [NAME=VALUE ...]      # into results/speed/features and docs/speed.md
 
 Each part is measured beside what it is compared with, in one process and in turn, so that both meet the same machine.
 Parts that the record has already are kept. Names: root, images (of the store that is made), steps, rounds, long (steps
@@ -22,21 +22,25 @@ from typing import Any
 
 import torch
 
+from benchmarks.goals import between
 from semilib.data import sources
 from semilib.errors import check_name
 from semilib.features import batches
 from semilib.features.store import Store
 from semilib.files import place, shown, write_text
 from semilib.networks import encoders
-from semilib.report.table import Table, column
+from semilib.report.table import Table
 from semilib.speed import records
+from semilib.speed.counting import count_operators
 from semilib.speed.measure import Settings, machine, peak_memory
+from semilib.speed.tables import words
 from semilib.training import record as runs
 from semilib.training.config import Run
 from semilib.training.engine import Trainer
 from semilib.training.train import train
 
-FOLDER = Path("results/speed/features")
+FOLDER, PAGE = Path("results/speed/features"), "docs/speed.md"
+BEGIN, END = "<!-- features: begin -->", "<!-- features: end -->"
 USUAL = dict(root="data", images=512, steps=40, rounds=5, long=10_000)
 ONE, MANY = dict(n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0), dict(n1=150, m1=300, gamma_l=20.0, gamma_u=20.0)
 VIEWS = {"none": 1, "weak": 2, "strong": 8}             # of an image, as profile features stores them
@@ -126,13 +130,32 @@ def classes(given: dict[str, Any]) -> dict[str, float]:
                   given)
 
 
+def products(given: dict[str, Any]) -> dict[str, float]:
+    """Seconds of a step's two large matrix products alone: a layer of the profile's width on the features of its four
+    views, and the gradient of its weights."""
+    run = run_of(given)
+    x, weight = torch.randn(4 * run.batch, 1280), torch.randn(int(run.network.removeprefix("mlp-")), 1280)
+    back = torch.randn(len(x), len(weight))
+    return {"seconds": in_turn({"both": lambda: (x @ weight.T, back.T @ x)}, 50)["both"]}
+
+
+def operators(given: dict[str, Any]) -> dict[str, float]:
+    """How many operators a step consists of."""
+    counts = {}
+    for method in ("semi", "fixmatch"):
+        trainer = Trainer(run_of(given, method))
+        trainer.advance()
+        counts[method] = count_operators(trainer.advance)
+    return counts
+
+
 def whole(given: dict[str, Any]) -> dict[str, float]:
     """Seconds of a whole run with its evaluations, alone and two side by side; and the memory that a process took."""
     def timed(seeds: tuple[int, ...]) -> list[dict[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
-            words = [f"{name}={value}" for name, value in given.items()]
+            asked = [f"{name}={value}" for name, value in given.items()]
             parts = [subprocess.Popen([sys.executable, "-m", "benchmarks.features", f"only={seed}", f"into={folder}",
-                                       *words], stdout=subprocess.PIPE, text=True) for seed in seeds]
+                                       *asked], stdout=subprocess.PIPE, text=True) for seed in seeds]
             return [json.loads(part.communicate()[0].splitlines()[-1]) for part in parts]
     alone, both = timed((0,)), timed((1, 2))
     return {"seconds": alone[0]["seconds"], "seconds_of_two": max(part["seconds"] for part in both),
@@ -153,7 +176,8 @@ def on_paper(given: dict[str, Any]) -> dict[str, float]:
     return {"views": views, "gigabytes": views * 1280 * 2 / 1e9}
 
 
-PARTS = {"making": making, "steps": steps, "whole": whole, "classes": classes, "on_paper": on_paper}
+PARTS = {"making": making, "steps": steps, "products": products, "operators": operators, "whole": whole,
+         "classes": classes, "on_paper": on_paper}
 
 # ---- record and table ------------------------------------------------------------------------------------------------
 
@@ -164,30 +188,48 @@ def table(record: dict[str, Any]) -> Table:
 
     def ratio(a: float | None, b: float | None) -> float:
         return a / b if a and b else float("nan")
-    rows = [
-        ("store's making over PyTorch eager, fp32", "at least 3.2 x",
-         ratio(made.get("ours_views_a_second"), made.get("eager_views_a_second")), "{:.1f} x"),
-        ("SeMi's step, PyTorch eager in the loop over stored features", "at least 300 x",
-         ratio(step.get("semi_eager_in_loop"), step.get("semi")), "{:.0f} x"),
-        ("the same, ONNX Runtime in the loop", "at least 60 x",
-         ratio(step.get("semi_onnx_in_loop"), step.get("semi")), "{:.0f} x"),
-        ("a SeMi step", "at most 7 ms", 1e3 * step.get("semi", float("nan")), "{:.1f} ms"),
-        ("a FixMatch step", "at most 4 ms", 1e3 * step.get("fixmatch", float("nan")), "{:.1f} ms"),
-        ("SeMi at 100 classes over 10", "at most 1.3 x", ratio(many.get("semi_100_classes"), many.get("semi")),
-         "{:.2f} x"),
-        (f"{record['given']['long']:,} SeMi steps with their evaluations", "at most 80 s for 10,000",
-         run.get("seconds", float("nan")), "{:.0f} s"),
-        ("two such runs side by side over one", "at most 1.15 x", ratio(run.get("seconds_of_two"), run.get("seconds")),
-         "{:.2f} x"),
-        ("memory of such a run", "at most 1.5 GB", run.get("gigabytes", float("nan")), "{:.2f} GB")]
-    return Table(f"Runs on stored features; {records.where(record)}, one thread",
-                 [column("what", "", left=True), column("goal", "goal", left=True), column("shown", "measured")],
-                 [{"what": what, "goal": goal, "shown": "" if value != value else how.format(value)}
-                  for what, goal, value, how in rows])
+    figures = [                                       # what, sign and bound of its goal, how both are written, value
+        ("store's making over PyTorch eager, fp32", 1, 3.2, "{:.1f} x",
+         ratio(made.get("ours_views_a_second"), made.get("eager_views_a_second"))),
+        ("SeMi's step, PyTorch eager in the loop over stored features", 1, 300, "{:.0f} x",
+         ratio(step.get("semi_eager_in_loop"), step.get("semi"))),
+        ("the same, ONNX Runtime in the loop", 1, 60, "{:.0f} x",
+         ratio(step.get("semi_onnx_in_loop"), step.get("semi"))),
+        ("a SeMi step", -1, 7, "{:.1f} ms", 1e3 * step.get("semi", float("nan"))),
+        ("a FixMatch step", -1, 4, "{:.1f} ms", 1e3 * step.get("fixmatch", float("nan"))),
+        ("of either, its two large matrix products alone", 0, 0, "{:.1f} ms",
+         1e3 * record.get("products", {}).get("seconds", float("nan"))),
+        *((f"operators of a {name} step", 0, 0, "{:.0f}", record.get("operators", {}).get(method, float("nan")))
+          for method, name in (("semi", "SeMi"), ("fixmatch", "FixMatch"))),
+        ("SeMi at 100 classes over 10", -1, 1.3, "{:.2f} x", ratio(many.get("semi_100_classes"), many.get("semi"))),
+        (f"{record['given']['long']:,} SeMi steps with their evaluations (goal for 10,000)", -1, 80, "{:.0f} s",
+         run.get("seconds", float("nan"))),
+        ("two such runs side by side over one", -1, 1.15, "{:.2f} x",
+         ratio(run.get("seconds_of_two"), run.get("seconds"))),
+        ("memory of such a run", -1, 1.5, "{:.2f} GB", run.get("gigabytes", float("nan")))]
+    rows = [{"what": what, "goal": f"at {'least' if sign > 0 else 'most'} {how.format(bound)}" if sign else "",
+             "shown": "" if value != value else how.format(value),
+             "met": "" if not sign else "open" if value != value else "yes" if sign * value >= sign * bound else
+                    "no"}
+            for what, sign, bound, how, value in figures]
+    return Table(f"Runs on stored features; {records.where(record)}",
+                 [words(key, head) for key, head in {"what": "figure", "goal": "goal", "shown": "measured",
+                                                     "met": "met"}.items()], rows)
 
 
-def main(words: list[str]) -> None:
-    asked: dict[str, Any] = dict(word.partition("=")[::2] for word in words)
+def block(own: dict[str, dict[str, Any]]) -> str:
+    """What stands between the page's marks: the table of each record, by name."""
+    tables = [f"{table(record).markdown}\n`{FOLDER}/{name}.json`; {records.versions(record)}\n"
+              for name, record in own.items()]
+    return "\n".join(tables) or "No record is committed yet.\n"
+
+
+def committed() -> dict[str, dict[str, Any]]:
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(place(FOLDER).glob("*.json"))}
+
+
+def main(arguments: list[str]) -> None:
+    asked: dict[str, Any] = dict(word.partition("=")[::2] for word in arguments)
     only, into = asked.pop("only", None), asked.pop("into", "")
     for name in asked:
         check_name("name", name, USUAL)
@@ -205,7 +247,8 @@ def main(words: list[str]) -> None:
             record[name] = part(given)
             write_text(out, json.dumps(record, indent=1) + "\n")
     print(table(record).text)
-    print(f"record: {shown(out)}")
+    write_text(place(PAGE), between(place(PAGE).read_text(encoding="utf-8"), BEGIN, END, block(committed())))
+    print(f"record: {shown(out)}, shown in {PAGE}")
 
 
 if __name__ == "__main__":

@@ -162,9 +162,13 @@ def block(own: dict[str, Record], peers: dict[str, Record]) -> str:
 
 
 def written(page: str, own: dict[str, Record], peers: dict[str, Record]) -> str:
-    """The page's text with the block between the marks made anew. Raises BadInput if the marks are not there, once, in
-    order."""
-    blocks = re.findall(rf"{BEGIN}\n.*?{END}", page, re.DOTALL)
+    """The page's text with its goals made anew."""
+    return between(page, BEGIN, END, block(own, peers))
+
+
+def between(page: str, begin: str, end: str, text: str) -> str:
+    """The page with other text between two marks. Raises BadInput if the marks are not there, once, in order."""
+    blocks = re.findall(rf"{begin}\n.*?{end}", page, re.DOTALL)
     if len(blocks) != 1:
-        raise BadInput("page", len(blocks), f"one block between {BEGIN} and {END}")
-    return page.replace(blocks[0], f"{BEGIN}\n{block(own, peers)}{END}")
+        raise BadInput("page", len(blocks), f"one block between {begin} and {end}")
+    return page.replace(blocks[0], f"{begin}\n{text}{end}")
