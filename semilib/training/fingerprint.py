@@ -32,9 +32,9 @@ from semilib.files import PACKAGE
 from semilib.methods import get
 from semilib.training.definitions import Compiled, Definition, Module
 
+PARSING = threading.Lock()      # CPython 3.11 cannot parse in two threads at a time
 # Modules that tell of runs or watch over them, and definitions that move no number: where the methods lie (their
 # classes count), how a run is called, and what a configuration starts from (a run has it in full).
-PARSING = threading.Lock()                                # CPython 3.11 cannot parse in two threads at a time
 TELLERS = {"record", "progress", "errors", "files", "writer", "signals", "registry"}
 ROOTS = (("train", "train"), ("config", "Run"))           # beside this module
 BYSTANDERS = {"METHODS", "ADDITIONS", "CELLS", "PROFILES", "Run.name", "Run.key", "Run.identity", "Run.of", "Run.grid",
