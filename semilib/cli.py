@@ -73,7 +73,21 @@ def given_runs(words: list[str]) -> list:
         check_name("parameter", "cls", [f.name for f in dataclasses.fields(Run)])
     if not isinstance(given.get("options", {}), dict):
         raise BadInput("options", given["options"], 'a dict, such as options=\'{"alpha": 0.2}\'')
-    return Run.grid(**{"root": str(files.place("data")), **given})
+    try:
+        return Run.grid(**{"root": str(files.place("data")), **given})
+    except BadInput as error:
+        raise BadInput(error.field, error.value, error.wanted + hint(words, error.value)) from error
+
+
+def hint(words: list[str], refused: Any) -> str:
+    """What a refused value may owe to how the shell's words are read: a comma that split it, a range with one dash."""
+    for word in words:
+        name, _, text = word.partition("=")
+        if isinstance(values(text), list) and refused in values(text) and not RANGE.fullmatch(text):
+            return f" (a comma separates values; one that holds a comma is quoted: {name}=\"'{text}'\")"
+        if text == refused and re.fullmatch(r"\d+-\d+", text):
+            return f" (several values: {name}={text.replace('-', '..')})"
+    return ""
 
 
 def given_run(words: list[str]):
@@ -218,10 +232,14 @@ def once(groups: list[Group]) -> list:
 
 
 def estimate(runs: list, args, slots: int) -> str:
-    """How many, how long and how much disk runs will take, in words."""
+    """How many, how long and how much disk runs will take, in words. Says so where steps are tried for it."""
     from semilib.speed.workloads import trial
     from semilib.study.sweep import forecast
-    return forecast(runs, args.runs, notebook=not args.bare, trial=trial).text(slots)
+
+    def tried(run):
+        print(f"no finished run tells how long a step of {run.label} takes: trying ten", file=sys.stderr, flush=True)
+        return trial(run)
+    return forecast(runs, args.runs, notebook=not args.bare, trial=tried).text(slots)
 
 
 def recorded_of(grid, args) -> dict[str, Committed]:
@@ -437,16 +455,21 @@ def publish(args) -> None:
 
 def collect(args) -> None:
     """Runs and what they measured as one table; `report.collecting.collect` says which columns it has."""
-    from semilib.report.collecting import collect as collected
-    frame = collected(args.runs, args.by.split(",") if args.by else ())
+    from semilib.report import collecting
+    places, fields = [w for w in args.what if "=" not in w], [w for w in args.what if "=" in w]
+    if len(places) > 1:
+        raise BadInput("runs", " ".join(places), "one folder of runs")
+    folder = places[0] if places else "runs"
+    runs = given_runs(fields) if fields else folder
+    frame = collecting.collect(runs, args.by.split(",") if args.by else (), folder)
     if args.csv:
         print(frame.to_csv(index=False), end="")
     elif args.latex:
-        print(frame.to_latex(index=False, escape=True, float_format="%.1f", na_rep=""), end="")
+        print(collecting.for_paper(frame).to_latex(index=False, escape=True), end="")
     elif args.json:
         print(frame.to_json(orient="records", indent=1))
     else:
-        print(frame.to_string(index=False, float_format="%.1f", na_rep=""))
+        print(collecting.readable(frame).to_string(index=False))
 
 
 def report(args) -> None:
@@ -646,10 +669,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--logs", action="store_true", help="keep whole logs in the compressed table, for figures")
 
     sub = verb(collect, "runs, what differs between them, and what they measured, as one table")
-    sub.add_argument("runs", nargs="?", default="runs", help="folder of runs (default: runs)")
+    sub.add_argument("what", nargs="*", metavar="FOLDER or NAME=VALUE",
+                     help="folder of runs (default: runs); the words of a sweep, as for `run`: its runs alone")
     sub.add_argument("--by", default="", metavar="COLUMNS", help="a row for each of these: method, or method,gamma_l")
     form = sub.add_mutually_exclusive_group()
-    for name, doc in (("csv", "in full precision"), ("latex", "a tabular"), ("json", "a list of rows")):
+    for name, doc in (("csv", "in full precision"), ("latex", "a tabular for booktabs, mean ± spread in one column"),
+                      ("json", "a list of rows")):
         form.add_argument(f"--{name}", action="store_true", help=doc)
 
     sub = verb(report, "table and figures of a folder of records")

@@ -65,7 +65,8 @@ def check_name(kind: str, name: object, valid: Iterable[object]) -> None:
     valid = list(valid)
     if not isinstance(name, str | int | float | None) or name not in valid:
         text = name if isinstance(name, str) else shown(name)
-        near = difflib.get_close_matches(text[:SHOWN], map(str, valid), n=1, cutoff=0.4)
+        near = difflib.get_close_matches(text[:SHOWN], map(str, valid), n=3, cutoff=0.4)
+        near.sort(key=lambda one: sorted(one) != sorted(text))        # letters that changed places, before other names
         hint = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join(sorted(map(str, valid))) if len(valid) <= LISTED else f"{len(valid)} names"
         raise BadInput(kind, name, f"unknown; {hint}valid: {known}")

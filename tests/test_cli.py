@@ -84,11 +84,13 @@ def test_another_folder_of_the_same_name_is_another_run(photos, tmp_path):
     (["run", "semi"], "argument='semi': NAME=VALUE"),
     (["run", "dataset=imagefolder", "root=nowhere"], "root='nowhere': a folder that holds train/<class>/<pictures>"),
     (["run", "n1=450", "m1=10"], "450"),
-    (["run", "method=fixmatch", "semi.alpha=0.1"], "argument='semi.alpha': fixmatch.alpha for an option"),
+    (["run", "method=fixmatch", "semi.alpha=0.1"],
+     "argument='semi.alpha': METHOD.OPTION of a method that is given: fixmatch"),
     (["run", "method=fixmatch", "threshold=0.5"], "threshold=0.5: an option of fixmatch: fixmatch.threshold=0.5"),
     (["run", "seed=1", "seed=2"], "argument='seed=2': one value for seed"),
     (["run", "steps=abc"], "steps='abc': a whole number: T, training steps"),
-    (["run", "method=semi,acr", "cpe.threshold=0.5"], "argument='cpe.threshold': semi.threshold for an option"),
+    (["run", "method=semi,acr", "cpe.threshold=0.5"],
+     "argument='cpe.threshold': METHOD.OPTION of a method that is given: semi, acr"),
     (["run", "method=semi,arc"], "method='arc': unknown; did you mean 'acr'"),
     (["trace", "semi", "seed=0..2"], "runs=3: one: a single value for each name"),
     (["run", "semi.alpha=0.1", 'options={"alpha": 0.2}'], "argument='semi.alpha': one value for alpha; options="),
@@ -282,10 +284,10 @@ def test_a_sweep_is_planned_listed_and_told_before_it_starts(tmp_path, monkeypat
     from semilib.study import sweep
     words = ["method=semi,acr", "seed=0..1", "profile=smoke", "semi.alpha=0.2,0.4"]
     asked, runs = [], ["--runs", str(tmp_path)]
-    monkeypatch.setattr(workloads, "trial", lambda run: asked.append(run) or 2.5)
+    monkeypatch.setattr(workloads, "trial", lambda run: asked.append(run) or (2.5, 3_000_000))
     cli.main(["plan", *words, *runs, "--bare", "--slots", "2"])
     said = capsys.readouterr().out
-    assert "6 runs (6 not started): 6 to do" in said and "6:00 in one slot, 3:00 in 2" in said
+    assert "6 runs (6 not started): 6 to do" in said and "6:00 in one slot, 3:00 in 2" in said and "19.2 MB" in said
     assert "a trial of ten steps of semi, profile smoke, wrn-10-0.25, on cpu (6 runs)" in said and len(asked) == 1
     cli.main(["list", *words, *runs, "--all"])
     said = capsys.readouterr().out
@@ -309,8 +311,31 @@ def test_collect_prints_a_table_for_a_reader_for_latex_and_for_programs(tmp_path
         cli.main(["collect", str(tmp_path), *words])
         return capsys.readouterr().out
     assert said("--csv").splitlines()[0] == "method,seed,state,accuracy,head,medium,tail,minutes"
-    assert "fixmatch & 70.0 & 14.1" in said("--by", "method", "--latex")
+    assert r"fixmatch & 70.0 ± 14.1 & 70.0 & 70.0 & 70.0 & 2 \\" in said("--by", "method", "--latex")
     assert json.loads(said("--by", "method", "--json"))[0]["n"] == 2 and "70.0" in said("--by", "method")
+
+
+def test_collect_takes_the_words_of_a_sweep_and_leaves_other_runs_of_the_folder_out(tmp_path, capsys):
+    from kit import steady, write_record
+    for seed in (0, 1, 7):
+        write_record(tmp_path, steady(60, 60, 60), "semi", seed, options={"alpha": 0.25})
+    words = ["method=semi", "seed=0..1", "semi.alpha=0.25,0.4", "profile=smoke"]
+    cli.main(["collect", str(tmp_path), *words])
+    said = capsys.readouterr().out
+    assert said.count("not started") == 4 and "0.25" in said          # settings are not rounded as accuracies are
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["collect", str(tmp_path), "another"])
+    assert "one folder of runs" in ended.value.code
+
+
+@pytest.mark.parametrize("words, wanted", [
+    (["semi.threshold=0,7"], "quoted: semi.threshold"), (["seed=0-4"], "several values: seed=0..4"),
+    (["method=fixmatch", "semi.alpha=0.2"], "semi.alpha.*: METHOD.OPTION of a method that is given: fixmatch"),
+    (["sede=0..1"], "did you mean 'seed'")])
+def test_a_refusal_tells_how_the_words_of_a_sweep_are_read(words, wanted, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", "profile=smoke", *words] if "method" in words[0] else ["plan", "method=semi", *words])
+    assert re.search(wanted, ended.value.code), ended.value.code
 
 
 def test_near_names_of_verbs_are_offered_and_the_version_is_told(capsys):

@@ -79,7 +79,7 @@ def typed(monkeypatch, tmp_path, photos):
     for name in DEAR:
         module, _, attribute = name.rpartition(".")
         monkeypatch.setattr(importlib.import_module(f"semilib.{module}"), attribute, arrive)
-    monkeypatch.setattr(importlib.import_module("semilib.speed.workloads"), "trial", lambda run: 1.0)
+    monkeypatch.setattr(importlib.import_module("semilib.speed.workloads"), "trial", lambda run: (1.0, 1))
     places = {"NAME": "fixmatch", "METHOD": "fixmatch", "FOLDER": str(photos), "FIGURES": str(tmp_path),
               "photos": str(photos), "...": "table4 profile=smoke"}
 

@@ -1,7 +1,7 @@
 """Runs as a frame: what differs between them, and what came out.
 
     frame = collect(Run.grid(method=["semi", "acr"], seed=range(5)))        # a row a run
-    collect("runs", by="method").to_latex(escape=True)                      # a row a method
+    for_paper(collect("runs", by="method")).to_latex(index=False, escape=True)    # a row a method
 """
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from semilib.training import record
 from semilib.training.config import Run
 
 MEASURED = ("accuracy", *GROUPS, "minutes")          # of a finished run; accuracies in per cent
+ROUNDED = (*MEASURED, "spread")                      # what a reader sees with one decimal; settings are never rounded
 
 
 def collect(runs: str | Path | Iterable[Run | str | Path] = "runs", by: str | Sequence[str] = (),
@@ -49,6 +50,26 @@ def collect(runs: str | Path | Iterable[Run | str | Path] = "runs", by: str | Se
     if isinstance(runs, str | Path):                      # folders have no order of their own
         frame = frame.sort_values(varying, key=lambda c: c if is_numeric_dtype(c) else c.map(str), ignore_index=True)
     return _grouped(frame, varying, [by] if isinstance(by, str) else list(by)) if by else frame
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame of `collect` as texts for a reader: what was measured with one decimal, settings as they are, nothing for
+    NaN."""
+    def text(name: str, value: Any) -> str:
+        if pd.isna(value):
+            return ""
+        return f"{value:.1f}" if name in ROUNDED else f"{value:.15g}" if isinstance(value, float) else str(value)
+    return pd.DataFrame({name: [text(name, value) for value in frame[name]] for name in frame})
+
+
+def for_paper(frame: pd.DataFrame) -> pd.DataFrame:
+    """`readable` with the accuracy and its spread in one column, without what a paper's table does not have: minutes,
+    state, and what was averaged. `for_paper(frame).to_latex(index=False, escape=True)` is a tabular (booktabs)."""
+    out = readable(frame)
+    if "spread" in out:
+        out["accuracy"] = [f"{mean} ± {spread}" if spread else mean
+                           for mean, spread in zip(out["accuracy"], out["spread"], strict=True)]
+    return out.drop(columns=["spread", "minutes", "state", "over"], errors="ignore")
 
 
 def _records(runs: str | Path | Iterable[Run | str | Path], folder: str | Path) -> list[Record]:

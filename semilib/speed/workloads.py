@@ -72,10 +72,11 @@ def like_cifar10() -> Source:
     return random_source(50_000, 10, test=10_000)
 
 
-def trial(run: Run, steps: int = 10, limit: float = 20.0) -> float | None:
-    """Seconds of a step of this run on this machine: the median of ten, or of as many as the limit leaves, in seconds.
+def trial(run: Run, steps: int = 10, limit: float = 20.0) -> tuple[float, int] | None:
+    """Seconds of a step of this run on this machine, and bytes of its state, which a checkpoint holds.
 
-    None for a run whose pictures random ones cannot stand for: those of a folder, of unknown class, or as features."""
+    Seconds are the median of ten steps, or of as many as the limit leaves, in seconds. None for a run whose pictures
+    random ones cannot stand for: those of a folder, of unknown class, or as features."""
     classes = {"mnistm5k": 10, "cifar10": 10, "cifar100": 100, "svhn": 10}.get(run.dataset)
     if classes is None or run.encoder != "none" or run.n1 is None or run.m1 is None:
         return None
@@ -84,7 +85,7 @@ def trial(run: Run, steps: int = 10, limit: float = 20.0) -> float | None:
     seconds = [elapsed(trainer.advance, trainer.device)]
     while len(seconds) < min(steps, run.steps - 2) and sum(seconds) < limit:
         seconds.append(elapsed(trainer.advance, trainer.device))
-    return statistics.median(seconds)
+    return statistics.median(seconds), sum(value.nbytes for value in trainer.state_dict().values())
 
 
 def images_of(trainer: Trainer) -> int:

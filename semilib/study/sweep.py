@@ -29,6 +29,7 @@ from semilib.training.config import Run
 from semilib.training.progress import Progress, automatic, clock
 from semilib.training.train import train
 
+BESIDE = 200_000           # bytes of a run's log and notebook, about, for `forecast`
 STARTUP = 8.0              # seconds that a worker and its kernel take to start on one core, for `forecast`
 DO = {"local": local.do, "slurm": clusters.slurm, "ray": clusters.ray}
 
@@ -122,34 +123,39 @@ class Forecast:
 
 
 def forecast(runs: Iterable[Run], folder: str | Path = "runs", results: str | Path = "results", notebook: bool = True,
-             trial: Callable[[Run], float | None] | None = None) -> Forecast:
+             trial: Callable[[Run], tuple[float, int] | None] | None = None) -> Forecast:
     """Runs, seconds and bytes of a sweep before it starts, from the records of finished runs in `folder`, which this
     machine made, else from those in `results`.
 
     A step takes what it took the same method with the same data set, profile and network on this machine's kind of
     device, else the median of all methods there. A CPU's time tells nothing of a GPU. Where there is no such run,
-    `trial` is asked for the seconds of a step of one method; None: it is unknown.
+    `trial` is asked for the seconds of a step of one method and the bytes of its state; None: they are unknown.
     """
     import torch
     folder = files.place(folder)
     here = record.device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     measured = [_measured(folder), _measured(files.place(results))]
-    tried: dict[tuple, tuple[float | None, str]] = {}
+    tried: dict[tuple, tuple[float, int] | None] = {}
+    whose: dict[tuple, str] = {}
     by_state = states(runs, folder)
     todo = [run for run, state in by_state if state != "done"]
     seconds, disk, basis = [], [], Counter()
     for run in todo:
         device = run.device if run.device == "cpu" else here
         time_of_step, words = _estimate([seconds for seconds, _ in measured], run, device)
+        size, _ = _estimate([sizes for _, sizes in measured], run, None)
         if time_of_step is None and trial:
             kind = (*_kind(run.identity()), device)
             if kind not in tried:
-                tried[kind] = trial(run), f"a trial of ten steps of {run.label}, {_scale(run)}, on {device}"
-            time_of_step, words = tried[kind] if tried[kind][0] is not None else (None, words)
+                tried[kind] = trial(run)
+                whose[kind] = run.label
+            if tried[kind]:
+                time_of_step, state = tried[kind]
+                size = state + BESIDE if size is None else size
+                words = f"a trial of ten steps of {whose[kind]}, {_scale(run)}, on {device}"
         basis[words] += 1
         if time_of_step is not None:
             seconds.append(time_of_step * run.steps * (1 - share_done(run, folder)) + STARTUP * notebook)
-        size, _ = _estimate([sizes for _, sizes in measured], run, None)
         if size is not None:
             disk.append(size)
     lines = [f"{words} ({n} runs)" for words, n in basis.items()]

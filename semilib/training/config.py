@@ -274,7 +274,7 @@ class Run:
         for name in given.keys() - fields.keys():
             owner, option = name.split(".", 1)
             if owner not in ("options", *methods):
-                raise BadInput("argument", name, f"{methods[0]}.{option} for an option of this run's method")
+                raise BadInput("argument", name, f"METHOD.OPTION of a method that is given: {', '.join(methods)}")
             for method in methods if owner == "options" else (owner,):
                 options[method][option] = _several(given[name])
             if any(isinstance(beside, dict) and option in beside for beside in fields.get("options", ())):

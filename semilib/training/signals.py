@@ -17,7 +17,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")               # no
 
 
 def interrupt(number: int, frame: Any) -> None:
-    raise Stopped("stopped: the same command goes on from the last checkpoints", number)
+    raise Stopped("stopped: the same command goes on where this one was", number)
 
 
 class Handlers:

@@ -2,12 +2,14 @@
 import inspect
 import math
 
+import pandas as pd
 import pytest
 from kit import steady, write_record
 
 import semilib
 from semilib import METHODS, Run, collect
 from semilib.errors import BadInput
+from semilib.report.collecting import for_paper, readable
 from semilib.study import sweep
 from semilib.study.launchers import Local, Ray
 
@@ -24,7 +26,7 @@ def test_a_grid_takes_options_of_all_methods_and_refuses_those_of_none_of_them()
     assert [(run.method, run.options["threshold"]) for run in runs] == [
         ("semi", 0.5), ("semi", 0.6), ("fixmatch", 0.5), ("fixmatch", 0.6)]
     assert Run.grid(method="semi", seed=3) == [Run.of(seed=3)]
-    with pytest.raises(BadInput, match="argument='acr.beta': semi.beta for an option of this run's method"):
+    with pytest.raises(BadInput, match="argument='acr.beta': METHOD.OPTION of a method that is given: semi"):
         Run.grid(**{"acr.beta": [1, 2]})
 
 
@@ -92,6 +94,11 @@ def test_a_grouped_frame_says_how_many_runs_and_which_fields_each_row_is_a_mean_
     assert low["spread"] == pytest.approx(2 ** 0.5) and (low["over"], fixmatch["over"]) == ("seed", "")
     assert collect(runs, by="method").set_index("method").loc["semi", "over"] == "seed, semi.alpha"
     assert "semi.alpha & accuracy" in frame.to_latex(index=False, escape=True)
+    paper = for_paper(frame)
+    assert list(paper) == ["method", "semi.alpha", "accuracy", "head", "medium", "tail", "n"]
+    assert paper.iloc[0].tolist() == ["fixmatch", "", "50.0", "50.0", "50.0", "50.0", "1"]
+    assert paper.iloc[1].tolist()[:3] == ["semi", "0.2", "61.0 ± 1.4"]
+    assert readable(pd.DataFrame({"semi.alpha": [0.25], "minutes": [0.25]})).iloc[0].tolist() == ["0.25", "0.2"]
     with pytest.raises(BadInput, match="by='sede': unknown; did you mean 'seed'"):
         collect(runs, by="sede")
 
