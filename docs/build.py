@@ -8,7 +8,8 @@
     METHODS                          -> methods/NAME: the module's docstring, its options, its published recipe
     semilib/**.py                    -> api/MODULE: by autodoc
     results/**.md, figures/**.md     -> records and tables, with the figures that lie beside them, drawn from their
-                                        CSVs; a table's cells lead to the runs of its CSV, a page beside it
+                                        CSVs; both lead to their runs, a page beside them, and that to the records
+    results/*                        -> the records, as they are
     docs/*.md                        -> the pages that are written by hand; a row of parity.md and a section of
                                         equations.md -> its method's page too
 
@@ -25,6 +26,7 @@ import json
 import pkgutil
 import posixpath
 import re
+import shutil
 import sys
 import typing
 from collections.abc import Callable
@@ -410,7 +412,7 @@ def site() -> Pages:
              *(f"notebooks/{p.name}" for p in notebooks)]
     pages: Pages = dict.fromkeys(names, "")
     pages |= {path: (ROOT / path).read_bytes() for kind in ("png", "pdf", "csv") for path in of_kind(kind)}
-    pages |= evidence.vectors()
+    pages |= evidence.vectors() | evidence.figure_pages()
     pages |= {"figures.md": "", "methods/index.rst": methods_index(), "api/index.rst": api_index()}
     pages |= {f"methods/{name}.rst": method_page(name) for name in METHODS}
     pages |= {f"api/{module}.rst": api_page(module) for module in modules()}
@@ -456,6 +458,7 @@ def main(folder: str = "build/docs", jobs: str = "auto") -> int:
     status = sphinx.cmd.build.main(["-b", "html", "-c", str(HERE), "-d", str(cache), "-j", jobs,
                                     "-W", "--keep-going", "-q", str(source), str(out)])
     if status == 0:
+        shutil.copytree(ROOT / "results", out / "results", ignore=shutil.ignore_patterns("*.md"), dirs_exist_ok=True)
         index = out / "index.html"
         print(f"The site: {index.relative_to(ROOT).as_posix() if index.is_relative_to(ROOT) else index}")
     return status

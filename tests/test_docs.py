@@ -107,18 +107,30 @@ def test_a_table_s_numbers_lead_to_their_runs(site):
     assert linked == set(re.findall(r'<tr id="([\w-]+)"', runs))
 
 
-def test_each_figure_is_on_the_site_with_its_pdf_numbers_and_records(site, build):
+PROTOCOL = {"figure2_pipeline", "figure5a_cells", "figure5a_table1", "figure5a_table2"}        # of no run
+
+
+def test_each_figure_leads_to_the_records_of_its_runs(site, build):
+    for numbers in sorted((ROOT / "figures").rglob("*.csv")):
+        if numbers.with_suffix(".png").is_file() and numbers.stem not in PROTOCOL:
+            page = site / numbers.relative_to(ROOT).with_name(f"{numbers.stem}-runs.html")
+            shown = page.with_name("table.html")
+            shown = shown if shown.is_file() else site / "figures.html"
+            assert f"{page.name}" in shown.read_text(encoding="utf-8"), page
+            rows = re.findall(r"<tr><td>.*?</tr>", page.read_text(encoding="utf-8"))
+            assert rows and all(re.search(r'<td><a href="[./]*/results/[^"]+\.(json|jsonl\.gz)">', row) for row in rows)
+    for numbers in PROTOCOL:
+        assert not build.evidence.figure_runs(ROOT / "figures" / "study-small" / f"{numbers}.csv")
+    kept = "features/table1.jsonl.gz"
+    assert (site / "results" / kept).read_bytes() == (ROOT / "results" / kept).read_bytes()
+
+
+def test_each_figure_is_on_the_site_with_its_pdf_and_numbers(site, build):
     text = "".join(path.read_text(encoding="utf-8") for path in [site / "figures.html",
                                                                 *(site / "figures").rglob("table.html")])
     for file in (ROOT / "figures").rglob("*.pdf"):
         assert f"{file.stem}.svg" in text and file.name in text and f"{file.stem}.csv" in text, file.name
     assert "notebooks/41_figures.html#figure-4-features" in text and "notebooks/24_table4_ablation.html" in text
-
-
-def test_rows_of_which_no_run_was_started_are_one_line(build):
-    rows = "".join(f"| {name} | 0/3, 3 not started | – |\n" for name in "AB")
-    text = f"| | n | x |\n| --- | --: | --: |\n{rows}\nnote\n"
-    assert build.evidence.with_runs(text, "nowhere/table.md").splitlines()[2:] == ["", "Not started: A, B.", "", "note"]
 
 
 def test_a_page_has_each_option_with_its_sentence_and_range(site):
