@@ -94,6 +94,8 @@ def test_equations_are_drawn_without_a_script_and_numbered(site):
     page = (site / "methods" / "semi.html").read_text(encoding="utf-8")
     assert page.count("<math ") > 7 and '<span class="number">(7)</span>' in page and "\\tag" not in page
     assert "mathjax" not in page.lower()
+    (masks,) = re.findall(r'<div class="equation"><div>((?:(?!</div>).)*)</div><span class="number">\(2\)</span>', page)
+    assert masks.count("<math ") == 3, "its parts may stand on lines of their own"
 
 
 def test_a_table_s_numbers_lead_to_their_runs(site):
@@ -154,6 +156,12 @@ def test_each_notebook_table_and_module_has_a_page(site, build):
     for module in build.modules():
         assert module in Page(site / "api" / f"{module}.html").text
     assert "The images of a step" in Page(site / "api" / "semilib.data.step.html").text
+
+
+def test_pages_written_by_hand_lead_to_each_other(site):
+    running, first = Page(site / "running.html"), Page(site / "index.html")
+    assert {"features.html", "pictures.html"} <= set(running.followed) and "docs/features.md" not in running.text
+    assert {"security.html", "figures/study-small/table1.html"} <= set(first.followed)
 
 
 def test_the_first_page_is_the_readme(site):
