@@ -94,16 +94,22 @@ def places() -> dict[str, str]:
                    for table in sorted((ROOT / "results").rglob(f"*{compact.ENDING}")) for line in compact.read(table)}
 
 
-def record_of(key: str, page: str) -> str:
-    """The record's files as links from a page, which lie on the site too."""
-    place = places().get(key)
+def record_of(name: str, page: str) -> str:
+    """The files of a record, KEY-CODE or one of speed, as links from a page; they lie on the site too. What was run by
+    other code than the committed record of its configuration says so."""
+    key, _, code = name.partition("-")
+    place = places().get(name) or places().get(key)
     if place is None:
         return DASH
-    home = posixpath.relpath(".", posixpath.dirname(page))
-    if (ROOT / place).is_file():
-        return f'<a href="{home}/{place}">{html.escape(place)}</a>'
-    return (f'<a href="{home}/{place}/run.json">{html.escape(place)}</a> '
-            f'(<a href="{home}/{place}/log.jsonl">its log</a>)')
+    link = f'<a href="{posixpath.relpath(place, posixpath.dirname(page))}'
+    if place.endswith(".json"):
+        return f'{link}">{place}</a>'
+    if place.endswith(compact.ENDING):
+        same, text = name in compact.read(ROOT / place), f'{link}">{place}</a>'
+    else:
+        same = json.loads((ROOT / place / "run.json").read_text(encoding="utf-8"))["code"] == code
+        text = f'{link}/run.json">{place}</a> ({link}/log.jsonl">its log</a>)'
+    return text if same else f"not kept; of the same configuration by other code: {text}"
 
 
 def runs_of(path: str) -> list[dict[str, str]]:
@@ -135,18 +141,21 @@ def with_runs(text: str, path: str) -> str:
 
 
 def runs_page(path: str) -> str:
-    """The runs behind a table, in its order: seed, result, key and code, and the record."""
-    rows, last = [], ""
-    for row in runs_of(path):
+    """The runs behind a table, in its order: seed, result, key and code, and the record. Those that were not started
+    are a number."""
+    every, rows, last = runs_of(path), [], ""
+    started = [row for row in every if row.get("state") != "not started"]
+    for row in started:
         score = row.get("score") or row.get("mean_last") or ""
         mark, last = row["id"] * (row["id"] != last), row["id"]
         texts = [row["of"], row.get("column") or row.get("cell") or "", row.get("section", ""), row["seed"],
                  f"{100 * float(score):.2f}" if score else row.get("state", ""),
                  "-".join(filter(None, (row["key"], row.get("code", ""))))]
-        rows.append((mark, [*map(html.escape, texts), record_of(row["key"], path)]))
+        rows.append((mark, [*map(html.escape, texts), record_of(texts[-1], path)]))
     folder, name = path.split("/")[-2:]
     title = f"Runs of {folder.replace('-', ' ')}, {name.removesuffix('.md')}"
-    return _page(title, f"The runs behind [the table]({name}), a line a run.",
+    idle = f" Not started: {len(every) - len(started)} of {len(every)}." if len(started) < len(every) else ""
+    return _page(title, f"The runs behind [the table]({name}), a line a run.{idle}",
                  ["row", "cell", "section", "seed", "result, %", "key and code", "record"], rows)
 
 
@@ -169,8 +178,7 @@ def figure_runs(file: Path) -> list[tuple[str, str, str]]:
 def figure_runs_page(file: Path) -> str:
     """The runs behind a figure, in its order."""
     path = file.relative_to(ROOT).as_posix()
-    rows = [("", [*map(html.escape, row), record_of(row[-1].partition("-")[0] if row[1] else row[-1], path)])
-            for row in figure_runs(file)]
+    rows = [("", [*map(html.escape, row), record_of(row[-1], path)]) for row in figure_runs(file)]
     return _page(f"Runs of the figure {paint.read(file)['title'].iloc[0]}",
                  f"What [the numbers]({file.name}) of the figure are of.",
                  ["row", "seed", "key and code", "record"], rows)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from semilib.errors import BadInput
 from semilib.report import frames
-from semilib.report.labels import display, labels, ordered, scale
+from semilib.report.labels import cell_in_words, display, labels, ordered, scale
 from semilib.report.records import GROUPS, Record
 from semilib.report.table import Column, Table, column, number
 from semilib.training import metrics
@@ -68,12 +68,14 @@ def mean_and_spread(mean: float, spread: float, digits: int) -> str:
 
 
 def count(done: int, runs: int, others: str) -> str:
-    """How many runs are done and, where some are not, of how many and what became of those."""
-    return f"{done}" if done == runs else f"{done}/{runs}, {others}"
+    """How many runs are done and, where some are not, of how many, and what became of those that were started."""
+    if done == runs:
+        return f"{done}"
+    return f"{done}/{runs}" if not_started(runs - done, others) else f"{done}/{runs}, {others}"
 
 
 def not_started(runs: int, others: str) -> bool:
-    """Whether none of a row's runs was started, by what became of those that are not done."""
+    """Whether none of some runs was started, by what became of them."""
     return others == f"{runs} not started"
 
 
@@ -106,8 +108,8 @@ def photographs(records: list[Record]) -> Table:
     notes = [f"The last evaluation, of the network that is kept; {_tested(done[0])}.",
              "95 % interval: Wilson's, of the accuracy, for this many test pictures. Balanced: mean recall of classes.",
              *_left_out(records)]
-    cell = re.sub(r"\..*", "", done[0].cell)
-    return Table(cell, [*columns, column("minutes", "minutes", "{:.1f}".format)], table, notes)
+    columns += [column("minutes", "minutes", "{:.1f}".format)]
+    return Table(cell_in_words(re.sub(r"\..*", "", done[0].cell)), columns, table, notes)
 
 
 def _counted(record: Record) -> dict[str, Any]:

@@ -204,7 +204,8 @@ def _missing_note(frame: pd.DataFrame) -> Iterable[str]:
     shown = frame[[not not_started(row.runs, row.state) for row in frame.itertuples()]]
     left = int((shown["done"] < shown["runs"]).sum())
     if left:
-        yield f"Not all runs are done: {left} of {len(shown)} rows lack some (column n)."
+        yield (f"Not all runs are done: {left} of {len(shown)} rows lack some (column n), not started where it says "
+               "no more.")
 
 
 def _idle_notes(measured: pd.DataFrame, folders: Folders) -> Iterable[str]:

@@ -160,7 +160,10 @@ def test_what_is_missing_or_failed_is_visible(made):
     committed.load.cache_clear()
     sheet = show(grid, folder)
     rows = sheet.frame.set_index("row")
-    assert rows.loc["FixMatch", "state"] == "1 not started" and "2/3, 1 not started" in sheet.text
+    n = {row[0]: row[2] for row in sheet.cells()}
+    assert rows.loc["FixMatch", "state"] == "1 not started" and n == {"": "n", "Supervised": "3", "FixMatch": "2/3",
+                                                                      "SeMi": "2/3, 1 failed"}
+    assert "Not all runs are done: 2 of 3 rows lack some (column n), not started where it says no more." in sheet.notes
     assert rows.loc["SeMi", "state"] == "1 failed" and rows.loc["SeMi", "mean"] == pytest.approx(72.0)
     assert [run.key for run in sheets.missing(grid, sheets.find(grid, folder / "runs", folder / "results"))] == [
         runs["fixmatch", 1].key, runs["semi", 2].key]
