@@ -179,6 +179,8 @@ def cell_in_words(cell: str) -> str:
         tail = "-LT" if data.endswith("-lt") and name != "mnistm5k" else ""
         words = [DATA_SETS[name] + tail + (f" at {side} px" if side else "")]
     for i, part in enumerate(parts):
+        if name == "imagefolder" and re.fullmatch(r"g1(\.0)?-1(\.0)?", part):
+            continue                                     # its classes have the sizes that they have
         known = next(((pattern, m) for pattern in CELL_WORDS if (m := re.fullmatch(pattern, part))), None)
         if known is None:                                # an encoder is last; its name may hold dots
             return ", ".join([*words, f"features of {'.'.join(parts[i:])}"])

@@ -16,6 +16,7 @@ from PIL import Image
 from semilib.errors import BadInput
 from semilib.methods import METHODS
 from semilib.report import diagrams, figures, paint
+from semilib.report.labels import cell_in_words
 from semilib.report.records import load, read
 from semilib.training import metrics
 
@@ -69,6 +70,17 @@ def test_what_picking_by_the_test_set_adds_is_shown_by_method_and_cell(tmp_path)
     assert paint.png(paint.redraw(numbers)) == paint.png(figure)
     with pytest.raises(BadInput, match="at least one finished run"):
         figures.inflation(load(runs[3:]))
+
+
+def test_runs_that_were_not_started_are_named_once_in_the_caption(records, tmp_path):
+    waiting = load(tmp_path / f"{CELL}.s{seed}" / "semi-0123abcd-89abcdef" for seed in (7, 8))
+    caption = figures.learning_curves([*records, *waiting])[1]["caption"].iloc[0]
+    assert caption.endswith("not shown: SeMi seed 1 (failed); not all seeds started: SeMi")
+
+
+def test_a_folder_of_pictures_is_told_without_a_ratio():
+    assert cell_in_words("imagefolder-photos.nall.mrest.g1-1.efficientnet-lite0") == (
+        "Pictures of photos, all labels, all other images unlabelled, features of efficientnet-lite0")
 
 
 @pytest.mark.parametrize("draw", ALL)

@@ -137,16 +137,19 @@ def test_runs_that_are_not_done_are_seen(tmp_path):
     rows = {line.split()[0]: line for line in text.splitlines()[4:7]}
     assert "1/2, 1 failed" in rows["FixMatch"] and " 50.0 " in rows["FixMatch"]     # nothing of the failed run is in it
     assert "0/1, 1 unfinished" in rows["Supervised"] and rows["Supervised"].count("–") == 7
-    assert "0/1, 1 not started" in rows["SeMi"] and rows["SeMi"].count("–") == 7
+    assert "SeMi" not in rows and "\nNot started: SeMi.\n" in text and text.count("SeMi") == 1, "one line"
     assert "FixMatch seed 1, failed (TrainingError: the loss 'x' was not finite)" in text
-    assert "Supervised seed 0, unfinished" in text and "SeMi seed 0, not started" in text
+    assert "Supervised seed 0, unfinished" in text
     assert frame.set_index("label").loc["fixmatch", "balanced_accuracy"] == pytest.approx(50)
     assert made.runs.loc[made.runs["status"] != "done", "mean_last"].isna().all()
     assert list(made.runs["steps"].isna()) == [False, False, False, True]
     with pytest.raises(BadInput, match="records"):
         overview([])
     nothing = overview(load(folders[3:]))
-    assert nothing.title == CELL and "–" in nothing.text
+    assert nothing.title == CELL and nothing.cells() == [] and "Not started: SeMi." in nothing.text
+    folders.append(write_record(tmp_path, steady(80, 50, 20), method="semi", seed=1))
+    some = overview(load(folders[3:])).text
+    assert " 1/2 " in some and "Not in the numbers: SeMi seed 0, not started." in some
 
 
 @pytest.mark.parametrize("field, change", [
@@ -338,7 +341,7 @@ def test_the_table_of_a_folder_counts_what_its_last_evaluation_got_right(tmp_pat
     assert (row["right"], row["images"], row["accuracy"]) == (180, 300, 60)
     assert (row["low"], row["high"]) == (pytest.approx(54.36, abs=0.01), pytest.approx(65.39, abs=0.01))
     assert row["balanced_accuracy"] == pytest.approx(60)
-    assert "180 of 300" in table.text and "those of test/" in table.text
+    assert "180 of 300" in table.text and "those of test/" in table.text and table.title == "Pictures of photos"
     for wrong in ([first, on_folder(tmp_path, [[1, 1, 1]], folder="cd")], [read(write_record(tmp_path, [[1, 1, 1]]))],
                   []):
         with pytest.raises(BadInput, match="finished runs on one folder"):
