@@ -35,6 +35,7 @@ def value(text: str) -> Any:
 # A part of a value between commas: quoted, in brackets, or plain; and a range of whole numbers.
 PART = re.compile(r"""(?:'[^']*'|"[^"]*"|\[[^]]*\]|\([^)]*\)|\{[^}]*\}|[^,])+""")
 RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
+LEAST_SURE = 10                                               # predictions that `predict` prints
 MOST = 10_000                                                 # values of a range
 
 
@@ -122,13 +123,69 @@ def single(args, wanted) -> None:
         path = train(wanted, files.place(args.runs), args.folder, shown)
     found = record.read(path)
     result = found["result"]
-    print(f"{found['name']}, {wanted.steps:,} steps of profile {wanted.profile}: {result['metric'].replace('_', ' ')} "
-          f"{result['mean_last']:.2%} ({result['rule']}; last {result['last']:.2%})")
-    if wanted.dataset == "imagefolder":
-        print(f"last evaluation: {metrics.counted(*result['right'])}; {found['split']['data']}")
+    few = wanted.dataset == "imagefolder"
+    digits = metrics.decimals(result["right"][1]) if few else 2
+    score = (f"{result['metric'].replace('_', ' ')} {result['mean_last']:.{digits}%} ({result['rule']}; last "
+             f"{result['last']:.{digits}%})")
+    print(f"{found['name']}, {wanted.steps:,} steps of profile {wanted.profile}: "
+          + (of_test_pictures(path) + f"\n{score}" if few else score))
     for name, advice in result.get("never_acted", {}).items():
         print(f"never acted: {name} ({advice})")
     print(f"record: {files.shown(path)} ({found['status']})")
+    if few:
+        print(what_next(wanted, path))
+
+
+def of_test_pictures(path: Path) -> str:
+    """How a finished run on a folder of pictures does on its test pictures, at its end: how many of all and of each
+    class are right, and which classes it takes none for."""
+    from semilib.training import metrics, record
+    found, last = record.read(path), record.read_log(path)[-1]
+    names = found["split"]["class_names"]
+    lines = [f"{metrics.counted(*found['result']['right'])}; {found['split']['data']}",
+             f"right by class: {metrics.right_by_class(last, names)}"]
+    if never := metrics.never_predicted(last, names):
+        lines.append(f"warning: never predicted: {', '.join(never)}")
+    return "\n".join(lines)
+
+
+def what_next(wanted, path: Path) -> str:
+    """The commands that use a finished run on a folder of pictures."""
+    from semilib import files
+    from semilib.data import folders
+    of, new = files.quoted(files.shown(path)), folders.look(wanted.root).new_pictures()
+    return (f"predict: semilib predict {of} {files.quoted(new) if new else 'FOLDER'}\n"
+            f"export:  semilib export {of}")
+
+
+def predict(args) -> None:
+    """Name the classes of pictures by a finished run: how many of each, the least sure, and a table of all."""
+    from semilib import files
+    from semilib.training import progress, trained
+    shown = progress.Terminal()
+    found, table = trained.predictions(run_in(args.run), args.pictures, args.out, shown.working, shown.note)
+    each = ", ".join(f"{name} {number:,}" for name, number in found["class"].value_counts().items())
+    print(f"{len(found):,} pictures: {each}\nthe least sure:\n"
+          f"{found[:LEAST_SURE].to_string(index=False, float_format='{:.3f}'.format)}\n"
+          f"all, the least sure first: {files.shown(table)}")
+
+
+def export(args) -> None:
+    """Write the network of a finished run as one ONNX file, from a picture's bytes to probabilities."""
+    import onnxruntime
+
+    from semilib import files
+    from semilib.training import trained
+    file = trained.onnx_file(run_in(args.run), args.out)
+    facts = onnxruntime.InferenceSession(str(file)).get_modelmeta().custom_metadata_map
+    print(f"{files.shown(file)}: {file.stat().st_size / 1e6:.1f} MB\nimages: {facts['input']}\n"
+          f"probabilities: of {', '.join(facts['class_names'].splitlines())}")
+
+
+def run_in(folder: str) -> Path:
+    """A run's folder, as it was typed or as other commands show it (`files.shown`)."""
+    from semilib import files
+    return Path(folder) if Path(folder).exists() else files.place(folder)
 
 
 def board_of(wanted, args):
@@ -179,6 +236,11 @@ def several(args, tables: list[str], fields: list[str]) -> None:
     for outcome in outcomes if args.log else ():
         board.write(outcome.folder)
     print(f"{summary(outcomes)}\nrecords: {files.shown(files.place(args.runs))}")
+    on_folders = [o for o in outcomes if o.run.dataset == "imagefolder" and o.state.startswith("done")]
+    for outcome in on_folders:
+        print(f"{outcome.run.name}: {of_test_pictures(outcome.folder)}")
+    for outcome in on_folders[:1]:
+        print(what_next(outcome.run, outcome.folder))
     if any(outcome.exit_code for outcome in outcomes):
         sys.exit(1)
 
@@ -348,9 +410,10 @@ def status(args) -> None:
         if found is None:
             print(f"{state:12} {'-':>7}  {files.shown(path.parent)}: it will be done again")
             continue
-        score = f"{found['result']['mean_last']:.1%}" if state in ("done", "stale") else "-"
         profile, steps = (found["config"].get(name, "?") for name in ("profile", "steps"))
         few = found["config"].get("dataset") == "imagefolder" and found.get("result", {}).get("right")
+        digits = metrics.decimals(few[1]) if few else 1
+        score = f"{found['result']['mean_last']:.{digits}%}" if state in ("done", "stale") else "-"
         print(f"{state:12} {score:>7}  {found['name']}  {profile} {steps} steps  {found['key']}-{found['code']}"
               + (f"  last: {metrics.counted(*few)}" if few else ""))
 
@@ -681,6 +744,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("results", help="folder of records")
     sub.add_argument("figures", help="folder for the figures")
     sub.add_argument("title", nargs="?", default="")
+
+    in_run = "the folder of a finished run, as `run` prints it"
+    sub = verb(predict, "name the classes of pictures by a finished run, with confidence, into a CSV")
+    sub.add_argument("run", help=in_run)
+    sub.add_argument("pictures", nargs="+", metavar="FOLDER or FILE", help="pictures; of a folder all below it")
+    sub.add_argument("--out", default=None, metavar="FILE.csv", help="(default: in the run's folder, a file a folder)")
+
+    sub = verb(export, "write a finished run's network as one ONNX file, from pictures to probabilities")
+    sub.add_argument("run", help=in_run)
+    sub.add_argument("--out", default=None, metavar="FILE.onnx", help="(default: model.onnx in the run's folder)")
 
     sub = verb(costs, "measure what a step of each method costs beside FixMatch's")
     sub.add_argument("what", nargs="*", metavar="METHOD or NAME=VALUE",

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import subprocess
 from pathlib import Path
 
 from semilib.errors import BadInput
@@ -97,3 +99,8 @@ def shown(path: str | Path) -> str:
     """A path as a reader should see it: relative to the project where it lies inside, without the machine's folders."""
     path = Path(path).resolve()
     return path.relative_to(home()).as_posix() if path.is_relative_to(home()) else path.as_posix()
+
+
+def quoted(path: str | Path) -> str:
+    """A path as this system's shell takes it as one word."""
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))

@@ -5,6 +5,8 @@
         test/CLASS/...           optional: pictures to evaluate on, of the same classes
         unlabelled/...           optional: pictures without a class
 
+Two folders are written into it: `features/` (`semilib.features.store`) and `.semilib/` (`pictures`). What else lies
+beside the three parts is not used, and files that are no pictures are passed over; both are told (`Folder.report`).
 A process looks at a folder once, until `look_again`: for all runs that it makes and for the loading of their pictures.
 """
 from __future__ import annotations
@@ -25,12 +27,14 @@ from torch import Tensor
 from semilib.data import pictures, rng
 from semilib.data.pictures import Report, silent
 from semilib.errors import BadInput
+from semilib.files import quoted
 
 if TYPE_CHECKING:
     from semilib.training.config import Run
 
 PARTS = ("train", "test", "unlabelled")
 IN_TWO_CLASSES, IN_BOTH_SETS = "in two classes", "in train/ and in test/"          # what nobody means
+WRITTEN = "features"                # what `semilib.features.store` writes into the folder
 EXAMPLES = 3                        # files or names of a kind that a report gives
 Tree = dict[str, list[Path]]        # the files of each class, in the order of the classes' names
 
@@ -38,7 +42,8 @@ Tree = dict[str, list[Path]]        # the files of each class, in the order of t
 @dataclasses.dataclass(frozen=True)
 class Folder:
     """root: as it was asked for. train, test: the files by class; without a folder test/, test is empty. contents: of
-    each file of the three parts, in their order (`pictures.contents`). left_out: what else lies there, in words."""
+    each file of the three parts, in their order (`pictures.contents`). left_out: what lies in the three parts and is
+    no picture of a class, in words. unused: the names of what lies beside them."""
 
     root: Path
     train: Tree
@@ -46,6 +51,7 @@ class Folder:
     unlabelled: list[Path]
     contents: dict[Path, str]
     left_out: list[str]
+    unused: list[str]
 
     @functools.cached_property
     def id(self) -> str:
@@ -68,9 +74,21 @@ class Folder:
         lines = [f"{self.root.name}: {len(self.train)} classes, {counts['train']:,} pictures in train/, {test}, "
                  f"{len(self.unlabelled):,} in unlabelled/"]
         lines += [f"{self.root.name}: left out: {'; '.join(self.left_out)}"] if self.left_out else []
+        lines += [f"{self.root.name}: not used for training: {first_of(self.unused)}{self._hint()}"] if self.unused \
+            else []
         untested = [name for name in self.train if self.test and not self.test.get(name)]
         wrong = [f"no test picture of {first_of(untested)}"] if untested else []
         return lines + [f"{self.root.name}: looks wrong: {line}" for line in [*wrong, *_counted(self.repeated)]]
+
+    def new_pictures(self) -> Path | None:
+        """The folder that somebody would predict: the first one beside the three parts, else unlabelled/, if any."""
+        beside = [self.root / name for name in self.unused if (self.root / name).is_dir()]
+        return next(iter(beside), self.root / "unlabelled" if self.unlabelled else None)
+
+    def _hint(self) -> str:
+        first = next((name for name in self.unused if (self.root / name).is_dir()), "")
+        return f"; after training, `semilib predict RUN {quoted(self.root / first)}` names the classes of its " \
+               "pictures" if first else ""
 
     @functools.cached_property
     def repeated(self) -> dict[str, list[str]]:
@@ -160,10 +178,13 @@ def read(folder: Folder, files: Sequence[Path], side: int, report: Report = sile
 
 def _look(root: Path, report: Report) -> Folder:
     if not (root / "train").is_dir():
-        raise BadInput("root", str(root), "a folder that holds train/<class>/<pictures>; it has no folder train")
-    left_out = _others(root)
-    files = {part: pictures.files_below(root / part) if (root / part).is_dir() else [] for part in PARTS}
-    train, test = (_by_class(root / part, files[part]) for part in ("train", "test"))
+        why = "has no folder train" if root.is_dir() else "is a file" if root.exists() else "does not exist"
+        raise BadInput("root", str(root), f"a folder that holds train/<class>/<pictures>; it {why}")
+    unused = _others(root)
+    below = {part: pictures.files_below(root / part) if (root / part).is_dir() else [] for part in PARTS}
+    strays = {file for part in PARTS for file in below[part] if not pictures.is_picture(file)}
+    below = {part: [file for file in below[part] if file not in strays] for part in PARTS}
+    train, test = (_by_class(root / part, below[part]) for part in ("train", "test"))
     if len(train) < 2:
         raise BadInput("root", str(root), f"train/ must hold at least 2 class folders; it has {len(train)}")
     empty = [name for name in train if not train[name]]
@@ -176,11 +197,13 @@ def _look(root: Path, report: Report) -> Folder:
     if (root / "test").is_dir() and not any(test.values()):
         raise BadInput("root", str(root),
                        "no picture in test/<class>/; without a folder test/, a part of train/ is held out")
-    used = [file for tree in (train, test) for of in tree.values() for file in of] + files["unlabelled"]
-    left_out += [f"{len(loose):,} files that lie in {part}/ itself, in no class" for part in ("train", "test")
-                 if (loose := [file for file in files[part] if file.parent == root / part])]
+    used = [file for tree in (train, test) for of in tree.values() for file in of] + below["unlabelled"]
+    left_out = [f"{len(loose):,} pictures that lie in {part}/ itself, in no class" for part in ("train", "test")
+                if (loose := [file for file in below[part] if file.parent == root / part])]
+    named = sorted(file.relative_to(root).as_posix() for file in strays)
+    left_out += [f"{len(named):,} files that are no pictures: {first_of(named)}"] if named else []
     contents = dict(zip(used, pictures.contents(used, root, report)))
-    folder = Folder(root, train, test, files["unlabelled"], contents, left_out)
+    folder = Folder(root, train, test, below["unlabelled"], contents, left_out, unused)
     if both := {where: pairs for where, pairs in folder.repeated.items() if where in (IN_TWO_CLASSES, IN_BOTH_SETS)}:
         raise BadInput("root", str(root), "each picture in one class, and either in train/ or in test/; remove one of "
                                           f"each pair: {'; '.join(_counted(both))}")
@@ -192,14 +215,14 @@ def _counted(repeated: dict[str, list[str]]) -> list[str]:
 
 
 def _others(root: Path) -> list[str]:
-    """What lies beside the three parts. Raises BadInput for a folder whose name is that of a part, misspelt."""
+    """The names of what lies beside the three parts. Raises BadInput for a folder whose name is a part's, misspelt."""
     names = sorted(entry.name for entry in os.scandir(root)
-                   if entry.name not in PARTS and not pictures.is_passed_over(entry.name))
+                   if entry.name not in (*PARTS, WRITTEN) and not pictures.is_passed_over(entry.name))
     for name in names:
         near = difflib.get_close_matches(name.casefold(), PARTS, n=1, cutoff=0.8)
         if near and (root / name).is_dir():
             raise BadInput("root", str(root), f"a folder of train/, test/ and unlabelled/; is its {name}/ {near[0]}/?")
-    return [first_of(names)] if names else []
+    return names
 
 
 def first_of(items: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from semilib.data import rng
@@ -40,8 +40,12 @@ PART = 512                          # pictures that are decoded, and kept in one
 # What operating systems put into folders, beside the hidden files that they put there too.
 OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin",
               "system volume information", "lost+found"}
+NO_TEXT = "its name is not UTF-8"
 SETTLED = 2.0                       # seconds; a file changed later may change again without another time of change
 NAMED = 50                          # files that an error names; of more it gives the number
+# Pictures that Pillow may need a plugin for. They are taken for pictures, so that none of them is passed over.
+OTHER_PICTURES = {".heic", ".heif", ".avif", ".svg", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
+                  ".rw2"}
 
 Report = Callable[[str], None]
 
@@ -59,12 +63,18 @@ def files_below(folder: Path, field: str = "root") -> list[Path]:
 
     Raises BadInput (of `field`) that names every link without a target, link to a folder around it, name that is not
     UTF-8, and entry that is neither file nor folder."""
-    found: list[Path] = []
-    wrong: dict[Path, str] = {}
-    _walk(folder, (os.path.realpath(folder),), found, wrong)
+    found, wrong = walked(folder)
     if wrong:
         raise BadInput(field, str(folder), f"a folder of files; remove or rename {listed(wrong, folder)}")
     return found
+
+
+def walked(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """What `files_below` gives, and in place of its error what that names, each with the reason."""
+    found: list[Path] = []
+    wrong: dict[Path, str] = {}
+    _walk(folder, (os.path.realpath(folder),), found, wrong)
+    return found, wrong
 
 
 def _walk(folder: Path, around: tuple[str, ...], found: list[Path], wrong: dict[Path, str]) -> None:
@@ -72,8 +82,8 @@ def _walk(folder: Path, around: tuple[str, ...], found: list[Path], wrong: dict[
         path = folder / entry.name
         if is_passed_over(entry.name):
             continue
-        if not _is_text(entry.name):
-            wrong[path] = "its name is not UTF-8"
+        if not is_text(entry.name):
+            wrong[path] = NO_TEXT
         elif path.is_dir():
             real = os.path.realpath(path)
             if real in around:
@@ -91,21 +101,41 @@ def is_passed_over(name: str) -> bool:
     return name.startswith(".") or name.casefold() in OF_SYSTEMS
 
 
-def _is_text(name: str) -> bool:
+def is_picture(file: Path) -> bool:
+    """Whether a file is meant to be a picture, whole or damaged: its name ends as a picture's, or Pillow knows its
+    content. So notes beside pictures are none."""
+    if file.suffix.lower() in _endings():
+        return True
+    try:
+        Image.open(file).close()
+    except UnidentifiedImageError:
+        return False
+    except Exception:               # Pillow knows its kind, so its error is one for who reads it
+        return True
+    return True
+
+
+@functools.cache
+def _endings() -> frozenset[str]:
+    known = Image.registered_extensions()
+    return frozenset({ending for ending, kind in known.items() if kind in Image.OPEN} | OTHER_PICTURES)
+
+
+def is_text(name: str) -> bool:
     try:
         return bool(name.encode())
     except UnicodeEncodeError:
         return False
 
 
-def listed(wrong: dict[Path, str], root: Path) -> str:
+def listed(wrong: dict[Path, str], root: Path, most: int = NAMED) -> str:
     """Files with what is wrong with each, as a part of a sentence; they are named relative to `root` if they lie
-    below it."""
+    below it. most: files that are named; of more there is the number."""
     named = []
-    for file, why in itertools.islice(wrong.items(), NAMED):
+    for file, why in itertools.islice(wrong.items(), most):
         name = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
         named.append(f"{name.encode('utf-8', 'backslashreplace').decode()} ({why})")
-    return "; ".join([*named, *([f"and {len(wrong) - NAMED:,} more"] if len(wrong) > NAMED else [])])
+    return "; ".join([*named, *([f"and {len(wrong) - most:,} more"] if len(wrong) > most else [])])
 
 
 def contents(files: Sequence[Path], root: Path, report: Report = silent) -> list[str]:
@@ -116,10 +146,12 @@ def contents(files: Sequence[Path], root: Path, report: Report = silent) -> list
     names = [file.relative_to(root).as_posix() for file in files]
     began, signs = time.time(), [_sign(file) for file in files]
     todo = [i for i, (name, sign) in enumerate(zip(names, signs)) if known.get(name, [])[:-1] != sign]
+    same = len(files) - len(todo)
+    unread = f" (size and dates of {same:,} others are those of the last time)" if same else ""
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for done, (i, content) in enumerate(zip(todo, pool.map(lambda i: _content(files[i].read_bytes()), todo)), 1):
             known[names[i]] = [*signs[i], content]
-            report(f"{root.name}: content of {done:,} of {len(todo):,} files read")
+            report(f"{root.name}: reading files that are new or changed, {done:,} of {len(todo):,}" + unread)
     out = [known[name][-1] for name in names]
     settled = [i for i in todo if max(signs[i][1:3]) < (began - SETTLED) * 1e9]
     for i in set(todo) - set(settled):
@@ -243,13 +275,16 @@ def kept_around(folder: Path) -> Path | None:
 
 def _decoded(file: Path, content: str, side: int) -> Tensor | str:
     """A picture, or why there is none. content: what the file has to hold."""
+    held = io.BytesIO()
     try:
         read = file.read_bytes()
         if content and _content(read) != content:
             return "it was changed while it was read: try again"
-        return read_picture(io.BytesIO(read), side)
+        held = io.BytesIO(read)
+        return read_picture(held, side)
     except Exception as error:          # Pillow's decoders raise many kinds, and one bad file must not hide the others
-        return str(error).replace(str(file), file.name) or type(error).__name__
+        said = str(error).replace(str(file), file.name).replace(repr(held), "").strip()      # Pillow names what it read
+        return said or type(error).__name__
 
 
 def _kept(place: Path, side: int, wanted: dict[str, list[int]]) -> Iterator[tuple[str, np.ndarray]]:

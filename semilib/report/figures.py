@@ -31,6 +31,7 @@ from semilib.training import metrics
 
 NAMED = 20                      # up to so many classes are named on an axis
 SHEET = 12                      # up to so many classes are shown on a sheet of thumbnails
+COUNTED = 30                    # test images of a class; a confusion matrix of fewer prints their numbers
 PRINTED = 10                    # up to so many classes have their values printed in a confusion matrix
 
 
@@ -98,9 +99,16 @@ def confusion_matrices(records: list[Record]) -> Shown:
     groups = frames.finished(records, "confusion")
     few = ", ".join(metrics.counted(*r.run["result"]["right"]) for group in groups.values() for r in group
                     if r.config["dataset"] == "imagefolder")
+    frame = frames.confusion(groups)
     marks = f"last evaluation: {few}" if few else "last evaluation"
-    return _show("confusion_matrices", "Confusion of the classes on the test set", frames.confusion(groups), records,
-                 groups, marks)
+    marks += "; numbers: test images" if _by_count(frame) else ""
+    return _show("confusion_matrices", "Confusion of the classes on the test set", frame, records, groups, marks)
+
+
+def _by_count(frame: pd.DataFrame) -> bool:
+    """Whether a confusion matrix prints numbers of images, because a share of so few would say more than it knows."""
+    images = frame.groupby(["label", "true"])["count"].sum()
+    return bool((images[images > 0] < COUNTED).any())
 
 
 @paint.draws("confusion_matrices")
@@ -110,8 +118,10 @@ def draw_confusion(frame: pd.DataFrame) -> Picture:
     at_side = 0.062 * max(map(len, names)) if len(names) <= NAMED else 0.1
     picture, panels = paint.panels(len(parts), 3, (side, side + 0.33), (0.7 + at_side, 0.4 + at_side), share=True)
     for axes, (label, part) in zip(panels, parts.items(), strict=True):
-        image = _matrix(axes, part["share"].to_numpy().reshape(len(names), -1), names)
-        axes.set_title(f"{_folded(label)}\nbalanced accuracy {part['balanced_accuracy'].iloc[0]:.1f} %")
+        share, count = (part[column].to_numpy().reshape(len(names), -1) for column in ("share", "count"))
+        image = _matrix(axes, share, count if _by_count(frame) else share, names)
+        digits = metrics.decimals(count.sum())
+        axes.set_title(f"{_folded(label)}\nbalanced accuracy {part['balanced_accuracy'].iloc[0]:.{digits}f} %")
     bar = picture.colorbar(image, ax=picture.axes, shrink=0.85 if len(parts) <= 3 else 0.5, aspect=25, pad=0.015)
     bar.set_label("share of the true class (%)")
     bar.outline.set_linewidth(0.5)
@@ -119,14 +129,14 @@ def draw_confusion(frame: pd.DataFrame) -> Picture:
     return picture
 
 
-def _matrix(axes: Axes, share: np.ndarray, names: list[str]) -> Any:
-    """share [C, C] in per cent; rows are true classes."""
+def _matrix(axes: Axes, share: np.ndarray, printed: np.ndarray, names: list[str]) -> Any:
+    """share [C, C] in per cent, as colour; rows are true classes. printed [C, C]: the numbers in the cells."""
     image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues")
     if len(names) <= PRINTED:
-        for (row, column), value in np.ndenumerate(share):
+        for (row, column), value in np.ndenumerate(printed):
             if f"{value:.0f}" not in ("0", "nan"):
-                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if value > 50 else INK,
-                          fontsize=paint.SMALL)
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center",
+                          color="white" if share[row, column] > 50 else INK, fontsize=paint.SMALL)
     _class_ticks(axes, names)
     if len(names) <= NAMED:
         axes.set_yticks(range(len(names)), names)

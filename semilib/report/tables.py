@@ -101,15 +101,27 @@ def photographs(records: list[Record]) -> Table:
     columns = [column("start", "starts from", left=True), column("method", "method", display, left=True),
                column("steps", "steps", "{:,}".format),
                Column("right", lambda row: f"{row['right']:,} of {row['images']:,}"),
-               column("accuracy", "accuracy %", "{:.1f}".format),
-               Column("95 % interval", lambda row: f"{row['low']:.1f} to {row['high']:.1f}"),
-               column("balanced_accuracy", "balanced %", "{:.1f}".format)]
+               Column("accuracy %", lambda row: _fitting(row, "accuracy")),
+               Column("95 % interval", lambda row: f"{_fitting(row, 'low')} to {_fitting(row, 'high')}"),
+               Column("balanced %", lambda row: _fitting(row, "balanced_accuracy"))]
     table = pd.DataFrame([_counted(record) for record in done])
     notes = [f"The last evaluation, of the network that is kept; {_tested(done[0])}.",
              "95 % interval: Wilson's, of the accuracy, for this many test pictures. Balanced: mean recall of classes.",
-             *_left_out(records)]
+             *_never_predicted(done), *_left_out(records)]
     columns += [column("minutes", "minutes", "{:.1f}".format)]
     return Table(cell_in_words(re.sub(r"\..*", "", done[0].cell)), columns, table, notes)
+
+
+def _fitting(row: dict[str, Any], name: str) -> str:
+    """A percentage with as many digits as its test pictures allow."""
+    return f"{row[name]:.{metrics.decimals(row['images'])}f}"
+
+
+def _never_predicted(done: list[Record]) -> Iterable[str]:
+    for record in done:
+        if names := metrics.never_predicted(record.log[-1], record.run["split"]["class_names"]):
+            start = _counted(record)["start"]
+            yield f"Never predicted by {display(record.method)}, {start}, seed {record.seed}: {', '.join(names)}."
 
 
 def _counted(record: Record) -> dict[str, Any]:

@@ -193,8 +193,8 @@ def _measured(place: Path) -> tuple[Measured, Measured]:
         for label in labels:
             seconds.setdefault((kind, label, device), []).append(step)
             if (path / "checkpoint.npz").exists():
-                size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-                sizes.setdefault((kind, label, None), []).append(size)
+                own = [f for f in path.rglob("*") if f.is_file() and f.suffix not in record.MADE_OF_IT]
+                sizes.setdefault((kind, label, None), []).append(sum(f.stat().st_size for f in own))
     return seconds, sizes
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 ROWS = 256                          # classes up to which a confusion matrix is kept in plain rows
+LISTED = 30                         # classes that a sentence names
 REPORTED = "mean of the last 20 evaluations"
 # What is published as "accuracy", each under its own name: on a test set that is not balanced they are three different
 # numbers. accuracy: top-1 on the test set as it is. balanced_accuracy: mean of the per-class recalls on it.
@@ -95,9 +96,37 @@ def interval(right: int, images: int, level: float = 0.95) -> tuple[float, float
 
 
 def counted(right: int, images: int) -> str:
-    """A share of few images in words: 3 of 3 right, 100.0% (95% interval 43.9 to 100.0%)."""
+    """A share of few images in words: 3 of 3 right, 100% (95% interval 44 to 100%)."""
     low, high = interval(right, images)
-    return f"{right:,} of {images:,} right, {right / images:.1%} (95% interval {100 * low:.1f} to {100 * high:.1f}%)"
+    digits = decimals(images)
+    return (f"{right:,} of {images:,} right, {right / images:.{digits}%} "
+            f"(95% interval {100 * low:.{digits}f} to {100 * high:.{digits}f}%)")
+
+
+def decimals(images: int) -> int:
+    """Decimals of a percentage of so many images that still mean something: one image of fewer than a hundred is more
+    than a percent."""
+    return 0 if images < 100 else 1
+
+
+def right_by_class(evaluation: dict[str, Any], names: list[str]) -> str:
+    """Of an evaluation: how many test images of each class are classified right, of how many, in words. Of more than
+    `LISTED` classes those with the lowest share."""
+    confusion = unpacked(evaluation["confusion"], len(names))
+    right, images = confusion.diagonal(), confusion.sum(1)
+    shown = list(range(len(names)))
+    if len(names) > LISTED:
+        share = np.where(images > 0, right / np.maximum(images, 1), 2)
+        shown = sorted(np.argsort(share, kind="stable")[:LISTED].tolist())
+    more = f"; the other {len(names) - LISTED:,} classes are better" if len(names) > LISTED else ""
+    return ", ".join(f"{names[k]} {right[k]:,} of {images[k]:,}" for k in shown) + more
+
+
+def never_predicted(evaluation: dict[str, Any], names: list[str]) -> list[str]:
+    """The classes that have test images, and that an evaluation takes no image for."""
+    confusion = unpacked(evaluation["confusion"], len(names))
+    return [name for name, images, taken in zip(names, confusion.sum(1), confusion.sum(0), strict=True)
+            if images and not taken]
 
 
 def pseudo_label_scores(used: np.ndarray, seen: np.ndarray, predicted: np.ndarray, shown: int) -> dict[str, Any]:

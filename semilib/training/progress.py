@@ -34,8 +34,10 @@ def result_text(run: Run, result: dict[str, Any]) -> str:
     """A finished run's result as the end of a line: its number, and the parts of its method that never acted. A folder
     of pictures may have few to test on, so there their number is said."""
     idle = ", ".join(result.get("never_acted", ()))
-    counted = f"  last: {metrics.counted(*result['right'])}" if run.dataset == "imagefolder" else ""
-    return f"  balanced accuracy {result['mean_last']:.1%}{counted}" + (f"  never acted: {idle}" if idle else "")
+    few = run.dataset == "imagefolder"
+    counted = f"  last: {metrics.counted(*result['right'])}" if few else ""
+    digits = metrics.decimals(result["right"][1]) if few else 1
+    return f"  balanced accuracy {result['mean_last']:.{digits}%}{counted}" + (f"  never acted: {idle}" if idle else "")
 
 
 class Progress:

@@ -3,6 +3,7 @@
     runs/CELL.sSEED/METHOD-KEY-CODE/    run.json     configuration, provenance, state and result
                                         log.jsonl    a line an evaluation
                                         checkpoint.npz, lock, writer
+                                        *.csv, *.onnx    predictions and network (`trained.predictions`), of no record
 
 KEY is the hash of the configuration, CODE the fingerprint of the code that the run executes. So a changed configuration
 or a changed step gets a folder of its own, nothing finished is overwritten, and a run made by other code shows as
@@ -27,6 +28,7 @@ from semilib.training import fingerprint
 from semilib.training.config import Run
 from semilib.training.writer import FILES, is_busy
 
+MADE_OF_IT = (".csv", ".onnx")           # endings of what `trained` leaves in a run's folder
 VERSIONS = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "mlxtend")
 
 

@@ -4,6 +4,8 @@
     model.predict("holiday/")                  # a row a picture: class, confidence, runner-up
     model.export("model.onnx")                 # one file, bytes in, probabilities out, without this package or torch
 
+`predictions` and `onnx_file` keep both in the run's folder, as `semilib predict` and `semilib export` do.
+
 Confidence is the softmax of the logits that the method predicts by. It is not calibrated; `insight.calibration` shows
 by how much.
 """
@@ -12,8 +14,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import itertools
 import math
+import os
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +42,34 @@ from semilib.training.config import Run
 from semilib.training.engine import EVALUATION_BATCH
 
 MOST_IMAGES = 10**8                 # labelled images that a record may name
+NAMED = 3                           # files passed over that are named
+MODEL = "model.onnx"                # in a run's folder
+
+
+class Predictions(pd.DataFrame):
+    """The frame of `Trained.predict`. Printed, every column is whole and a confidence has three decimals."""
+
+    @property
+    def _constructor(self) -> type[Predictions]:
+        return Predictions
+
+    def __repr__(self) -> str:
+        with self._whole():
+            return super().__repr__()
+
+    def _repr_html_(self) -> str | None:
+        with self._whole():
+            return super()._repr_html_()
+
+    @staticmethod
+    def _whole() -> contextlib.AbstractContextManager[None]:
+        return pd.option_context("display.max_colwidth", None, "display.max_columns", None,
+                                 "display.expand_frame_repr", False, "display.float_format", "{:.3f}".format)
+
+
+def warn(line: str) -> None:
+    """The note of who gives none."""
+    warnings.warn(line, stacklevel=3)
 
 
 def normalisation(mean: Sequence[float], std: Sequence[float]) -> str:
@@ -122,37 +156,40 @@ class Trained:
         return torch.cat([self.net(self.prepare(part.to(self.device))).f.cpu()
                           for part in images.split(EVALUATION_BATCH)])
 
-    def predict(self, given: Tensor | str | Path | Iterable[str | Path],
-                report: Report = pictures.silent) -> pd.DataFrame:
+    def predict(self, given: Tensor | str | Path | Iterable[str | Path], report: Report = pictures.silent,
+                note: Report = warn) -> Predictions:
         """A row a picture: what it is taken for, how confidently, and the second guess.
 
         given: a file of any size, a folder (all files below it), several of both, or uint8 [n, 3, side, side].
         `picture` is the path as it was given, or below the folder that was given. Pictures of the folder that the run
-        was trained on are not decoded again. Raises BadInput for what is not there, before any work, and at the end one
-        that names all files that are no pictures.
+        was trained on are not decoded again. Files that cannot be read as pictures are passed over; `note` is told how
+        many, and the first ones. Raises BadInput for what is not there, before any work, and where no picture is left.
         """
         if isinstance(given, Tensor):
             return self._rows(range(len(given)), self.probabilities(given))
-        files = files_of([given] if isinstance(given, str | Path) else list(given))
-        rows: list[pd.DataFrame] = []
-        wrong: dict[Path, str] = {}
+        files, wrong = files_of([given] if isinstance(given, str | Path) else list(given))
+        rows: list[Predictions] = []
+        done, every = 0, len(files) + len(wrong)
         for root, part in _parts(files):
             images, unreadable = pictures.read([file.absolute() for file in part], self.run.side, root, report=report)
-            wrong |= unreadable
-            rows.append(self._rows([file.as_posix() for file in part], self.probabilities(images)))
-            report(f"{sum(map(len, rows)):,} of {len(files):,} pictures predicted")
+            read = [i for i, file in enumerate(part) if file.absolute() not in unreadable]
+            wrong |= {file: unreadable[file.absolute()] for file in part if file.absolute() in unreadable}
+            if read:
+                rows.append(self._rows([part[i].as_posix() for i in read], self.probabilities(images[read])))
+            done += len(part)
+            report(f"{done:,} of {len(files):,} pictures predicted")
+        over = pictures.listed(wrong, Path.cwd(), NAMED)
+        if not rows:
+            raise BadInput("pictures", next(iter(wrong)).name, f"at least one picture that can be read; not {over}")
         if wrong:
-            raise BadInput("pictures", next(iter(wrong)).name, f"files that Pillow reads as pictures; leave out "
-                                                               f"{pictures.listed(wrong, Path.cwd())}")
-        return pd.concat(rows, ignore_index=True)
+            note(f"{len(wrong):,} of {every:,} files cannot be read as pictures and are passed over: {over}")
+        return Predictions(pd.concat(rows, ignore_index=True))
 
-    def _rows(self, names: Sequence[Any], probabilities: Tensor) -> pd.DataFrame:
-        top, index = probabilities.topk(min(2, len(self.class_names)), dim=-1)
-        frame = pd.DataFrame({"picture": names, "class": [self.class_names[i] for i in index[:, 0]],
-                              "confidence": top[:, 0].tolist()})
-        if len(self.class_names) > 1:
-            frame["second"], frame["its_confidence"] = [self.class_names[i] for i in index[:, 1]], top[:, 1].tolist()
-        return frame
+    def _rows(self, names: Sequence[Any], probabilities: Tensor) -> Predictions:
+        top, index = probabilities.topk(2, dim=-1)
+        first, second = ([self.class_names[i] for i in column] for column in index.T)
+        return Predictions({"picture": names, "class": first, "confidence": top[:, 0].tolist(),
+                            "second": second, "second_confidence": top[:, 1].tolist()})
 
     def export(self, path: str | Path) -> Path:
         """Write an ONNX file that maps `images`, uint8 [n, 3, side, side], to `probabilities`, float [n, C].
@@ -189,16 +226,48 @@ class Probabilities(nn.Module):
         return (self.method.predict(self.net, self.prepare(images)) - self.offset).softmax(-1)
 
 
-def files_of(given: Sequence[str | Path]) -> list[Path]:
-    """Files, and those below folders (`pictures.files_below`). Raises BadInput for what is not there, and for none."""
-    out = []
+def files_of(given: Sequence[str | Path]) -> tuple[list[Path], dict[Path, str]]:
+    """Files, and those below folders, without hidden ones and those of operating systems; and what cannot be read, each
+    with the reason (`pictures.walked`). Raises BadInput for what is not there, and for none."""
+    out: list[Path] = []
+    wrong: dict[Path, str] = {}
     for one in map(Path, given):
         if not one.exists():
-            raise BadInput("pictures", str(one), "files and folders that are there")
-        out += pictures.files_below(one, "pictures") if one.is_dir() else [one]
-    if not out:
+            raise BadInput("pictures", str(one), "files and folders that are there; it does not exist")
+        found, odd = pictures.walked(one) if one.is_dir() else ([one], {})
+        unreadable = {file: pictures.NO_TEXT for file in found if not pictures.is_text(str(file))}
+        wrong |= odd | unreadable
+        out += [file for file in found if file not in unreadable]
+    if not out and not wrong:
         raise BadInput("pictures", [str(one) for one in given], "at least one picture")
-    return out
+    return out, wrong
+
+
+def predictions(run: str | Path, given: Sequence[str | Path], out: str | Path | None = None,
+                report: Report = pictures.silent, note: Report = warn) -> tuple[Predictions, Path]:
+    """`Trained.predict` by the run in a folder, the least sure first, and the CSV that it was written to.
+
+    out: where, instead of the run's folder under a name that tells the pictures' folder. Raises BadInput as `load` and
+    `Trained.predict`."""
+    found = load(run).predict(given, report, note).sort_values("confidence", ignore_index=True, kind="stable")
+    place = Path(out) if out else Path(run) / _name_of(given)
+    content = found.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode("utf-8")
+    files.write_atomically(place, lambda file: file.write(content))
+    return found, place
+
+
+def _name_of(given: Sequence[str | Path]) -> str:
+    """predictions-FOLDER-HASH.csv, another one for other pictures, wherever they lie."""
+    places = [os.path.abspath(one) for one in given]
+    name = Path(places[0] if len(places) == 1 else os.path.dirname(places[0])).name
+    content = hashlib.sha256("\n".join(sorted(places)).encode("utf-8", "surrogateescape")).hexdigest()
+    plain = re.sub(r"[^\w.-]+", "-", name)[:40]
+    return f"predictions-{plain}-{content[:6]}.csv"
+
+
+def onnx_file(run: str | Path, out: str | Path | None = None) -> Path:
+    """`Trained.export` of the run in a folder: into that folder, if not to `out`. Raises BadInput as `load`."""
+    return load(run).export(out or Path(run) / MODEL)
 
 
 def _parts(files: list[Path]) -> Iterator[tuple[Path | None, list[Path]]]:
@@ -223,7 +292,10 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     folder = Path(folder)
     found = record.read(folder)
     if found is None or found["status"] != "done" or not (folder / "checkpoint.npz").is_file():
-        raise BadInput("folder", folder.name, "the folder of a finished run, with its run.json and checkpoint.npz")
+        why = "it does not exist" if not folder.exists() else "it holds no run" if found is None else \
+            "it has no checkpoint.npz" if found["status"] == "done" else f"this run is {record.state_of(folder)}"
+        raise BadInput("folder", folder.name, "the folder of a finished run, with its run.json and checkpoint.npz; "
+                                              + why)
     names = {f.name for f in dataclasses.fields(Run)}
     config: dict[str, Any] = {k: v for k, v in found["config"].items() if k in names}
     config |= {"device": device, "precision": "fp32"} | ({"root": str(root)} if root else {})
