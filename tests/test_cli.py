@@ -2,6 +2,7 @@
 import errno
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -50,14 +51,26 @@ def test_a_run_on_ones_own_pictures(photos, tmp_path, capsys, monkeypatch):
     cli.main(words)
     said = capsys.readouterr().out
     assert walked == ["train", "unlabelled"], "a process looks at its folder once"
-    assert "24 steps of profile smoke: balanced accuracy" in said and "(done)" in said
-    assert re.search(r"last evaluation: \d of 9 right, [\d.]+% \(95% interval [\d.]+ to [\d.]+%\); test pictures: "
-                     r"a fifth of each class of train/, at least one, held out by a draw with split_seed=0\n", said)
+    assert re.search(r"24 steps of profile smoke: \d of 9 right, \d+% \(95% interval \d+ to \d+%\); test pictures: "
+                     r"a fifth of each class of train/, at least one, held out by a draw with split_seed=0\n"
+                     r"right by class: one \d of 3, two \d of 2, zero \d of 4\n(warning: never predicted: .*\n)?"
+                     r"balanced accuracy \d+% \(mean of .*; last \d+%\)\n", said) and "(done)" in said
     (path,) = [p.parent for p in tmp_path.rglob("run.json")]
     found = record.read(path)
     assert found["split"]["class_names"] == ["one", "two", "zero"] and found["split"]["labelled_counts"] == [15, 10, 20]
     assert sum(found["split"]["unlabelled_counts"]) == 45 and found["split"]["test_images"] == 3 + 2 + 4
     assert found["config"]["folder"] and str(photos) not in str(found)
+    after = {name: shlex.split(line) for name, line in re.findall(r"(predict|export): +semilib (.*)\n", said)}
+    assert after == {"predict": ["predict", str(path), str(photos / "unlabelled")], "export": ["export", str(path)]}
+    cli.main(after["predict"])
+    told = capsys.readouterr().out
+    assert told.startswith("20 pictures: ")
+    assert len(re.findall(r"unlabelled/\d+\.png +(one|two|zero) +[01]\.\d{3} ", told)) == 10
+    assert len(re.search(r"all, the least sure first: (.*\.csv)\n$", told)[1].split("predictions-unlabelled-")) == 2
+    assert len(next(path.glob("predictions-unlabelled-*.csv")).read_text().splitlines()) == 21
+    cli.main(after["export"])
+    told = capsys.readouterr().out
+    assert told.startswith(f"{path / 'model.onnx'}: ") and "probabilities: of one, two, zero\n" in told
     cli.main(["status", "--runs", str(tmp_path)])
     said = capsys.readouterr().out
     assert said.startswith("state ") and re.search(r"key-code\ndone .*  last: \d of 9 right, ", said)
@@ -65,6 +78,25 @@ def test_a_run_on_ones_own_pictures(photos, tmp_path, capsys, monkeypatch):
     cli.main(["report", str(tmp_path / "results"), str(tmp_path / "figures")])
     made = {p.name for p in (tmp_path / "figures").iterdir()}
     assert {"table.md", "table.csv", "confusion_matrices.png", "distributions.png"} <= made
+
+
+def test_a_run_s_commands_quote_its_folder_and_take_the_folder_that_is_not_used_for_training(photos, tmp_path, capsys):
+    import shutil
+    root = tmp_path / "my photos"
+    shutil.copytree(photos, root)
+    (root / "to predict").mkdir()
+    words = ["run", "dataset=imagefolder", f"root={str(root)!r}", "profile=smoke", "method=supervised", "flip=False",
+             "steps=2", "eval_every=2", "--runs", str(tmp_path / "all runs")]
+    cli.main(words)
+    said = capsys.readouterr()
+    (path,) = [p.parent for p in (tmp_path / "all runs").rglob("run.json")]
+    run, new = shlex.quote(str(path)), shlex.quote(str(root / "to predict"))
+    assert said.out.endswith(f"predict: semilib predict {run} {new}\nexport:  semilib export {run}\n") and " " in new
+    assert "my photos: not used for training: to predict; after training" in said.err
+    cli.main([*words, "seed=0,1", "--bare", "--slots", "1"])
+    said = capsys.readouterr().out
+    assert len(re.findall(r"\.s[01]/supervised: \d of 9 right, .*\nright by class: one ", said)) == 2
+    assert said.count("semilib predict ") == said.count("semilib export ") == 1
 
 
 def test_another_folder_of_the_same_name_is_another_run(photos, tmp_path):
@@ -82,7 +114,9 @@ def test_another_folder_of_the_same_name_is_another_run(photos, tmp_path):
 @pytest.mark.parametrize("words, message", [
     (["run", "methd=semi"], "parameter='methd': unknown; did you mean 'method'"),
     (["run", "semi"], "argument='semi': NAME=VALUE"),
-    (["run", "dataset=imagefolder", "root=nowhere"], "root='nowhere': a folder that holds train/<class>/<pictures>"),
+    (["run", "dataset=imagefolder", "root=nowhere"], "root='nowhere': a folder that holds train/<class>/<pictures>; it "
+                                                "does not exist"),
+    (["predict", "nowhere", "a.png"], "folder='nowhere': the folder of a finished run, with its run.json and"),
     (["run", "n1=450", "m1=10"], "450"),
     (["run", "method=fixmatch", "semi.alpha=0.1"],
      "argument='semi.alpha': METHOD.OPTION of a method that is given: fixmatch"),

@@ -28,10 +28,10 @@ PROGRAMS = "semilib|papermill|pytest|make|python|py|pip|conda"
 LINE = re.compile(rf"^\s*(?:\.venv\\Scripts\\)?((?:{PROGRAMS}) .+)$", re.MULTILINE)
 INLINE = re.compile(rf"`((?:{PROGRAMS}) [^`\n]+)`")
 # Where a command would begin to train, measure, encode or execute: that it gets there is what is tested.
-DEAR = ("training.train.train", "study.sweep.sweep", "study.sweep.ensure", "study.notebooks.execute",
-        "study.notebooks.copies", "speed.measure.machine", "training.inspecting.trace", "features.batches.needs",
-        "features.store.delete", "data.imagenet127.prepare", "report.records.load", "report.figures.report",
-        "report.collecting.collect")
+DEAR = ("training.train.train", "training.trained.predictions", "training.trained.onnx_file", "study.sweep.sweep",
+        "study.sweep.ensure", "study.notebooks.execute", "study.notebooks.copies", "speed.measure.machine",
+        "training.inspecting.trace", "features.batches.needs", "features.store.delete", "data.imagenet127.prepare",
+        "report.records.load", "report.figures.report", "report.collecting.collect")
 
 
 def text_of(page: Path) -> str:
@@ -80,8 +80,8 @@ def typed(monkeypatch, tmp_path, photos):
         module, _, attribute = name.rpartition(".")
         monkeypatch.setattr(importlib.import_module(f"semilib.{module}"), attribute, arrive)
     monkeypatch.setattr(importlib.import_module("semilib.speed.workloads"), "trial", lambda run: (1.0, 1))
-    places = {"NAME": "fixmatch", "METHOD": "fixmatch", "FOLDER": str(photos), "FIGURES": str(tmp_path),
-              "photos": str(photos), "...": "table4 profile=smoke"}
+    places = {"NAME": "fixmatch", "METHOD": "fixmatch", "FOLDER": str(photos), "RUN": str(tmp_path),
+              "FIGURES": str(tmp_path), "photos": str(photos), "...": "table4 profile=smoke"}
 
     def of(words):
         text = " ".join(words)

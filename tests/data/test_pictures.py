@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from types import SimpleNamespace
@@ -225,8 +226,11 @@ def test_a_misspelt_part_of_a_folder_is_refused(name, folder):
 
 
 @pytest.mark.parametrize("harm, line", [
-    (lambda folder: drawn(folder / "train/loose.bmp", 90), "left out: 1 files that lie in train/ itself, in no class"),
-    (lambda folder: (folder / "notes").mkdir(), "left out: notes"),
+    (lambda folder: drawn(folder / "train/loose.bmp", 90),
+     "left out: 1 pictures that lie in train/ itself, in no class"),
+    (lambda folder: (folder / "notes.txt").write_text("mine"), "not used for training: notes.txt"),
+    (lambda folder: (folder / "train/ant/notes.txt").write_text("mine"),
+     "left out: 1 files that are no pictures: train/ant/notes.txt"),
     (lambda folder: shutil.rmtree(folder / "test/bee"), "looks wrong: no test picture of bee"),
     (lambda folder: (shutil.rmtree(folder / "test"),
                      shutil.copy(folder / "train/ant/1.bmp", folder / "train/ant/9.bmp")),
@@ -236,6 +240,53 @@ def test_a_misspelt_part_of_a_folder_is_refused(name, folder):
 def test_what_is_left_out_and_what_looks_wrong_is_told(harm, line, folder):
     harm(folder)
     assert told(folder)[1:] == [line]
+
+
+def test_a_folder_of_pictures_to_predict_is_not_used_for_training_and_its_command_is_told(folder):
+    assert folders.look(folder).new_pictures() == folder / "unlabelled"
+    (folder / "to predict").mkdir()
+    (folder / "a list.csv").write_text("mine")
+    for name in ("features/stores", ".semilib"):                              # what is written into the folder
+        (folder / name).mkdir(parents=True)
+    assert told(folder)[1:] == [f"not used for training: a list.csv, to predict; after training, `semilib predict RUN "
+                                f"{shlex.quote(str(folder / 'to predict'))}` names the classes of its pictures"]
+    assert folders.look(folder).new_pictures() == folder / "to predict"
+    shutil.rmtree(folder / "to predict")
+    shutil.rmtree(folder / "unlabelled")
+    folders.look_again()
+    assert folders.look(folder).new_pictures() is None
+
+
+def test_a_file_that_is_no_picture_is_passed_over_and_a_damaged_picture_is_not(folder):
+    before = folders.look(folder).id
+    for name in ("train/ant/notes.txt", "train/ant/README", "test/bee/boxes.json", "unlabelled/deep/film.mov"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("no picture")
+    assert told(folder)[1:] == ["left out: 4 files that are no pictures: test/bee/boxes.json, train/ant/README, "
+                                "train/ant/notes.txt and 1 more"]
+    assert folders.look(folder).id == before and len(load(folder).images) == 11
+    Image.new("RGB", (40, 40), (1, 2, 3)).save(folder / "train/ant/picture.dat", format="PNG")
+    assert len(load(folder).images) == 12, "a picture, whatever it is called"
+    for name in ("train/ant/phone.HEIC", "train/bee/empty.jpg"):
+        (folder / name).write_text(name)
+    with pytest.raises(BadInput, match=r"2 of its files .*phone.HEIC \(cannot identify image file\); train/bee/emp"):
+        load(folder)
+
+
+def test_a_class_of_notes_alone_has_no_picture(folder):
+    (folder / "train/cow").mkdir()
+    (folder / "train/cow/notes.txt").write_text("to come")
+    with pytest.raises(BadInput, match="no picture in train/cow"):
+        load(folder)
+
+
+def test_the_progress_of_reading_says_which_files_are_not_read_again(folder, work):
+    load(folder)
+    drawn(folder / "train/ant/9.bmp", 999)
+    lines = []
+    pictures.contents(pictures.files_below(folder), folder, lines.append)
+    assert lines == [f"{folder.name}: reading files that are new or changed, 1 of 1 (size and dates of 13 others are "
+                     "those of the last time)"]
 
 
 @pytest.mark.parametrize("copy, where", [

@@ -150,6 +150,16 @@ def test_confusion(records):
     assert len(figure.axes) - len(panels) == 1                                         # one colour bar for all
 
 
+def test_a_confusion_matrix_of_few_images_prints_their_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr("kit.IMAGES", 20)
+    shown = figures.confusion_matrices([read(write_record(tmp_path, steady(15, 20, 4)))])
+    axes = shown[0].axes[0]
+    assert [t.get_text() for t in axes.texts if t.get_text()] == ["15", "5", "20", "16", "4"]
+    assert np.asarray(axes.images[0].get_array())[0].tolist() == [75, 25, 0], "colour is the share"
+    assert "numbers: test images" in shown[1]["caption"][0] and axes.get_title().endswith("balanced accuracy 65 %")
+    assert same_again(shown, tmp_path / "few")
+
+
 def test_distributions(records):
     figure, frame = figures.distributions(records)
     assert frame["set"].tolist() == ["labelled"] * 3 + ["unlabelled"] * 3 + ["pseudo-labels"] * 6

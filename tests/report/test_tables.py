@@ -1,19 +1,21 @@
 """Tables from records written by hand: every number against one worked out here, and every refusal."""
 import json
 import math
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from kit import CELL, ROOT, evaluation, steady, write_record
+from kit import CELL, LABELLED, ROOT, evaluation, steady, write_record
 
 from semilib.errors import BadInput
 from semilib.report import frames
 from semilib.report import labels as names
 from semilib.report.records import load, read
 from semilib.report.tables import overview, photographs
+from semilib.training import metrics
 
 
 def test_load_leaves_out_a_line_cut_short(tmp_path):
@@ -346,6 +348,18 @@ def test_the_table_of_a_folder_counts_what_its_last_evaluation_got_right(tmp_pat
                   []):
         with pytest.raises(BadInput, match="finished runs on one folder"):
             photographs(wrong)
+
+
+def test_the_table_of_a_folder_has_as_many_digits_as_pictures_and_names_what_is_never_predicted(tmp_path, monkeypatch):
+    monkeypatch.setattr("kit.IMAGES", 4)
+    table = photographs([on_folder(tmp_path, [[4, 2, 0]])])
+    assert "6 of 12" in table.text and "50  25 to 75" in re.sub(" {2,}", "  ", table.text) and "50.0" not in table.text
+    assert "Never predicted by" not in table.text, "cow is what bees are taken for"
+    record = on_folder(tmp_path, [[4, 2, 0]], seed=1)
+    last = record.log[-1] | metrics.scores(np.array([[4, 0, 0], [2, 2, 0], [1, 3, 0]]), LABELLED)
+    record.log[-1] = last
+    record.run["result"] = metrics.summary([last])
+    assert "Never predicted by FixMatch, scratch, seed 1: cow." in photographs([record]).notes
 
 
 def test_the_overview_says_how_many_pictures_of_a_folder_are_right(tmp_path):

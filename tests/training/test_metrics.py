@@ -149,9 +149,30 @@ def test_the_interval_of_a_share_is_wilson_s(right, images):
 
 
 def test_a_share_of_few_images_is_said_with_their_number():
-    assert metrics.counted(3, 3) == "3 of 3 right, 100.0% (95% interval 43.9 to 100.0%)"
+    assert metrics.counted(3, 3) == "3 of 3 right, 100% (95% interval 44 to 100%)"
+    assert metrics.counted(50, 99) == "50 of 99 right, 51% (95% interval 41 to 60%)"
+    assert metrics.counted(50, 100) == "50 of 100 right, 50.0% (95% interval 40.4 to 59.6%)"
     assert metrics.summary([metrics.scores(np.array([[3, 1], [2, 0]]), [1, 1])])["right"] == [3, 6]
     assert metrics.summary([metrics.scores(np.eye(300), [1] * 300)])["right"] == [300, 300], "kept compressed"
+
+
+def of(confusion):
+    return metrics.scores(np.array(confusion), [1] * len(confusion))
+
+
+def test_each_class_s_test_images_are_counted_and_a_class_that_is_never_predicted_is_named():
+    names = ["ant", "bee", "cow", "dog"]
+    last = of([[3, 1, 0, 0], [1, 1, 0, 0], [2, 1, 0, 0], [0, 0, 0, 0]])
+    assert metrics.right_by_class(last, names) == "ant 3 of 4, bee 1 of 2, cow 0 of 3, dog 0 of 0"
+    assert metrics.never_predicted(last, names) == ["cow"], "dog has no image that could be predicted"
+    assert metrics.never_predicted(of(np.eye(3, dtype=int)), names[:3]) == []
+
+
+def test_of_many_classes_those_with_the_lowest_share_are_counted():
+    confusion = np.diag(range(1, 51)) + np.roll(np.diag(range(50, 0, -1)), 1, axis=1)
+    said = metrics.right_by_class(of(confusion), [f"c{k}" for k in range(50)])
+    assert said.startswith("c0 1 of 51, c1 2 of 51, ")
+    assert said.endswith("c29 30 of 51; the other 20 classes are better")
 
 
 @pytest.mark.parametrize("classes", [2, 256, 257, 1000])

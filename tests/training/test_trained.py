@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 from kit import DATA, smoke_run
@@ -65,22 +66,81 @@ def test_pictures_are_named_with_confidence_and_second_guess(models, source, tmp
     assert frame["picture"].tolist() == [file.as_posix() for file in files]
     assert models["semi"].predict(tmp_path)["picture"].tolist() == frame["picture"].tolist()
     assert models["semi"].predict(str(files[0]))["class"].tolist() == frame["class"].tolist()[:1]
-    assert frame.columns.tolist() == ["picture", "class", "confidence", "second", "its_confidence"]
+    assert frame.columns.tolist() == ["picture", "class", "confidence", "second", "second_confidence"]
     direct = models["semi"].predict(source.test_images[[0, 500]])
     assert frame["class"].tolist() == direct["class"].tolist()
     assert frame["confidence"].to_numpy() == pytest.approx(direct["confidence"].to_numpy())
-    assert (frame["confidence"] >= frame["its_confidence"]).all() and (frame["class"] != frame["second"]).all()
+    assert (frame["confidence"] >= frame["second_confidence"]).all() and (frame["class"] != frame["second"]).all()
     (tmp_path / ".hidden.png").write_text("passed over")
     assert models["semi"].predict([tmp_path, files[0]])["picture"].tolist() == [file.as_posix() for file in
                                                                                  (*files, files[0])]
     (tmp_path / "no.png").write_text("not a picture")
     (tmp_path / "none.png").write_text("nor this")
-    with pytest.raises(BadInput, match=r"pictures='no.png': .*no.png \(cannot .*none.png \(cannot"):
-        models["semi"].predict(tmp_path)
-    for given, words in (([], "at least one picture"), (tmp_path / "gone", "files and folders that are there"),
+    with pytest.raises(BadInput, match=r"pictures='no.png': at least .*no.png \(cannot .*none.png \(cannot"):
+        models["semi"].predict([tmp_path / "no.png", tmp_path / "none.png"])
+    for given, words in (([], "at least one picture"), (tmp_path / "gone", "that are there; it does not exist"),
                          (["a.png", files[0]], "pictures='a.png'")):
         with pytest.raises(BadInput, match=words):
             models["semi"].predict(given)
+
+
+def test_a_picture_that_cannot_be_read_is_passed_over_and_named(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, file in enumerate(whole):
+        Image.new("RGB", (40, 40), (80 * i, 9, 9)).save(file)
+    wanted = models["semi"].predict(whole)
+    for name in ("0a.jpg", "2a.txt"):
+        (tmp_path / name).write_text("no picture")
+    (tmp_path / "1a.png").write_bytes(whole[1].read_bytes()[:60])
+    (tmp_path / "gone.png").symlink_to("/nowhere/gone.png")
+    told = []
+    monkeypatch.setattr(pictures, "PART", 2)                                  # one part of them has no picture at all
+    found = models["semi"].predict(tmp_path, note=told.append)
+    assert found["picture"].tolist() == [file.as_posix() for file in whole]
+    assert found["confidence"].to_numpy() == pytest.approx(wanted["confidence"].to_numpy(), abs=1e-6)
+    assert len(told) == 1
+    assert told[0].startswith("4 of 7 files cannot be read as pictures and are passed over: gone.png "
+                              "(a link without a target); 0a.jpg (cannot identify image file); ")
+    assert told[0].endswith("; and 1 more") and "BytesIO" not in told[0]
+    with pytest.warns(UserWarning, match="4 of 7 files cannot be read") as warned:
+        models["semi"].predict(tmp_path)
+    assert warned[0].filename == __file__
+
+
+def test_predictions_are_kept_with_the_run_the_least_sure_first_one_file_a_folder(folders, models, source, tmp_path):
+    run, files = tmp_path / "run", []
+    run.mkdir()
+    for name in ("run.json", "checkpoint.npz"):
+        os.link(folders["semi"] / name, run / name)
+    for place in ("a/my holiday", "b/my holiday"):
+        (tmp_path / place).mkdir(parents=True)
+        for i in range(5):
+            Image.fromarray(source.test_images[i * 60].permute(1, 2, 0).numpy()).save(tmp_path / place / f"{i}.png")
+        found, file = trained.predictions(run, [tmp_path / place])
+        files.append(file)
+        assert file.parent == run and file.name.startswith("predictions-my-holiday-") and file.suffix == ".csv"
+    assert trained.predictions(run, [tmp_path / "b/my holiday"])[1] == files[1] != files[0]
+    kept = pd.read_csv(files[1], dtype={"class": str, "second": str})
+    assert kept.columns.tolist() == ["picture", "class", "confidence", "second", "second_confidence"]
+    assert kept["confidence"].is_monotonic_increasing and kept["picture"].tolist() == found["picture"].tolist()
+    assert sorted(kept["picture"]) == [(tmp_path / "b/my holiday" / f"{i}.png").as_posix() for i in range(5)]
+    direct = models["semi"].predict(tmp_path / "b/my holiday").set_index("picture").loc[kept["picture"]]
+    assert kept["class"].tolist() == direct["class"].tolist()
+    assert kept["confidence"].to_numpy() == pytest.approx(direct["confidence"].to_numpy(), abs=1e-4)
+    one = trained.predictions(run, [tmp_path / "b/my holiday/0.png"], out=tmp_path / "deep" / "one.csv")[1]
+    assert one == tmp_path / "deep" / "one.csv" and len(one.read_text().splitlines()) == 2
+    assert not {file.suffix for file in files} - set(record.MADE_OF_IT)
+
+
+def test_a_printed_table_of_predictions_is_whole_and_has_no_powers_of_ten():
+    long = "folder/" * 20 + "picture.png"
+    frame = trained.Predictions({"picture": [long] * 2, "class": ["a class of a long name" * 4] * 2,
+                                 "confidence": [0.998, 0.9999999], "second": ["bee"] * 2,
+                                 "second_confidence": [1.736329e-03, 1e-7]})
+    for shown in (repr(frame), repr(frame.sort_values("confidence").head(1)), frame._repr_html_()):
+        assert long in shown and "a class of a long name" * 4 in shown and "0.998" in shown and "0.002" in shown
+        assert "e-0" not in shown and "..." not in shown and "second_confidence" in shown
 
 
 def test_pictures_that_are_kept_decoded_are_not_decoded_again(models, tmp_path, monkeypatch):
@@ -108,10 +168,15 @@ def test_an_exported_network_needs_no_torch_and_says_the_same(method, models, so
 
 
 def test_only_a_finished_run_with_its_weights_can_be_loaded(folders, tmp_path):
-    with pytest.raises(BadInput, match="its run.json and checkpoint.npz"):
+    with pytest.raises(BadInput, match="its run.json and checkpoint.npz; it holds no run"):
         trained.load(tmp_path)
+    with pytest.raises(BadInput, match="folder='none': .*; it does not exist"):
+        trained.load(tmp_path / "none")
     published = record.publish(folders["semi"], tmp_path)
-    with pytest.raises(BadInput, match="checkpoint.npz"):
+    with pytest.raises(BadInput, match="it has no checkpoint.npz"):
+        trained.load(published)
+    record.write(published, {**record.read(published), "status": "failed"})
+    with pytest.raises(BadInput, match="this run is failed"):
         trained.load(published)
 
 
