@@ -86,14 +86,15 @@ def test_a_run_s_commands_quote_its_folder_and_take_the_folder_that_is_not_used_
     shutil.copytree(photos, root)
     (root / "to predict").mkdir()
     words = ["run", "dataset=imagefolder", f"root={str(root)!r}", "profile=smoke", "method=supervised", "flip=False",
-             "steps=2", "eval_every=2", "--runs", str(tmp_path / "all runs")]
-    cli.main(words)
+             "steps=2", "eval_every=2"]
+    runs = ["--runs", str(tmp_path / "all runs")]
+    cli.main([*words, *runs])
     said = capsys.readouterr()
     (path,) = [p.parent for p in (tmp_path / "all runs").rglob("run.json")]
     run, new = shlex.quote(str(path)), shlex.quote(str(root / "to predict"))
     assert said.out.endswith(f"predict: semilib predict {run} {new}\nexport:  semilib export {run}\n") and " " in new
     assert "my photos: not used for training: to predict; after training" in said.err
-    cli.main([*words, "seed=0,1", "--bare", "--slots", "1"])
+    cli.main([*words, "seed=0,1", *runs, "--bare", "--slots", "1"])
     said = capsys.readouterr().out
     assert len(re.findall(r"\.s[01]/supervised: \d of 9 right, .*\nright by class: one ", said)) == 2
     assert said.count("semilib predict ") == said.count("semilib export ") == 1
