@@ -191,7 +191,7 @@ def _page(title: str, intro: str, heads: list[str], rows: list[tuple[str, list[s
              for anchor, (_, cells) in zip(anchors, rows, strict=True)]
     head = "".join(f"<th>{text}</th>" for text in heads)
     return "\n".join(["---", "orphan: true", "---", f"# {title}", "", intro, "",
-                      "```{raw} html", '<div class="table-wrapper">',
+                      "```{raw} html", '<div class="table-wrapper docutils container">',
                       f'<table class="docutils"><thead><tr>{head}</tr></thead><tbody>', *lines,
                       "</tbody></table></div>", "```", ""])
 
