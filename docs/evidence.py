@@ -86,30 +86,28 @@ def gallery() -> str:
 
 @functools.cache
 def places() -> dict[str, str]:
-    """A run's key, or the name of a record of speed -> where its record lies in the repository."""
-    kept = {folder.name.rsplit("-", 1)[1]: folder.relative_to(ROOT).as_posix()
-            for folder in (ROOT / "results").glob("*/*-*") if folder.is_dir()}
-    kept |= {file.stem: file.relative_to(ROOT).as_posix() for file in (ROOT / "results" / "speed").glob("*.json")}
-    return kept | {line.partition("-")[0]: table.relative_to(ROOT).as_posix()
-                   for table in sorted((ROOT / "results").rglob(f"*{compact.ENDING}")) for line in compact.read(table)}
+    """KEY-CODE of a run, its key, or the name of a record of speed -> where its record lies in the repository."""
+    kept = {file.stem: file.relative_to(ROOT).as_posix() for file in (ROOT / "results" / "speed").glob("*.json")}
+    for file in sorted((ROOT / "results").glob("*/*-*/run.json")):
+        place, key = file.parent.relative_to(ROOT).as_posix(), file.parent.name.rsplit("-", 1)[1]
+        kept |= {key: place, f"{key}-{json.loads(file.read_text(encoding='utf-8'))['code']}": place}
+    for table in sorted((ROOT / "results").rglob(f"*{compact.ENDING}")):
+        for line in compact.read(table):
+            kept |= dict.fromkeys((line, line.partition("-")[0]), table.relative_to(ROOT).as_posix())
+    return kept
 
 
 def record_of(name: str, page: str) -> str:
     """The files of a record, KEY-CODE or one of speed, as links from a page; they lie on the site too. What was run by
-    other code than the committed record of its configuration says so."""
-    key, _, code = name.partition("-")
-    place = places().get(name) or places().get(key)
+    other code than the committed records of its configuration says so."""
+    place = places().get(name) or places().get(name.partition("-")[0])
     if place is None:
         return DASH
     link = f'<a href="{posixpath.relpath(place, posixpath.dirname(page))}'
-    if place.endswith(".json"):
-        return f'{link}">{place}</a>'
-    if place.endswith(compact.ENDING):
-        same, text = name in compact.read(ROOT / place), f'{link}">{place}</a>'
-    else:
-        same = json.loads((ROOT / place / "run.json").read_text(encoding="utf-8"))["code"] == code
+    text = f'{link}">{place}</a>'
+    if (ROOT / place).is_dir():
         text = f'{link}/run.json">{place}</a> ({link}/log.jsonl">its log</a>)'
-    return text if same else f"not kept; of the same configuration by other code: {text}"
+    return text if name in places() else f"not kept; of the same configuration by other code: {text}"
 
 
 def runs_of(path: str) -> list[dict[str, str]]:
@@ -191,7 +189,7 @@ def _page(title: str, intro: str, heads: list[str], rows: list[tuple[str, list[s
              for anchor, (_, cells) in zip(anchors, rows, strict=True)]
     head = "".join(f"<th>{text}</th>" for text in heads)
     return "\n".join(["---", "orphan: true", "---", f"# {title}", "", intro, "",
-                      "```{raw} html", '<div class="table-wrapper">',
+                      "```{raw} html", '<div class="table-wrapper docutils container">',
                       f'<table class="docutils"><thead><tr>{head}</tr></thead><tbody>', *lines,
                       "</tbody></table></div>", "```", ""])
 
