@@ -8,7 +8,8 @@
     METHODS                          -> methods/NAME: the module's docstring, its options, its published recipe
     semilib/**.py                    -> api/MODULE: by autodoc
     results/**.md, figures/**.md     -> records and tables, with the figures that lie beside them, drawn from their
-                                        CSVs; a table's cells lead to the runs of its CSV, a page beside it
+                                        CSVs; both lead to their runs, a page beside them, and that to the records
+    results/*                        -> the records, as they are
     docs/*.md                        -> the pages that are written by hand; a row of parity.md and a section of
                                         equations.md -> its method's page too
 
@@ -25,6 +26,7 @@ import json
 import pkgutil
 import posixpath
 import re
+import shutil
 import sys
 import typing
 from collections.abc import Callable
@@ -51,6 +53,7 @@ Pages = dict[str, str | bytes]                      # path below the source fold
 SECTIONS = {"Follows": "Follows", "Keeps": "Keeps under the shared recipe", "Differs": "Differs",
             "Numbers": "What it is checked against"}
 DASH = "–"
+FROM_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")         # pages of the root, beside README
 CITATION = re.compile(r"\((?P<cite>[^()]*?(?:^|(?<=, )|(?<=\())(?P<venue>[^,()]*?)\s*"
                       r"\b(?P<year>(?:19|20)\d\d)\b(?!\.)[^()]*)\)")
 PREPRINT = re.compile(r"\((?P<cite>[^()]*(?P<venue>arXiv) (?P<year>\d\d)\d\d\.\d{5}[^()]*)\)")
@@ -299,15 +302,14 @@ def api_index() -> str:
 def page_of(path: str, pages: Pages) -> str:
     """The page of the site that shows a file or folder of the project, or ""."""
     path = path.rstrip("/")
-    own = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md",
-           "semilib": "api/index.rst",
-           "semilib/methods": "methods/index.rst", "results": "results/README.md",
+    own = {"README.md": "index.md", **{name: name.lower() for name in FROM_ROOT},
+           "semilib": "api/index.rst", "semilib/methods": "methods/index.rst", "results": "results/README.md",
            **{f"docs/{page.name}": page.name for page in HERE.glob("*.md")}}
     if path.endswith(".py") and path.startswith("semilib/"):
         module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         named = [f"methods/{name}.rst" for name in METHODS if file_of(name) == module]
         own[path] = named[0] if named else f"api/{module}.rst"
-    return next((p for p in (own.get(path, ""), path, f"{path}/table.md") if p in pages), "")
+    return next((p for p in (own.get(path, ""), path, f"{path}/table.md", f"{path}/table1.md") if p in pages), "")
 
 
 def linked(text: str, page: str, pages: Pages, home: str = "") -> str:
@@ -324,7 +326,7 @@ def linked(text: str, page: str, pages: Pages, home: str = "") -> str:
         path = posixpath.normpath(posixpath.join(home, path))
         if found := page_of(path, pages):
             return f"{mark}[{words}]({relative(found)}{'#' + anchor if anchor else ''})"
-        return words if words.strip("`") == path else f"{words} (`{path}`)"
+        return words if path.startswith(words.strip("`")) else f"{words} (`{path}`)"
 
     def span(match: re.Match) -> str:
         found = page_of(match[1], pages)
@@ -361,10 +363,13 @@ def _outside_code(text: str, change: Callable[[str], str]) -> str:
 
 
 def titled(text: str, path: str) -> str:
-    """Markdown with a title. A table of a folder is made without one. It gets the folder's name, words instead of
-    hyphens, and its own where the folder has several."""
+    """Markdown with a title. A table of a folder is made without one. It gets what all its headings begin with; else
+    the folder's name, words instead of hyphens, and its own where the folder has several."""
     if text.startswith("# "):
         return text
+    shared = set(re.findall(r"^## ([^;\n]+);", text, re.MULTILINE))
+    if len(shared) == 1:
+        return f"# {shared.pop()}\n\n{text}"
     folder, name = posixpath.basename(posixpath.dirname(path)), posixpath.splitext(posixpath.basename(path))[0]
     folder += "" if name == "table" else f" {name}"
     return f"# {folder.replace('-', ' ').replace('_', ' ').capitalize()}\n\n{text}"
@@ -393,7 +398,7 @@ def home_page(text: str, pages: Pages) -> str:
             + tree("Results", *results)
             + tree("Using it", "running", "sweeps", "features", "pictures", "adding_a_method")
             + tree("Reference", "methods", "equations", "figures", "speed", "parity", "reliability", "architecture",
-                   "contributing", "changelog", "api/index"))
+                   "security", "contributing", "changelog", "api/index"))
 
 
 # ---- all of it -------------------------------------------------------------------------------------------------------
@@ -406,11 +411,11 @@ def site() -> Pages:
                       for p in (ROOT / folder).rglob(f"*.{suffix}"))
     markdown = of_kind("md")
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    names = ["index.md", "architecture.md", "changelog.md", "contributing.md", *markdown,
+    names = ["index.md", *map(str.lower, FROM_ROOT), *(p.name for p in HERE.glob("*.md")), *markdown,
              *(f"notebooks/{p.name}" for p in notebooks)]
     pages: Pages = dict.fromkeys(names, "")
     pages |= {path: (ROOT / path).read_bytes() for kind in ("png", "pdf", "csv") for path in of_kind(kind)}
-    pages |= evidence.vectors()
+    pages |= evidence.vectors() | evidence.figure_pages()
     pages |= {"figures.md": "", "methods/index.rst": methods_index(), "api/index.rst": api_index()}
     pages |= {f"methods/{name}.rst": method_page(name) for name in METHODS}
     pages |= {f"api/{module}.rst": api_page(module) for module in modules()}
@@ -422,9 +427,11 @@ def site() -> Pages:
         if evidence.runs_of(path):
             text = evidence.with_runs(text, path)
             pages[path.replace(".md", "-runs.md")] = evidence.runs_page(path)
+        title = text.partition("\n")[0].removeprefix("# ")
+        text = text.replace(f"\n## {title}; ", "\n## ")                      # said by the title
         pages[path] = linked(text, path, pages, posixpath.dirname(path))
     pages["figures.md"] = linked(evidence.gallery(), "figures.md", pages)
-    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+    for name in FROM_ROOT:
         pages[name.lower()] = linked((ROOT / name).read_text(encoding="utf-8"), name.lower(), pages)
     first = (ROOT / "README.md").read_text(encoding="utf-8").replace(address.BADGE, "")
     pages["index.md"] = home_page(linked(first, "index.md", pages), pages)
@@ -456,6 +463,7 @@ def main(folder: str = "build/docs", jobs: str = "auto") -> int:
     status = sphinx.cmd.build.main(["-b", "html", "-c", str(HERE), "-d", str(cache), "-j", jobs,
                                     "-W", "--keep-going", "-q", str(source), str(out)])
     if status == 0:
+        shutil.copytree(ROOT / "results", out / "results", ignore=shutil.ignore_patterns("*.md"), dirs_exist_ok=True)
         index = out / "index.html"
         print(f"The site: {index.relative_to(ROOT).as_posix() if index.is_relative_to(ROOT) else index}")
     return status

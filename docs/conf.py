@@ -83,14 +83,28 @@ def field_text(name: str) -> str:
 
 
 def equation(self, node):
-    """LaTeX as MathML, which a browser draws without a script. The number of a displayed one, `\\tag{2}`, stands
-    beside it."""
-    shown = isinstance(node, nodes.math_block)
+    """LaTeX as MathML, which a browser draws without a script. The parts of a displayed one, between `\\quad`s, may
+    stand on lines of their own. Its number, `\\tag{2}`, stands beside it."""
     latex, numbered, number = re.sub(r"\s+", " ", node.astext()).partition(r"\tag")
-    mathml = latex2mathml.tex2mathml(latex, as_block=shown)
+    if not isinstance(node, nodes.math_block):
+        self.body.append(latex2mathml.tex2mathml(latex, as_block=False))
+        raise nodes.SkipNode
+    parts = "".join(latex2mathml.tex2mathml(part, as_block=True) for part in parts_of(latex))
     number = f'<span class="number">({number.strip(" {}")})</span>' if numbered else ""
-    self.body.append(f'<div class="equation"><div>{mathml}</div>{number}</div>' if shown else mathml)
+    self.body.append(f'<div class="equation"><div>{parts}</div>{number}</div>')
     raise nodes.SkipNode
+
+
+def parts_of(latex: str) -> list[str]:
+    """An equation cut at each `\\quad` outside of braces and brackets that grow."""
+    parts, depth = [""], 0
+    for token in re.split(r"(\\[a-z]+|[{}])", latex):
+        depth += (token in ("{", r"\left")) - (token in ("}", r"\right"))
+        if token == r"\quad" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return [part.strip() for part in parts if part.strip()]
 
 
 def setup(app):

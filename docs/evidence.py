@@ -17,6 +17,7 @@ from semilib.speed import figures as speed_figures  # noqa: F401
 from semilib.study import insight, sheet_figures  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
+DASH = "–"
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
@@ -49,14 +50,15 @@ def drawn(folder: str) -> list[Path]:
 
 
 def figures_of(folder: str, page: str = "") -> list[str]:
-    """A folder's figures for a page in it or elsewhere, each with its PDF, its numbers, the notebook's cell that draws
-    it, and the records."""
+    """A folder's figures for a page in it or elsewhere, each with its PDF, its numbers, its runs if it is of any, and
+    the notebook's cell that draws it."""
     place = posixpath.relpath(folder, posixpath.dirname(page) or ".") + "/" if page else ""
     home = posixpath.relpath(".", posixpath.dirname(page) or ".") if page else posixpath.relpath(".", folder)
     shown = []
     for file in drawn(folder):
         cell, name, title = drawn_by(file), f"{place}{file.stem}", paint.read(file)["title"].iloc[0]
-        links = [f"[PDF]({name}.pdf)", f"[numbers]({name}.csv)", f"[records]({home}/results/README.md)"]
+        links = [f"[PDF]({name}.pdf)", f"[numbers]({name}.csv)"]
+        links += [f"[runs]({name}-runs.md)"] if figure_runs(file) else []
         links += [f"[notebook]({home}/notebooks/{cell})"] if cell else []
         shown.append(f"### {title}\n\n![{title}]({name}.svg)\n\n{' · '.join(links)}\n")
     return shown
@@ -79,16 +81,29 @@ def gallery() -> str:
     return "\n".join(out)
 
 
-# ---- the runs behind a table -----------------------------------------------------------------------------------------
+# ---- the runs behind a table or figure -------------------------------------------------------------------------------
 
 
 @functools.cache
 def places() -> dict[str, str]:
-    """A run's key -> where its record lies in the repository."""
+    """A run's key, or the name of a record of speed -> where its record lies in the repository."""
     kept = {folder.name.rsplit("-", 1)[1]: folder.relative_to(ROOT).as_posix()
             for folder in (ROOT / "results").glob("*/*-*") if folder.is_dir()}
+    kept |= {file.stem: file.relative_to(ROOT).as_posix() for file in (ROOT / "results" / "speed").glob("*.json")}
     return kept | {line.partition("-")[0]: table.relative_to(ROOT).as_posix()
                    for table in sorted((ROOT / "results").rglob(f"*{compact.ENDING}")) for line in compact.read(table)}
+
+
+def record_of(key: str, page: str) -> str:
+    """The record's files as links from a page, which lie on the site too."""
+    place = places().get(key)
+    if place is None:
+        return DASH
+    home = posixpath.relpath(".", posixpath.dirname(page))
+    if (ROOT / place).is_file():
+        return f'<a href="{home}/{place}">{html.escape(place)}</a>'
+    return (f'<a href="{home}/{place}/run.json">{html.escape(place)}</a> '
+            f'(<a href="{home}/{place}/log.jsonl">its log</a>)')
 
 
 def runs_of(path: str) -> list[dict[str, str]]:
@@ -104,45 +119,80 @@ def runs_of(path: str) -> list[dict[str, str]]:
 
 
 def with_runs(text: str, path: str) -> str:
-    """A table whose numbers lead to their runs. Rows of which no run was started are one line."""
+    """A table whose numbers lead to their runs."""
     runs, page = runs_of(path), posixpath.basename(path).removesuffix(".md") + "-runs.html"
     rows = {(row.get("table", ""), row["of"]): row["id"] for row in runs}
-    out, table, idle = [], "", []
+    out, table = [], ""
     for line in text.splitlines():
         table = line.removeprefix("## ") if line.startswith("## ") else table
         first, *cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("| ") else [""]
-        if any(re.fullmatch(r"0/\d+, \d+ not started", cell) for cell in cells):
-            idle.append(first.strip("| "))
-        elif place := rows.get((table, first.strip("| ")), ""):
+        if place := rows.get((table, first.strip("| ")), ""):
             linked = [f'<a class="runs" href="{page}#{place}">{cell}</a>' if re.search(r"\d", cell) else cell
                       for cell in (cell.strip("| ") for cell in cells)]
-            out.append(f"| {first.strip('| ')} | {' | '.join(linked)} |")
-        else:
-            if idle and not line.startswith("|"):
-                out += ["", f"Not started: {', '.join(idle)}."]
-                idle = []
-            out.append(line.replace("- * ", "- \\* "))             # a footnote's star is no list
+            line = f"| {first.strip('| ')} | {' | '.join(linked)} |"
+        out.append(line.replace("- * ", "- \\* "))                     # a footnote's star is no list
     return "\n".join(out) + "\n"
 
 
 def runs_page(path: str) -> str:
-    """The runs behind a table, in its order: seed, result, key and code, and where the record lies."""
-    lines, last = [], ""
+    """The runs behind a table, in its order: seed, result, key and code, and the record."""
+    rows, last = [], ""
     for row in runs_of(path):
         score = row.get("score") or row.get("mean_last") or ""
-        mark, last = f' id="{row["id"]}"' * (row["id"] != last), row["id"]
+        mark, last = row["id"] * (row["id"] != last), row["id"]
         texts = [row["of"], row.get("column") or row.get("cell") or "", row.get("section", ""), row["seed"],
                  f"{100 * float(score):.2f}" if score else row.get("state", ""),
-                 "-".join(filter(None, (row["key"], row.get("code", "")))), places().get(row["key"], "–")]
-        lines.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(text)}</td>" for text in texts) + "</tr>")
-    heads = ["row", "cell", "section", "seed", "result, %", "key and code", "record"]
-    head = "".join(f"<th>{text}</th>" for text in heads)
+                 "-".join(filter(None, (row["key"], row.get("code", ""))))]
+        rows.append((mark, [*map(html.escape, texts), record_of(row["key"], path)]))
     folder, name = path.split("/")[-2:]
-    title = f"# Runs of {folder.replace('-', ' ')}, {name.removesuffix('.md')}"
-    intro = f"The runs behind [the table]({name}), a line a run."
-    return "\n".join(["---", "orphan: true", "---", title, "", intro, "",
-                      "```{raw} html", f'<table class="docutils"><thead><tr>{head}</tr></thead><tbody>', *lines,
-                      "</tbody></table>", "```", ""])
+    title = f"Runs of {folder.replace('-', ' ')}, {name.removesuffix('.md')}"
+    return _page(title, f"The runs behind [the table]({name}), a line a run.",
+                 ["row", "cell", "section", "seed", "result, %", "key and code", "record"], rows)
+
+
+@functools.cache
+def figure_runs(file: Path) -> list[tuple[str, str, str]]:
+    """The runs that a figure is drawn from, by its CSV: what they are in the figure, seed, key and code. Of a figure of
+    steps a second its records. None for a figure of the protocol, or of no run at all."""
+    frame = paint.read(file)
+    if "record" in frame:
+        return [("", "", name) for name in frame["record"].unique()]
+    if "runs" not in frame:
+        return []
+    name = next(name for name in ("label", "row", "method", "option") if name in frame)
+    names = frame["option"] + " = " + frame["value"].map("{:g}".format) if name == "option" else frame[name]
+    pairs = dict.fromkeys((of, run) for of, runs in zip(names, frame["runs"], strict=True) if of
+                          for run in runs.split())
+    return [(display(of) if name == "label" else of, *run.removeprefix("s").split(":")) for of, run in pairs]
+
+
+def figure_runs_page(file: Path) -> str:
+    """The runs behind a figure, in its order."""
+    path = file.relative_to(ROOT).as_posix()
+    rows = [("", [*map(html.escape, row), record_of(row[-1].partition("-")[0] if row[1] else row[-1], path)])
+            for row in figure_runs(file)]
+    return _page(f"Runs of the figure {paint.read(file)['title'].iloc[0]}",
+                 f"What [the numbers]({file.name}) of the figure are of.",
+                 ["row", "seed", "key and code", "record"], rows)
+
+
+def _page(title: str, intro: str, heads: list[str], rows: list[tuple[str, list[str]]]) -> str:
+    """A page in no margin: a table whose cells are HTML already. Of a row first comes its anchor, or ""."""
+    anchors = [f'<tr id="{mark}">' if mark else "<tr>" for mark, _ in rows]
+    lines = [anchor + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+             for anchor, (_, cells) in zip(anchors, rows, strict=True)]
+    head = "".join(f"<th>{text}</th>" for text in heads)
+    return "\n".join(["---", "orphan: true", "---", f"# {title}", "", intro, "",
+                      "```{raw} html", '<div class="table-wrapper">',
+                      f'<table class="docutils"><thead><tr>{head}</tr></thead><tbody>', *lines,
+                      "</tbody></table></div>", "```", ""])
+
+
+def figure_pages() -> dict[str, str]:
+    """The pages of the figures' runs, by path."""
+    files = [file for folder in sorted((ROOT / "figures").iterdir()) for file in drawn(f"figures/{folder.name}")]
+    return {file.relative_to(ROOT).with_suffix("").as_posix() + "-runs.md": figure_runs_page(file)
+            for file in files if figure_runs(file)}
 
 
 def vectors() -> dict[str, bytes]:

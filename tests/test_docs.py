@@ -94,6 +94,8 @@ def test_equations_are_drawn_without_a_script_and_numbered(site):
     page = (site / "methods" / "semi.html").read_text(encoding="utf-8")
     assert page.count("<math ") > 7 and '<span class="number">(7)</span>' in page and "\\tag" not in page
     assert "mathjax" not in page.lower()
+    (masks,) = re.findall(r'<div class="equation"><div>((?:(?!</div>).)*)</div><span class="number">\(2\)</span>', page)
+    assert masks.count("<math ") == 3, "its parts may stand on lines of their own"
 
 
 def test_a_table_s_numbers_lead_to_their_runs(site):
@@ -107,18 +109,30 @@ def test_a_table_s_numbers_lead_to_their_runs(site):
     assert linked == set(re.findall(r'<tr id="([\w-]+)"', runs))
 
 
-def test_each_figure_is_on_the_site_with_its_pdf_numbers_and_records(site, build):
+PROTOCOL = {"figure2_pipeline", "figure5a_cells", "figure5a_table1", "figure5a_table2"}        # of no run
+
+
+def test_each_figure_leads_to_the_records_of_its_runs(site, build):
+    for numbers in sorted((ROOT / "figures").rglob("*.csv")):
+        if numbers.with_suffix(".png").is_file() and numbers.stem not in PROTOCOL:
+            page = site / numbers.relative_to(ROOT).with_name(f"{numbers.stem}-runs.html")
+            shown = page.with_name("table.html")
+            shown = shown if shown.is_file() else site / "figures.html"
+            assert f"{page.name}" in shown.read_text(encoding="utf-8"), page
+            rows = re.findall(r"<tr><td>.*?</tr>", page.read_text(encoding="utf-8"))
+            assert rows and all(re.search(r'<td><a href="[./]*/results/[^"]+\.(json|jsonl\.gz)">', row) for row in rows)
+    for numbers in PROTOCOL:
+        assert not build.evidence.figure_runs(ROOT / "figures" / "study-small" / f"{numbers}.csv")
+    kept = "features/table1.jsonl.gz"
+    assert (site / "results" / kept).read_bytes() == (ROOT / "results" / kept).read_bytes()
+
+
+def test_each_figure_is_on_the_site_with_its_pdf_and_numbers(site, build):
     text = "".join(path.read_text(encoding="utf-8") for path in [site / "figures.html",
                                                                 *(site / "figures").rglob("table.html")])
     for file in (ROOT / "figures").rglob("*.pdf"):
         assert f"{file.stem}.svg" in text and file.name in text and f"{file.stem}.csv" in text, file.name
     assert "notebooks/41_figures.html#figure-4-features" in text and "notebooks/24_table4_ablation.html" in text
-
-
-def test_rows_of_which_no_run_was_started_are_one_line(build):
-    rows = "".join(f"| {name} | 0/3, 3 not started | – |\n" for name in "AB")
-    text = f"| | n | x |\n| --- | --: | --: |\n{rows}\nnote\n"
-    assert build.evidence.with_runs(text, "nowhere/table.md").splitlines()[2:] == ["", "Not started: A, B.", "", "note"]
 
 
 def test_a_page_has_each_option_with_its_sentence_and_range(site):
@@ -142,6 +156,12 @@ def test_each_notebook_table_and_module_has_a_page(site, build):
     for module in build.modules():
         assert module in Page(site / "api" / f"{module}.html").text
     assert "The images of a step" in Page(site / "api" / "semilib.data.step.html").text
+
+
+def test_pages_written_by_hand_lead_to_each_other(site):
+    running, first = Page(site / "running.html"), Page(site / "index.html")
+    assert {"features.html", "pictures.html"} <= set(running.followed) and "docs/features.md" not in running.text
+    assert {"security.html", "figures/study-small/table1.html"} <= set(first.followed)
 
 
 def test_the_first_page_is_the_readme(site):

@@ -60,10 +60,13 @@ def _show(kind: str, title: str, frame: pd.DataFrame, records: list[Record], gro
     frame = frame.join(looks, on="label").fillna({"colour": INK, "marker": "", "line": ""})
     seeds = sorted({len(group) for group in groups.values()})
     several = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seeds"
-    absent = [f"{display(label)} seed {r.seed} ({r.state})"
-              for label, r in zip(labels(records), records, strict=True) if not r.done]
+    named = list(zip(labels(records), records, strict=True))
+    absent = [f"{display(label)} seed {r.seed} ({r.state})" for label, r in named
+              if not r.done and r.state != "not started"]
+    waiting = dict.fromkeys(display(label) for label, r in named if r.state == "not started")
     caption = [f"{scale_in_words(records)}, {'single runs' if seeds == [1] else several}", marks,
-               f"not shown: {', '.join(absent)}" if absent else ""]
+               f"not shown: {', '.join(absent)}" if absent else "",
+               f"not all seeds started: {', '.join(waiting)}" if waiting else ""]
     return paint.show(kind, frame, title, "; ".join(filter(None, caption)))
 
 
@@ -335,7 +338,7 @@ def inflation(records: list[Record]) -> Shown:
     """How far the best evaluation on the test set lies above the mean of the last 20, by method and cell.
 
     The records may be of several cells and lengths. Frame: cell, evaluations, label, seed, best and mean_last (%),
-    points (their difference). Raises BadInput without a finished run."""
+    points (their difference), runs. Raises BadInput without a finished run."""
     done = [record for record in ordered(records) if record.done]
     if not done:
         raise BadInput("records", len(records), "at least one finished run")
@@ -344,7 +347,8 @@ def inflation(records: list[Record]) -> Shown:
         result = result_of(record)
         best, mean = 100 * result["best_on_test"], 100 * result["mean_last"]
         rows.append({"cell": record.cell, "evaluations": len(record.log), "label": record.method,
-                     "seed": record.seed, "best": best, "mean_last": mean, "points": best - mean})
+                     "seed": record.seed, "best": best, "mean_last": mean, "points": best - mean,
+                     "runs": frames.sources([record])})
     frame = pd.DataFrame(rows)
     return paint.show("inflation", frame, "What picking the best evaluation on the test set adds",
                       "Balanced accuracy: best evaluation on the test set less the mean of the last 20; dots: seeds, "

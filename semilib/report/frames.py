@@ -68,8 +68,13 @@ def finished(records: list[Record], needed: str = "") -> Groups:
     return groups
 
 
+def source(seed: int, key: str, code: str) -> str:
+    """A run as figures and footnotes name it: s0:KEY-CODE."""
+    return f"s{seed}:{key}-{code or 'unknown'}"
+
+
 def sources(group: list[Record]) -> str:
-    return " ".join(f"s{r.seed}:{r.id}" for r in group)
+    return " ".join(source(r.seed, r.run["key"], r.run["code"]) for r in group)
 
 
 def confusion(groups: Groups) -> pd.DataFrame:

@@ -51,7 +51,8 @@ class Table:
 
     frame: a row a line, with the values as they were computed; a list of rows needs no pandas. columns: how they are
     shown. notes: the footnotes. runs: the numbers that the lines summarise, a row a run. Without them, `write` keeps
-    the frame.
+    the frame. idle: how a row of which nothing was started is named, and "" for any other; such rows are one line
+    below the table.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     runs: pd.DataFrame | None = None
     subtitle: str = ""
+    idle: Callable[[dict[str, Any]], str] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.frame, self.text))
@@ -69,33 +71,52 @@ class Table:
         """Title and subtitle in one line."""
         return f"{self.title}; {self.subtitle}" if self.subtitle else self.title
 
+    def _rows(self) -> list[dict[str, Any]]:
+        return self.frame if isinstance(self.frame, list) else self.frame.to_dict("records")
+
     def cells(self) -> list[list[str]]:
-        """The table as strings, headings first."""
-        rows = self.frame if isinstance(self.frame, list) else self.frame.to_dict("records")
-        lines = [[column.write(row) for column in self.columns] for row in rows]
-        return [[column.head for column in self.columns], *lines]
+        """The table as strings, headings first, without rows of which nothing was started; [] where that is all."""
+        shown = [row for row in self._rows() if self.idle is None or not self.idle(row)]
+        lines = [[column.write(row) for column in self.columns] for row in shown]
+        return [[column.head for column in self.columns], *lines] if lines or not self.not_started else []
+
+    @property
+    def not_started(self) -> list[str]:
+        """The names of the rows of which nothing was started."""
+        return [] if self.idle is None else list(filter(None, map(self.idle, self._rows())))
+
+    @property
+    def footnotes(self) -> list[str]:
+        """What stands below the table: first, in one line, what was not started."""
+        names = self.not_started
+        return [f"Not started: {', '.join(names)}.", *self.notes] if names else self.notes
 
     @property
     def text(self) -> str:
         """Title first, footnotes last."""
+        return "\n".join([self.title, *filter(None, [self.subtitle]), "", *self._text_of_cells(),
+                          *folded(self.footnotes)])
+
+    def _text_of_cells(self) -> list[str]:
         cells = self.cells()
+        if not cells:
+            return []
         widths = [max(map(len, texts)) for texts in zip(*cells, strict=True)]
         marks = [f"{'<' if column.left else '>'}{width}" for column, width in zip(self.columns, widths, strict=True)]
         head, *lines = ["  ".join(map(format, row, marks)).rstrip() for row in cells]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        return "\n".join([self.title, *filter(None, [self.subtitle]), "", head, rule, *lines, rule,
-                          *folded(self.notes)])
+        return [head, rule, *lines, rule]
 
     def __repr__(self) -> str:
         return self.text
 
     def _repr_html_(self) -> str:
         """The same as `text`, as a notebook shows it. Bold: the title, the heads, and differences with a star."""
-        head, *lines = self.cells()
-        rows = "\n".join(self._row("td", line) for line in lines)
-        return "\n".join([html_title(self.title, self.subtitle),
-                          f"<table>\n<thead>\n{self._row('th', head)}\n</thead>\n<tbody>\n{rows}\n</tbody>\n</table>",
-                          html_notes(self.notes)])
+        cells = self.cells()
+        head, rows = cells[:1], "\n".join(self._row("td", line) for line in cells[1:])
+        table = [f"<table>\n<thead>\n{self._row('th', names)}\n</thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+                 for names in head]
+        return "\n".join([html_title(self.title, self.subtitle), *table, html_notes(self.footnotes)])
 
     def _row(self, tag: str, texts: list[str]) -> str:
         sides = ["left" if column.left else "right" for column in self.columns]
@@ -105,14 +126,14 @@ class Table:
     @property
     def grid(self) -> str:
         """The table in Markdown, without title and footnotes."""
-        head, *lines = [[text.replace("|", "\\|") for text in row] for row in self.cells()]
+        cells = [[text.replace("|", "\\|") for text in row] for row in self.cells()]
         marks = ["---" if column.left else "--:" for column in self.columns]
-        return "\n".join(f"| {' | '.join(row)} |" for row in [head, marks, *lines]) + "\n"
+        return "".join(f"| {' | '.join(row)} |\n" for row in [*cells[:1], marks, *cells[1:]] if cells)
 
     @property
     def markdown(self) -> str:
         """Title, table and footnotes in Markdown."""
-        return "\n".join([self.name, "", self.grid, *(f"- {note}" for note in self.notes)]) + "\n"
+        return "\n".join([self.name, "", self.grid, *(f"- {note}" for note in self.footnotes)]) + "\n"
 
     def write(self, path: str | Path) -> tuple[Path, Path]:
         """Write NAME.csv, the numbers in long form, and NAME.md, which names it. Returns both paths."""

@@ -37,7 +37,8 @@ def overview(records: list[Record], title: str = "") -> Table:
     runs = frames.runs(records)
     frame = pd.DataFrame([_row(label, group) for label, group in runs.groupby("label", sort=False)])
     images = [r.run["split"]["test_images"] for r in records if r.config]
-    return Table(title, _columns(2 if images and images[0] >= 10_000 else 1), frame, _notes(records, runs), runs)
+    return Table(title, _columns(2 if images and images[0] >= 10_000 else 1), frame, _notes(records, runs), runs,
+                 idle=lambda row: display(row["label"]) * not_started(row["runs"], row["unfinished"]))
 
 
 def _row(label: str, group: pd.DataFrame) -> dict[str, Any]:
@@ -69,6 +70,11 @@ def mean_and_spread(mean: float, spread: float, digits: int) -> str:
 def count(done: int, runs: int, others: str) -> str:
     """How many runs are done and, where some are not, of how many and what became of those."""
     return f"{done}" if done == runs else f"{done}/{runs}, {others}"
+
+
+def not_started(runs: int, others: str) -> bool:
+    """Whether none of a row's runs was started, by what became of those that are not done."""
+    return others == f"{runs} not started"
 
 
 def short(rule: str) -> str:
@@ -193,8 +199,10 @@ def _machines(started: list[Record]) -> Iterable[str]:
 
 
 def _left_out(records: list[Record]) -> Iterable[str]:
-    for record, label in zip(records, labels(records), strict=True):
-        if not record.done:
+    named = list(zip(records, labels(records), strict=True))
+    started = {label for record, label in named if record.state != "not started"}
+    for record, label in named:
+        if not record.done and label in started:
             error = f" ({record.run['error']})" if record.run.get("error") else ""
             yield f"Not in the numbers: {display(label)} seed {record.seed}, {record.state}{error}."
         yield from never_acted(record, f"{display(label)} seed {record.seed}")
@@ -208,7 +216,8 @@ def never_acted(record: Record, name: str) -> Iterable[str]:
 
 
 def _sources(runs: pd.DataFrame) -> Iterable[str]:
-    for label, group in runs.groupby("label", sort=False):
-        ids = [f"s{row.seed}:{row.key}-{row.code or 'unknown'}" for row in group.itertuples()]
+    started = runs.groupby("label")["status"].transform(lambda states: (states != "not started").any())
+    for label, group in runs[started].groupby("label", sort=False):
+        ids = [frames.source(row.seed, row.key, row.code) for row in group.itertuples()]
         mixed = " These runs are of different code." if group["code"].nunique() > 1 else ""
         yield f"Runs (seed:key-code) of {display(label)}: {', '.join(ids)}.{mixed}"

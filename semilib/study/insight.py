@@ -18,7 +18,7 @@ from semilib.data import sources
 from semilib.data.batches import split_of
 from semilib.errors import BadInput
 from semilib.methods.losses import normalised_entropy
-from semilib.report import paint
+from semilib.report import frames, paint
 from semilib.report.frames import FEW
 from semilib.report.labels import cell_in_words
 from semilib.report.paint import PALETTE, Picture, Shown
@@ -67,6 +67,10 @@ def _first(models: Models) -> tuple[Trained, str]:
                    f"seed {run.seed}")
 
 
+def _record(model: Trained) -> str:
+    return frames.source(model.run.seed, model.key, model.code)
+
+
 def standard(model: Trained, images: torch.Tensor) -> torch.Tensor:
     """The distribution that pseudo-labels are read from: the standard head's, else the prediction's; [n, C]."""
     if "head" not in model.net.heads:
@@ -84,7 +88,7 @@ def unlabelled_use(models: Models, points: int = 50) -> Shown:
 
     Easy and hard are the halves of lower and higher entropy under the same network. Frame: method, group, half,
     threshold, images (of that group and half), used (share of them, %), right (share of those used, %; NaN for fewer
-    than `FEW`), method_threshold (the method's own, a vertical line; NaN without one)."""
+    than `FEW`), method_threshold (the method's own, a vertical line; NaN without one), runs."""
     first, scale = _first(models)
     images, truth = pool(first.run)
     if (truth < 0).any():
@@ -103,7 +107,8 @@ def unlabelled_use(models: Models, points: int = 50) -> Shown:
                     rows.append({"method": name, "group": group, "half": half, "threshold": threshold,
                                  "images": int(chosen.sum()), "used": 100 * used.sum() / max(1, chosen.sum()),
                                  "right": 100 * (label[used] == truth[used]).mean() if used.sum() >= FEW else math.nan,
-                                 "method_threshold": getattr(model.method.cfg, "threshold", math.nan)})
+                                 "method_threshold": getattr(model.method.cfg, "threshold", math.nan),
+                                 "runs": _record(model)})
     return paint.show("unlabelled_use", pd.DataFrame(rows), "Which unlabelled images count at which threshold",
                       f"{scale}; {len(truth):,} unlabelled images; grey line: the method's own threshold")
 
@@ -142,7 +147,7 @@ def features_map(models: Models, per_class: int = 40, seed: int = 0) -> Shown:
     Of more than ten classes, the five largest and the five smallest are shown. Distances between clusters mean nothing
     in t-SNE; whether classes are apart does, and `apart` scores it. Frame: method, image (position in the test set),
     class, group (head, medium, tail), x, y, apart (of the image's `NEIGHBOURS` nearest others in the map, the share of
-    its own class, %)."""
+    its own class, %), runs."""
     from sklearn.manifold import TSNE
     first, scale = _first(models)
     source, order = source_of(first.run), order_of(first)
@@ -157,7 +162,8 @@ def features_map(models: Models, per_class: int = 40, seed: int = 0) -> Shown:
         xy = xy.astype(float)                              # a CSV of float32 does not read back equal
         parts.append(pd.DataFrame({
             "method": name, "image": index, "class": [source.class_names[k] for k in truth],
-            "group": [group[k] for k in truth], "x": xy[:, 0], "y": xy[:, 1], "apart": apart(xy, truth)}))
+            "group": [group[k] for k in truth], "x": xy[:, 0], "y": xy[:, 1], "apart": apart(xy, truth),
+            "runs": _record(model)}))
     return paint.show("features_map", pd.concat(parts, ignore_index=True), "Features of the test images, by t-SNE",
                       f"{scale}; {len(index)} test images, t-SNE of seed {seed}; %: of an image's {NEIGHBOURS} nearest "
                       "others in the map, how many are of its class")
@@ -195,7 +201,7 @@ def calibration(models: Models, bins: int = 10) -> Shown:
     """How often a prediction is right against how sure it is, on the test set, in equal bins of confidence.
 
     ECE: mean gap between the two, weighted by the bins' images (Naeini et al., AAAI 2015). Frame: method, bin (its
-    upper end), images, confidence (mean, %), right (%), ece (%)."""
+    upper end), images, confidence (mean, %), right (%), ece (%), runs."""
     first, scale = _first(models)
     source = source_of(first.run)
     truth, parts = np.asarray(source.test_labels), []
@@ -208,7 +214,7 @@ def calibration(models: Models, bins: int = 10) -> Shown:
                          "confidence": 100 * confidence[inside].mean() if inside.any() else math.nan,
                          "right": 100 * (label[inside] == truth[inside]).mean() if inside.any() else math.nan})
         gaps = [r["images"] * abs(r["confidence"] - r["right"]) for r in rows if r["images"]]
-        parts.append(pd.DataFrame(rows).assign(ece=sum(gaps) / len(truth)))
+        parts.append(pd.DataFrame(rows).assign(ece=sum(gaps) / len(truth), runs=_record(model)))
     return paint.show("calibration", pd.concat(parts, ignore_index=True),
                       "How often a prediction is right, against its confidence",
                       f"{scale}; {len(truth):,} test images; bars: share of the images in each bin; ECE: mean gap")

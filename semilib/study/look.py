@@ -18,6 +18,7 @@ from semilib.errors import BadInput, check_name
 from semilib.methods.losses import normalised_entropy
 from semilib.methods.memory_bank import MemoryBank
 from semilib.report.gallery import Row, Tile, gallery
+from semilib.report.labels import cell_in_words, display
 from semilib.report.paint import Shown
 from semilib.study import insight
 from semilib.training.trained import Trained
@@ -42,7 +43,8 @@ class Look:
         self.prob, self.features = insight.standard(model, self.images), model.features(self.images)
         self.order = insight.order_of(model)
         self.choices = [ALL, *(model.class_names[k] for k in self.order)]
-        self.run_name = f"{run.name}, {run.steps:,} steps of profile {run.profile}"
+        self.run_name = (f"{display(run.label)}, {cell_in_words(run.cell)}, {run.steps:,} steps of profile "
+                         f"{run.profile}, seed {run.seed}")
 
     @functools.cached_property
     def tested(self) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 
 import pandas as pd
 
 from semilib.data.splits import arrange, long_tailed_counts
 from semilib.errors import BadInput
-from semilib.report import paint
+from semilib.report import frames, paint
 from semilib.report.labels import cell_in_words
 from semilib.report.paint import FIGURE_WIDTH, PALETTE, Picture, Shown
-from semilib.report.table import Table
+from semilib.report.table import Table, is_missing
 from semilib.study import sheets
 from semilib.study.grids import Grid
 from semilib.training.config import Run
@@ -25,11 +26,17 @@ from semilib.training.config import Run
 USUAL, OTHER = PALETTE[3], PALETTE[0]          # a row that others are compared with; a row that is compared
 DOTS = {"linestyle": "none", "marker": "o", "markersize": 3.6, "markeredgewidth": 0.4, "markeredgecolor": "white",
         "zorder": 3}                           # over the bar of their mean
+LINE = 96                                      # characters of a line below a panel's rows
 
 
 def _scores(table: Table) -> pd.DataFrame:
-    """The finished runs of a table, in its rows' order: row, against, seed, score (%); NaN for a row without one."""
-    scores = table.runs.dropna(subset=["score"])[["row", "seed", "score"]]
+    """The finished runs of a table, in its rows' order: row, against, seed, score (%), runs; NaN for a row without one.
+
+    Baselines that are not this project's runs have no `runs`."""
+    scores = table.runs.dropna(subset=["score"])
+    keys = scores[["seed", "key", "code"]].itertuples(index=False)
+    scores = scores.assign(runs=[math.nan if is_missing(run.key) else frames.source(*run) for run in keys])
+    scores = scores[["row", "seed", "score", "runs"]]
     scores = table.frame[["row", "against"]].merge(scores, on="row", how="left").astype({"seed": "Int64"})
     return scores.assign(score=100 * scores["score"])
 
@@ -47,13 +54,13 @@ def _protocol(grid: Grid) -> str:
 
 
 def ladder(grid: Grid, tables: list[Table]) -> Shown:
-    """Every row of the tables as its seeds and their mean. Rows without a finished run are named and empty.
+    """Every row of the tables as its seeds and their mean. Rows without a finished run are named in one line.
 
     grid: of the first table; all have its schedule. Where one row is compared with all others, it is a dashed line, and
-    the rows stand by their means; values of one option stay in their order. Frame: table, row, seed, score (%), against
-    (the row that it is compared with), metric."""
+    the rows stand by their means; values of one option stay in their order. Frame: table, row, seed, score (%), runs,
+    against (the row that it is compared with), metric."""
     parts = [_scores(table).assign(table=table.name, metric=table.runs["metric"].iloc[0]) for table in tables]
-    frame = pd.concat(parts, ignore_index=True)[["table", "row", "seed", "score", "against", "metric"]]
+    frame = pd.concat(parts, ignore_index=True)[["table", "row", "seed", "score", "runs", "against", "metric"]]
     titles = dict.fromkeys(table.title.partition(":")[0] for table in tables)
     return paint.show("ladder", frame, "; ".join(titles),
                       f"{_protocol(grid)}; dots: seeds, bars: their mean, dashed: what they are compared with")
@@ -62,30 +69,46 @@ def ladder(grid: Grid, tables: list[Table]) -> Shown:
 @paint.draws("ladder")
 def draw_ladder(frame: pd.DataFrame) -> Picture:
     parts = paint.parts(frame, "table")
-    heights = [part["row"].nunique() + 0.2 for part in parts.values()]
+    left = {name: _left(part) for name, part in parts.items()}
+    heights = [part.dropna(subset=["score"])["row"].nunique() + len(left[name]) + 0.2 for name, part in parts.items()]
     picture = paint.figure(0.155 * sum(heights) + 0.48 * len(parts) + 0.4)
     panels = picture.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, name, part in zip(panels, _headings(list(parts)), parts.values(), strict=True):
-        against, rows = set(part["against"]) - {""}, paint.parts(part, "row")
-        if len(against) == 1 and part["row"].isin(against).any():
-            axes.axvline(part.loc[part["row"].isin(against), "score"].mean(), color=paint.RULE, linewidth=0.8,
+    drawn = []
+    for axes, heading, (name, part) in zip(panels, _headings(list(parts)), parts.items(), strict=True):
+        against, rows = set(part["against"]) - {""}, paint.parts(part.dropna(subset=["score"]), "row")
+        if len(against) == 1 and against <= rows.keys():
+            axes.axvline(rows[next(iter(against))]["score"].mean(), color=paint.RULE, linewidth=0.8,
                          linestyle=(0, (3, 2)), zorder=0)
             if not part["row"].str.contains(" = ").all():
-                rows = dict(sorted(rows.items(), key=lambda row: -row[1]["score"].fillna(-math.inf).mean()))
+                rows = dict(sorted(rows.items(), key=lambda row: -row[1]["score"].mean()))
         for y, row in enumerate(rows.values()):
             look = {"color": USUAL if row["against"].iloc[0] == "" else OTHER}
             axes.plot(row["score"], [y] * len(row), **look, **DOTS)
             axes.plot([row["score"].mean()] * 2, [y - 0.32, y + 0.32], linewidth=1.8, **look)
+        for y, line in enumerate(left[name], len(rows)):
+            axes.text(0, y, line, transform=axes.get_yaxis_transform(), va="center", fontsize=paint.SMALL)
         axes.set_yticks(range(len(rows)), [_value_in_symbols(row) for row in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_ylim(len(rows) + len(left[name]) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(axis="x", labelbottom=True)
-        axes.set_title(name, loc="left")
-    panels[-1].set_xlabel(f"{sheets.METRIC_NAMES[frame['metric'].iloc[0]]} (%)")
+        axes.set_title(heading, loc="left")
+        if rows:
+            drawn.append(axes)
+            axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.tick_params(axis="x", labelbottom=True)
+        else:
+            axes.tick_params(axis="x", labelbottom=False, length=0)
+            axes.spines[:].set_visible(False)
+    for axes in drawn[-1:]:
+        axes.set_xlabel(f"{sheets.METRIC_NAMES[frame['metric'].iloc[0]]} (%)")
     picture.align_ylabels(panels)
     return picture
+
+
+def _left(part: pd.DataFrame) -> list[str]:
+    """Lines that name the rows without a finished run."""
+    names = [_value_in_symbols(row) for row in dict.fromkeys(part.loc[part["score"].isna(), "row"])]
+    return textwrap.wrap(f"without a finished run: {', '.join(names)}", LINE) if names else []
 
 
 def _headings(tables: list[str]) -> list[str]:
@@ -109,7 +132,8 @@ def sensitivity(grid: Grid, tables: list[Table]) -> Shown:
     """Figure 6: balanced accuracy against one value of SeMi at a time, on a logarithmic axis where the values are an
     order of magnitude apart.
 
-    Frame: option, value, seed, score (%), usual (whether the value is SeMi's own)."""
+    An option without a finished run is named in the caption. Frame: option, value, seed, score (%), runs, usual
+    (whether the value is SeMi's own)."""
     parts = [_scores(table).assign(option=table.subtitle.split("Sensitivity to ")[1]) for table in tables
              if "Sensitivity to " in table.subtitle]
     if not parts:
@@ -118,7 +142,11 @@ def sensitivity(grid: Grid, tables: list[Table]) -> Shown:
     frame["usual"] = frame["row"].str.endswith(" (SeMi)")
     frame["value"] = frame["row"].str.removesuffix(" (SeMi)").str.split(" = ").str[1].astype(float)
     caption = f"{_protocol(grid)}; dots: seeds, bars: their mean, orange: SeMi's own value"
-    return paint.show("sensitivity", frame[["option", "value", "seed", "score", "usual"]],
+    done = frame.groupby("option")["score"].transform(lambda scores: scores.notna().any())
+    if done.any() and not done.all():
+        left = [MATH.get(option, option) for option in dict.fromkeys(frame.loc[~done, "option"])]
+        frame, caption = frame[done], f"{caption}; without a finished run: {', '.join(left)}"
+    return paint.show("sensitivity", frame[["option", "value", "seed", "score", "runs", "usual"]],
                       "Sensitivity of SeMi to its values, one at a time", caption)
 
 

@@ -26,7 +26,7 @@ from semilib.files import place
 from semilib.report import records
 from semilib.report.records import GROUPS
 from semilib.report.table import DASH, Column, Table, Tables, column
-from semilib.report.tables import count, mean_and_spread, never_acted, short
+from semilib.report.tables import count, mean_and_spread, never_acted, not_started, short
 from semilib.study import committed, probes, published
 from semilib.study.differences import LEVEL, difference, holm, in_words
 from semilib.study.grids import Entry, Grid, settings_of
@@ -95,10 +95,18 @@ def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path)
     frame["p_holm"] = holm(frame["p"])
     frame["difference"] = frame.apply(in_words, axis=1)
     notes = [f"Scale: {scale(first.runs[0])}; {_seeds(first)}.", *_untuned_note(entries),
-             *_groups_note(first.metric), *_difference_note(frame), *_missing_note(frame),
+             *_groups_note(first.metric, frame), *_difference_note(frame), *_missing_note(frame),
              *_idle_notes(measured, folders), *_source_notes(sources), *_split_note(measured), *_code_notes(measured)]
     return Table(grid.title, _columns(first.metric, frame, sources), frame, notes, measured,
-                 subtitle="; ".join(filter(None, (first.column, first.section))))
+                 subtitle="; ".join(filter(None, (first.column, first.section))),
+                 idle=lambda row: _name(row, sources) if not_started(row["runs"], row["state"]) else "")
+
+
+def _name(row: dict[str, Any], sources: dict[str, list[dict[str, str]]]) -> str:
+    """A row that is named below its table, with the published numbers that would stand in its columns."""
+    numbers = [f"{letter} {row['published'][rows[0]['source_paper']]}" for letter, rows in sources.items()
+               if rows[0]["source_paper"] in row["published"]]
+    return row["row"] + (f" ({'; '.join(numbers)})" if numbers else "")
 
 
 def _measured(entry: Entry, folders: Folders, runs: str | Path) -> Iterable[dict[str, Any]]:
@@ -174,14 +182,14 @@ def _seeds(entry: Entry) -> str:
             "deviation over seeds")
 
 
-def _groups_note(metric: str) -> Iterable[str]:
-    if metric == records.METRIC:
+def _groups_note(metric: str, frame: pd.DataFrame) -> Iterable[str]:
+    if metric == records.METRIC and frame["done"].any():
         yield "Head, medium, tail: mean recall (%) of the classes with most, middling and fewest labels."
 
 
 def _difference_note(frame: pd.DataFrame) -> Iterable[str]:
     against = [row for row in dict.fromkeys(frame["against"]) if row]
-    if not against:
+    if not against or not frame["done"].any():
         return
     other = against[0] if len(against) == 1 else "the row that it changes"
     compared = int(frame["p"].notna().sum())
@@ -193,9 +201,10 @@ def _difference_note(frame: pd.DataFrame) -> Iterable[str]:
 
 
 def _missing_note(frame: pd.DataFrame) -> Iterable[str]:
-    left = int((frame["done"] < frame["runs"]).sum())
+    shown = frame[[not not_started(row.runs, row.state) for row in frame.itertuples()]]
+    left = int((shown["done"] < shown["runs"]).sum())
     if left:
-        yield f"Not all runs are done: {left} of {len(frame)} rows lack some (column n)."
+        yield f"Not all runs are done: {left} of {len(shown)} rows lack some (column n)."
 
 
 def _idle_notes(measured: pd.DataFrame, folders: Folders) -> Iterable[str]:
@@ -234,13 +243,14 @@ def findings(tables: Tables) -> str:
     """What tables show, in Markdown: for each its highest rows, and the differences whose interval leaves out 0.
 
     Computed from their frames, so that no sentence says other than the table."""
-    lines = [f"- {table.subtitle}: {_findings(table.frame.dropna(subset=['mean']))}" for table in tables]
-    return "\n".join([f"**{tables[0].title}**", "", *lines])
+    done = {table.subtitle: table.frame.dropna(subset=["mean"]) for table in tables}
+    lines = [f"- {subtitle}: {_findings(rows)}" for subtitle, rows in done.items() if len(rows)]
+    none = [subtitle for subtitle, rows in done.items() if rows.empty]
+    left = f"No run is done in {'; '.join(none)}." if lines else "No run is done."
+    return "\n".join([f"**{tables[0].title}**", "", *lines, *(["- " * bool(lines) + left] if none else [])])
 
 
 def _findings(done: pd.DataFrame) -> str:
-    if done.empty:
-        return "no run is done."
     top = [f"{row.row} {mean_and_spread(row.mean, row.spread, 1)}"
            for row in done.sort_values("mean", ascending=False, kind="stable")[:HIGHEST].itertuples(index=False)]
     told = done[done["pairs"] > 2]

@@ -140,11 +140,15 @@ class Notebook(Progress):
 
     def __init__(self, of: int = 1, names: Mapping[str, str] | None = None):
         super().__init__(of, names)
-        from IPython.display import display
-        self.handle = display(Text(""), display_id=True)
+        self.handle: Any = None                            # until there is something to say
 
     def show(self) -> None:
-        self.handle.update(Text("\n".join(self.lines())))
+        from IPython.display import display
+        text = Text("\n".join(self.lines()))
+        if self.handle is None:
+            self.handle = display(text, display_id=True)
+        else:
+            self.handle.update(text)
 
 
 class Text:

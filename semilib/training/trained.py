@@ -87,7 +87,8 @@ class Features(nn.Module):
 class Trained:
     """A method's averaged network in eval mode. Images are uint8 [n, 3, side, side]; C classes, D features.
 
-    prepare: a module from such images to the network's input. offset: post-hoc logit adjustment.
+    prepare: a module from such images to the network's input. offset: post-hoc logit adjustment. key, code: the
+    record's.
     """
 
     run: Run
@@ -96,6 +97,8 @@ class Trained:
     class_names: list[str]
     prepare: nn.Module
     offset: Tensor | float = 0.0
+    key: str = ""
+    code: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -267,7 +270,8 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     net.to(where).eval()
     method.to(where).eval()
     offset = run.post_hoc * info.prior().log() if run.post_hoc else 0.0
-    return Trained(run, net, method, list(split["class_names"]), prepare.to(where).eval(), offset)
+    return Trained(run, net, method, list(split["class_names"]), prepare.to(where).eval(), offset,
+                   found["key"], found["code"])
 
 
 def _split(found: dict[str, Any], folder: Path) -> dict[str, Any]:

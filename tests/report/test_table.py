@@ -53,6 +53,21 @@ def test_what_tables_under_each_other_share_stands_once():
     assert apart.text == f"{apart[0].text}\n\n{apart[1].text}"
 
 
+def test_rows_of_which_nothing_was_started_are_one_line(tmp_path):
+    def named(row):
+        return f"{row['name']} (a 9)" if row["rule"] == "" else ""
+    one = table(idle=named)
+    assert [row[0] for row in one.cells()] == ["method", "c"] and one.not_started == ["a|b (a 9)"]
+    for text in (one.text, one._repr_html_(), one.markdown):
+        assert text.count("a|b") == 1 and text.index("Not started: a|b (a 9).") < text.index("A note.")
+    long, _ = one.write(tmp_path / "a")
+    assert len(pd.read_csv(long)) == 2, "the numbers behind it hold every row"
+    none = table(frame=FRAME.assign(rule=""), idle=named)
+    assert none.text.splitlines() == ["Speed", "", "Not started: a|b (a 9), c (a 9).", "A note."]
+    assert "<table>" not in none._repr_html_() and "|--" not in none.markdown.replace(" ", "")
+    assert Tables([none, table(title="Size", notes=[])]).text.count("Not started") == 1
+
+
 def test_files_hold_the_runs_or_else_the_frame(tmp_path):
     long, short = table().write(tmp_path / "a.b")
     assert pd.read_csv(long, keep_default_na=False, na_values={"ms": ""}).equals(FRAME)

@@ -137,16 +137,19 @@ def test_runs_that_are_not_done_are_seen(tmp_path):
     rows = {line.split()[0]: line for line in text.splitlines()[4:7]}
     assert "1/2, 1 failed" in rows["FixMatch"] and " 50.0 " in rows["FixMatch"]     # nothing of the failed run is in it
     assert "0/1, 1 unfinished" in rows["Supervised"] and rows["Supervised"].count("–") == 7
-    assert "0/1, 1 not started" in rows["SeMi"] and rows["SeMi"].count("–") == 7
+    assert "SeMi" not in rows and "\nNot started: SeMi.\n" in text and text.count("SeMi") == 1, "one line"
     assert "FixMatch seed 1, failed (TrainingError: the loss 'x' was not finite)" in text
-    assert "Supervised seed 0, unfinished" in text and "SeMi seed 0, not started" in text
+    assert "Supervised seed 0, unfinished" in text
     assert frame.set_index("label").loc["fixmatch", "balanced_accuracy"] == pytest.approx(50)
     assert made.runs.loc[made.runs["status"] != "done", "mean_last"].isna().all()
     assert list(made.runs["steps"].isna()) == [False, False, False, True]
     with pytest.raises(BadInput, match="records"):
         overview([])
     nothing = overview(load(folders[3:]))
-    assert nothing.title == CELL and "–" in nothing.text
+    assert nothing.title == CELL and nothing.cells() == [] and "Not started: SeMi." in nothing.text
+    folders.append(write_record(tmp_path, steady(80, 50, 20), method="semi", seed=1))
+    some = overview(load(folders[3:])).text
+    assert "1/2, 1 not started" in some and "Not in the numbers: SeMi seed 0, not started." in some
 
 
 @pytest.mark.parametrize("field, change", [

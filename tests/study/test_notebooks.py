@@ -295,6 +295,27 @@ def test_each_notebook_is_in_one_book_of_the_tests_and_again_where_it_shows_comm
         assert [last[n] for n in range(1, len(cells(path)))] == [source(c) for c in cells(path)[1:]]
 
 
+def test_progress_in_a_notebook_is_one_output_and_none_before_there_is_something_to_say(monkeypatch):
+    from IPython import display
+    from kit import smoke_run
+    shown = []
+    handle = SimpleNamespace(update=lambda text: shown.append(repr(text)))
+    monkeypatch.setattr(display, "display", lambda text, display_id: shown.append(f"new: {text}") or handle)
+    notebook = progress.Notebook(of=2)
+    assert shown == []
+    notebook.begin(smoke_run("fixmatch"), 0)
+    notebook.note("a note")
+    assert shown[0].startswith("new: [1/2] ") and len(shown) == 2 and "a note" in shown[1]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_no_output_is_empty_or_a_list_of_what_a_browser_would_draw(path):
+    for cell in cells(path):
+        for out in cell["outputs"]:
+            text = "".join(out.get("text", out.get("data", {}).get("text/plain", [])))
+            assert text.strip() and not re.match(r"\[(?!\d+/\d+\])", text), f"{path.name}: {source(cell)[:60]}"
+
+
 def test_progress_reaches_a_follower_and_a_terminal(tmp_path, monkeypatch, capsys):
     import io
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import shutil
 import statistics
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_findings_are_computed_from_the_tables_that_they_stand_under(made):
         shutil.rmtree(folder / "results" / f"{method}-2")
     committed.load.cache_clear()
     assert "leaves out" not in sheets.findings(sheets.Tables([show(grid, folder)])), "two pairs decide nothing"
-    assert "no run is done." in sheets.findings(sheets.sheets(grid, {}, folder))
+    assert "No run is done." in sheets.findings(sheets.sheets(grid, {}, folder))
 
 
 def test_a_part_that_never_acted_is_told_in_a_footnote(made):
@@ -163,6 +164,22 @@ def test_what_is_missing_or_failed_is_visible(made):
     assert rows.loc["SeMi", "state"] == "1 failed" and rows.loc["SeMi", "mean"] == pytest.approx(72.0)
     assert [run.key for run in sheets.missing(grid, sheets.find(grid, folder / "runs", folder / "results"))] == [
         runs["fixmatch", 1].key, runs["semi", 2].key]
+
+
+def test_a_row_of_which_no_run_was_started_is_named_below_the_table_with_its_published_numbers(made):
+    grid, folder = made
+    for seed in range(3):
+        (folder / "results" / f"fixmatch-{seed}" / "run.json").unlink()
+    committed.load.cache_clear()
+    sheet = show(grid, folder)
+    assert "FixMatch" in list(sheet.frame["row"]) and "FixMatch" not in [row[0] for row in sheet.cells()]
+    assert "Not started: FixMatch." in sheet.text and "Not all runs are done" not in sheet.text
+    wide = grids.grid("table3", "paper", ["simpro", "semi"], [0])
+    (first, *rest) = sheets.sheets(wide, {}, folder / "runs")
+    assert first.cells() == [] and re.search(r"^Not started: SimPro \(a 59.1\), SeMi\.$", first.text, re.MULTILINE)
+    assert "a: SimPro (Du et al., ICML 2024) Table 3" in first.text and not any("d:" in n for n in first.notes)
+    assert sheets.findings(sheets.sheets(wide, {}, folder / "runs")).splitlines()[2:] == ["No run is done."]
+    assert len(first.text.splitlines()) < 12 and len(rest) == 5
 
 
 def test_todays_run_comes_before_a_committed_record(made):
@@ -265,15 +282,25 @@ def test_the_ladder_draws_every_seed_of_every_row(made):
     assert "600 steps of profile trial" in frame["caption"].iloc[0]
 
 
-def test_the_ladder_names_a_row_without_a_finished_run_and_is_drawn_again_from_its_csv(made, tmp_path):
+def test_the_ladder_names_rows_without_a_finished_run_in_one_line_and_is_drawn_again_from_its_csv(made, tmp_path):
     for seed in range(3):
         (made[1] / "results" / f"fixmatch-{seed}" / "run.json").unlink()
     committed.load.cache_clear()
     figure, frame = sheet_figures.ladder(made[0], [show(*made)])
-    assert frame.loc[frame["row"] == "FixMatch", "score"].isna().tolist() == [True]
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["SeMi", "Supervised", "FixMatch"]
+    assert frame.loc[frame["row"] == "FixMatch", ["score", "runs"]].isna().values.tolist() == [[True, True]]
+    axes, = figure.axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["SeMi", "Supervised"]
+    assert [t.get_text() for t in axes.texts] == ["without a finished run: FixMatch"]
     picture, numbers = paint.save(figure, frame, tmp_path / "ladder")
     assert paint.png(paint.redraw(numbers)) == picture.read_bytes()
+
+
+def test_a_ladder_without_any_finished_run_is_a_line_a_table(tmp_path):
+    grid = grids.grid("table3", "paper")
+    figure, _ = sheet_figures.ladder(grid, sheets.sheets(grid, {}, tmp_path))
+    assert len(figure.axes) == 6 and not any(axes.get_yticks().size for axes in figure.axes)
+    assert all(axes.texts[0].get_text().startswith("without a finished run: Supervised, ") for axes in figure.axes)
+    assert figure.get_figheight() < 6, "18 rows a table would be 18 inches"
 
 
 COMMITTED = sorted(csv for csv in (ROOT / "figures").rglob("*.csv") if csv.with_suffix(".png").is_file())
