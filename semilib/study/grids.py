@@ -15,10 +15,7 @@ A profile chooses data and schedule, and profiles never share a table:
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from semilib import files
@@ -26,6 +23,7 @@ from semilib.errors import BadInput, check_name
 from semilib.methods import METHODS, get, title_of
 from semilib.training.config import PROFILES as SCHEDULES
 from semilib.training.config import Run
+from semilib.training.tuned import settings_of
 
 # The methods that every table compares, and those that stand in the smoke profile's.
 MAIN = ("supervised", "fixmatch", "daso", "acr", "cdmad", "simpro", "semi")
@@ -282,17 +280,6 @@ def grid(table: str, /, profile: str = "small", methods: Iterable[str] | None = 
 def drawn_by(profile: str, seed: int, fields: dict[str, Any]) -> dict[str, Any]:
     """On features each seed draws its split, unless a split is asked for."""
     return {"split_seed": seed} if profile == "features" and "split_seed" not in fields else {}
-
-
-@functools.cache
-def settings_of(method: str) -> dict[str, dict[str, Any]]:
-    """The settings that `semilib.study.tuning` chose for a method on features: fields, options, held-out accuracy.
-
-    A method that is not tuned yet has none, and a held-out accuracy of None: its runs have the profile's own values,
-    and its tables say so."""
-    path = Path(__file__).with_name("tuned.json")
-    chosen = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return chosen.get(method, {"fields": {}, "options": {}, "heldout": None})
 
 
 def on_features(methods: list[str]) -> list[Row]:

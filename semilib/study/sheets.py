@@ -29,9 +29,10 @@ from semilib.report.table import DASH, Column, Table, Tables, column
 from semilib.report.tables import count, mean_and_spread, never_acted, not_started, short
 from semilib.study import committed, probes, published
 from semilib.study.differences import LEVEL, difference, holm, in_words
-from semilib.study.grids import Entry, Grid, settings_of
+from semilib.study.grids import Entry, Grid
 from semilib.training import metrics, record
 from semilib.training.config import Run
+from semilib.training.tuned import settings_of
 
 METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy on the natural test split",
                 "accuracy_50": "accuracy on 50 test images a class"}
