@@ -98,7 +98,7 @@ def variant(config: dict[str, Any]) -> dict[str, Any]:
 
     Defaults are those of its profile, preset and recipe; on features also those that were tuned, whichever are nearer.
     A preset other than the first is told, and stands for its values. {} for a method that is not registered."""
-    options = config["options"]
+    options = config.get("options", {})
     changed = [{k: v for k, v in options.items() if k in usual and json.dumps(v) != json.dumps(usual[k])}
                for usual in _usual(config)]
     return min(changed, key=len, default={})
@@ -117,7 +117,7 @@ def names_of(runs: Iterable[Run]) -> dict[str, str]:
 def _usual(config: dict[str, Any]) -> list[dict[str, Any]]:
     """The options that such a run has without being asked for any; of several ways to read that, each."""
     kept = {k: v for k, v in config.items() if k not in ("options", "seed", "split_seed", "folder", "encoder_weights")}
-    preset = config["options"].get("preset")
+    preset = config.get("options", {}).get("preset")
     return _defaults(json.dumps(kept, sort_keys=True), preset if isinstance(preset, str) else "")
 
 
@@ -130,7 +130,7 @@ def _defaults(config: str, preset: str) -> list[dict[str, Any]]:
     given = {k: v for k, v in json.loads(config).items() if k in Run.__dataclass_fields__}
     try:
         run = Run.of(**given, options={"preset": preset} if preset else {})
-    except (BadInput, TypeError):
+    except (ValueError, TypeError, KeyError):              # of BadInput, and of a configuration from long ago
         return []
     usual = dict(run.options)
     if preset:

@@ -103,9 +103,11 @@ def check_parameter(name: str, value: Any, method: str, base: str = "", add: str
     fields = [f.name for f in dataclasses.fields(Run)]
     if name not in fields:
         from semilib.methods import get
-        if name in [f.name for f in dataclasses.fields(get(method, base, add).Config)]:
-            raise BadInput(name, value, f"an option of {method}: {method}.{name}={value} on the command line, "
-                                        f"options={{{name!r}: {value!r}}} in Python")
+        owner, _, option = name.rpartition(".")
+        if owner in ("", "options", method) and option in [f.name for f in
+                                                           dataclasses.fields(get(method, base, add).Config)]:
+            raise BadInput(name, value, f"an option of {method}: {method}.{option}={value} on the command line, "
+                                        f"options={{{option!r}: {value!r}}} in Python")
         check_name("parameter", name, fields)
 
 
