@@ -46,7 +46,7 @@ import semilib  # noqa: E402
 from semilib.errors import BadInput  # noqa: E402
 from semilib.files import write_text  # noqa: E402
 from semilib.methods import METHODS, get, title_of  # noqa: E402
-from semilib.options import PAPER_STEPS, Duration  # noqa: E402, is_share
+from semilib.options import PAPER_STEPS, Duration, is_share  # noqa: E402
 from semilib.training.config import Run  # noqa: E402
 
 Pages = dict[str, str | bytes]                      # path below the source folder -> content

@@ -113,7 +113,8 @@ def single(args, wanted) -> None:
     found = record.read(path)
     result = found["result"]
     print(f"{names[wanted.key]}, {wanted.steps:,} steps of profile {wanted.profile}: "
-          f"{result['metric'].replace('_', ' ')} {result['mean_last']:.2%} ({result['rule']}; last {result['last']:.2%})")
+          f"{result['metric'].replace('_', ' ')} {result['mean_last']:.2%} ({result['rule']}; "
+          f"last {result['last']:.2%})")
     if wanted.dataset == "imagefolder":
         print(f"last evaluation: {metrics.counted(*result['right'])}; {found['split']['data']}")
     for name, advice in result.get("never_acted", {}).items():

@@ -111,7 +111,7 @@ def draw_confusion(frame: pd.DataFrame) -> Picture:
     picture, panels = paint.panels(len(parts), 3, (side, side + 0.33), (0.7 + at_side, 0.4 + at_side), share=True)
     for axes, (label, part) in zip(panels, parts.items(), strict=True):
         image = _matrix(axes, part["share"].to_numpy().reshape(len(names), -1), names)
-        axes.set_title(f"{_folded(label)}\nbalanced accuracy {part['balanced_accuracy'].iloc[0]:.1f} %")
+        axes.set_title(f"{_folded(label)}\nbalanced, last evaluation: {part['balanced_accuracy'].iloc[0]:.1f} %")
     bar = picture.colorbar(image, ax=picture.axes, shrink=0.85 if len(parts) <= 3 else 0.5, aspect=25, pad=0.015)
     bar.set_label("share of the true class (%)")
     bar.outline.set_linewidth(0.5)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from semilib.report.records import Record
     from semilib.training.config import Run
 
+SMOKE = "smoke"                 # the profile whose runs show that everything runs
 POST_HOC, NUMBER = "posthoc", r"[0-9.]+(e[+-]?[0-9]+)?"           # of a label's part such as posthoc0.5
 
 # Fields that the brackets of a label do not tell: the scale, which is never mixed; the seed; what stands before the
@@ -232,6 +233,13 @@ def scale_in_words(records: list[Record]) -> str:
     scale(records)
     started = next((r for r in records if r.config), None)
     return ", ".join(filter(None, [cell_in_words(records[0].cell), started and _schedule(started)]))
+
+
+def trial(profile: str, steps: int, classes: int | None) -> list[str]:
+    """What has to be said once of runs of so few steps, in a list; [] of any other profile. classes: None if unknown.
+    """
+    chance = f"; chance is {100 / classes:.3g} %" if classes else ""
+    return [f"{steps:,} steps: shows that it runs{chance}."] if profile == SMOKE else []
 
 
 def _schedule(record: Record) -> str:

@@ -292,6 +292,11 @@ def grid(table: str, /, profile: str = "small", methods: Iterable[str] | None = 
     return Grid(table, profile, title, tuple(entries), changed, tuple(variants or {}))
 
 
+def usual(of: Grid) -> Grid:
+    """The same table of the same profile as it is without being changed."""
+    return grid(of.table, of.profile)
+
+
 def drawn_by(profile: str, seed: int, fields: dict[str, Any]) -> dict[str, Any]:
     """On features each seed draws its split, unless a split is asked for."""
     return {"split_seed": seed} if profile == "features" and "split_seed" not in fields else {}

@@ -121,7 +121,14 @@ def test_a_part_that_never_acted_is_told(tmp_path):
 def test_different_code_is_told(tmp_path):
     folders = [write_record(tmp_path, steady(80, 50, 20), seed=s, code=c)
                for s, c in ((0, "c0dec0de"), (1, "0ddc0de0"))]
-    assert "of different code" in " ".join(overview(load(folders)).notes)
+    assert overview(load(folders)).notes[-1].endswith(
+        "The seeds are of several versions of the code that trains, so part of their spread may be its change.")
+
+
+def test_a_run_of_the_smoke_profile_is_said_to_be_at_chance(tmp_path):
+    notes = overview(load([write_record(tmp_path, steady(40, 30, 20), profile="smoke")])).notes
+    assert notes[0] == "40 steps: shows that it runs; chance is 33.3 %."
+    assert "chance" not in overview(load([write_record(tmp_path, steady(40, 30, 20))])).text
 
 
 def test_title_holds_the_scale(tmp_path):
