@@ -276,7 +276,7 @@ def findings(grid: Grid, tables: Tables, **told: str) -> str:
     whole = grid.profile in told and not none and all((rows["done"] == rows["runs"]).all() for rows in done.values()) \
         and {run.key for run in usual(grid).runs} <= {run.key for run in grid.runs}
     return "\n".join([f"**{tables[0].title}**", "", *lines, *(["- " * bool(lines) + left] if none else []),
-                      *(["", told[grid.profile]] if whole else [])])
+                      *(["", told[grid.profile].strip()] if whole else [])])
 
 
 def _findings(done: pd.DataFrame) -> str:

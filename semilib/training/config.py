@@ -51,7 +51,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "glance": dict(steps=120, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.1, ema=0.95, eval_every=24),
     # The embedded data in minutes on two cores.
     "quickstart": dict(steps=1200, batch=32, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.99, eval_every=12),
-    # A quarter of its pictures: every method of the field beside every other, in less than 40 seconds each.
+    # A quarter of its pictures: every method of the field beside every other, in 20 seconds to three minutes.
     "trial": dict(steps=600, batch=16, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.98, eval_every=12),
     # Pretrained features of every view, computed once: whole schedules in a minute on one core.
     "features": dict(steps=1500, batch=64, lr=0.03, network="mlp-256", bn_momentum=0.1, ema=0.99, eval_every=30,
