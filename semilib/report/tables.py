@@ -23,9 +23,6 @@ from semilib.training import metrics
 REPORTED = {"median_last": "median of the evaluations averaged here", "last": "last evaluation",
             "best_on_test": "best evaluation, picked by the test set"}
 
-# Of runs whose codes, in their records, are several.
-MIXED = "the seeds are of several versions of the code that trains, so part of their spread may be its change"
-
 
 def overview(records: list[Record], title: str = "") -> Table:
     """One row a label, in the order of `labels.ordered`, over its finished runs. Runs that are not done are counted and
@@ -227,5 +224,6 @@ def _sources(runs: pd.DataFrame) -> Iterable[str]:
     started = runs.groupby("label")["status"].transform(lambda states: (states != "not started").any())
     for label, group in runs[started].groupby("label", sort=False):
         ids = [frames.source(row.seed, row.key, row.code) for row in group.itertuples()]
-        mixed = f" {MIXED.capitalize()}." if group["code"].nunique() > 1 else ""
-        yield f"Runs (seed:key-code) of {display(label)}: {', '.join(ids)}.{mixed}"
+        mixed = group["code"].nunique() > 1
+        yield (f"Runs (seed:key-code) of {display(label)}: {', '.join(ids)}."
+               + " They were trained by several versions of the code; part of their spread may be its change." * mixed)

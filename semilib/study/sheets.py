@@ -27,7 +27,7 @@ from semilib.report import records
 from semilib.report.labels import SMOKE, trial
 from semilib.report.records import GROUPS
 from semilib.report.table import DASH, Column, Table, Tables, column
-from semilib.report.tables import MIXED, count, mean_and_spread, never_acted, not_started, short
+from semilib.report.tables import count, mean_and_spread, never_acted, not_started, short
 from semilib.study import committed, probes, published
 from semilib.study.differences import LEVEL, difference, holm, in_words
 from semilib.study.grids import Entry, Grid, usual
@@ -243,7 +243,8 @@ def _code_notes(grid: Grid, measured: pd.DataFrame) -> Iterable[str]:
     rows = measured[measured["code"] != ""].groupby("row", sort=False)
     mixed = [name for name, part in rows if part["code"].nunique() > 1]
     if mixed:
-        yield f"{', '.join(mixed)}: {MIXED}. `{_again(grid)}` does all by today's, which tables then show."
+        yield (f"Seeds trained by several versions of the code: {', '.join(mixed)}; part of their spread may be its "
+               f"change. `{_again(grid)}` does all by today's.")
     commits = sorted({commit for commit in measured["commit"] if commit})
     if commits:
         yield (f"Records: {measured['score'].notna().sum()} of {len(measured)} runs, code of commit "

@@ -122,7 +122,7 @@ def test_different_code_is_told(tmp_path):
     folders = [write_record(tmp_path, steady(80, 50, 20), seed=s, code=c)
                for s, c in ((0, "c0dec0de"), (1, "0ddc0de0"))]
     assert overview(load(folders)).notes[-1].endswith(
-        "The seeds are of several versions of the code that trains, so part of their spread may be its change.")
+        "They were trained by several versions of the code; part of their spread may be its change.")
 
 
 def test_a_run_of_the_smoke_profile_is_said_to_be_at_chance(tmp_path):

@@ -119,9 +119,8 @@ def test_seeds_of_several_codes_are_said_to_be_with_the_command_that_does_them_a
     path.write_text(json.dumps({**json.loads(path.read_text()), "code": "1" * 8}))
     committed.load.cache_clear()
     note, = [note for note in show(grid, folder).notes if "versions" in note]
-    assert note == ("FixMatch: the seeds are of several versions of the code that trains, so part of their spread may "
-                    "be its change. `semilib run table1 profile=small --again` does all by today's, which tables then "
-                    "show.")
+    assert note == ("Seeds trained by several versions of the code: FixMatch; part of their spread may be its change. "
+                    "`semilib run table1 profile=small --again` does all by today's.")
     changed = grids.grid("table4", "smoke", seeds=[0, 3], lr=0.5)
     assert sheets._again(changed) == "semilib run table4 profile=smoke seeds=[0,3] lr=0.5 --again"
 
