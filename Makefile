@@ -33,9 +33,9 @@ torture: $(STAMP) ## kill runs, damage files, give bad input for 20 minutes (MIN
 docs: $(STAMP) ## build the documentation site, offline and from stored outputs, and print where it is
 	$(VENV)/bin/python docs/build.py build/docs
 
-lab: $(STAMP) ## open working copies of the notebooks, in lab/, in JupyterLab
+lab: $(STAMP) ## open working copies of the notebooks in JupyterLab (LAB=--allow-root: as root)
 	$(VENV)/bin/python -m semilib copies lab
-	$(VENV)/bin/jupyter lab lab
+	$(VENV)/bin/jupyter lab $(LAB) lab
 
 clean: ## delete caches and build/ (keeps .venv, data, runs and results)
 	rm -rf build .pytest_cache .ruff_cache *.egg-info

@@ -46,7 +46,7 @@ import semilib  # noqa: E402
 from semilib.errors import BadInput  # noqa: E402
 from semilib.files import write_text  # noqa: E402
 from semilib.methods import METHODS, get, title_of  # noqa: E402
-from semilib.options import PAPER_STEPS, Duration  # noqa: E402
+from semilib.options import PAPER_STEPS, Duration, is_share  # noqa: E402
 from semilib.training.config import Run  # noqa: E402
 
 Pages = dict[str, str | bytes]                      # path below the source folder -> content
@@ -205,7 +205,7 @@ def options_section(this: About) -> list[str]:
             valid = "a share of the run, or steps"
         elif hints[f.name] is bool:
             valid = "True, False"
-        share = hints[f.name] == Duration and isinstance(default, float) and 0 < default < 1
+        share = is_share(f)
         steps = f" ({round(default * PAPER_STEPS):,} of {PAPER_STEPS:,} steps)" if share else ""
         rows.append([code(f.name), code(float(f"{default:.6g}") if share else default) + steps, inline(valid),
                      inline(f.metadata["doc"])])

@@ -40,8 +40,10 @@ MOST = 10_000                                                 # values of a rang
 
 
 def values(text: str) -> Any:
-    """`value`, or the list of several: 0.2,0.4 or semi,acr or 0..4, which is 0,1,2,3,4. A quoted value may hold commas.
-    """
+    """`value`, or the list of several: 0.2,0.4 or semi,acr or 0..4, which is 0,1,2,3,4. A quoted value may hold commas,
+    and so may a dict."""
+    if isinstance(whole := value(text), dict):
+        return whole
     found: list[Any] = []
     for part in PART.findall(text) or [text]:
         ends = RANGE.fullmatch(part)
@@ -115,9 +117,11 @@ def run(args) -> None:
 def single(args, wanted) -> None:
     from semilib import files
     from semilib.data import folders  # no pandas, no notebooks: a bare machine with torch can run this
+    from semilib.report.labels import names_of
     from semilib.training import metrics, progress, record
     from semilib.training.train import train
-    shown = progress.Terminal()
+    names = names_of([wanted])
+    shown = progress.Terminal(names=names)
     folders.prepare([wanted], shown.working, shown.note)
     with board_of(wanted, args):
         path = train(wanted, files.place(args.runs), args.folder, shown)
@@ -127,7 +131,7 @@ def single(args, wanted) -> None:
     digits = metrics.decimals(result["right"][1]) if few else 2
     score = (f"{result['metric'].replace('_', ' ')} {result['mean_last']:.{digits}%} ({result['rule']}; last "
              f"{result['last']:.{digits}%})")
-    print(f"{found['name']}, {wanted.steps:,} steps of profile {wanted.profile}: "
+    print(f"{names[wanted.key]}, {wanted.steps:,} steps of profile {wanted.profile}: "
           + (of_test_pictures(path) + f"\n{score}" if few else score))
     for name, advice in result.get("never_acted", {}).items():
         print(f"never acted: {name} ({advice})")
@@ -216,6 +220,7 @@ def several(args, tables: list[str], fields: list[str]) -> None:
     words = assignments(getattr(args, args.on, None) or [])
     how = launchers.launcher(args.on, {**flags, "notebook": not args.bare, **words})
     from semilib.report import board
+    from semilib.report.labels import names_of
     from semilib.study.local import slots_of
     from semilib.study.status import summary
     from semilib.study.sweep import sweep
@@ -231,7 +236,7 @@ def several(args, tables: list[str], fields: list[str]) -> None:
     if not runs:
         return
     print(estimate(runs, args, len(slots_of(len(runs), how)) if args.on == "local" else 1), flush=True)
-    names = {key: name for group in reversed(groups) for key, name in group.names.items()}
+    names = names_of(runs) | {key: name for group in reversed(groups) for key, name in group.names.items()}
     outcomes = sweep(runs, args.runs, how, automatic(len(runs), names))
     for outcome in outcomes if args.log else ():
         board.write(outcome.folder)
@@ -346,13 +351,14 @@ def list_(args) -> None:
     """The runs of tables, or of a sweep, and their state."""
     from collections import Counter
 
+    from semilib.report.labels import named
     from semilib.study.sweep import states
     for title, runs, recorded, _ in looked_at(args):
         known = states(runs, args.runs)
         numbers = Counter({"in results": len(recorded)}) + Counter(state for _, state in known)
         print(f"{title}\n  " + ", ".join(f"{n} {state}" for state, n in numbers.items()))
         for run, state in known if args.all else ():
-            print(f"  {state:12} {run.name}  {run.key}")
+            print(f"  {state:12} {named(run.name, run.identity())}  {run.key}")
         for key, kept in recorded.items() if args.all else ():
             print(f"  in results   {kept.folder.name}  {key}")
 
@@ -403,6 +409,7 @@ def one(args) -> None:
 
 def status(args) -> None:
     from semilib import files
+    from semilib.report.labels import named
     from semilib.training import metrics, record
     print(f"{'state':12} {'result':>7}  run  profile and steps  key-code")
     for path in sorted(files.place(args.runs).rglob("run.json")):
@@ -414,8 +421,8 @@ def status(args) -> None:
         few = found["config"].get("dataset") == "imagefolder" and found.get("result", {}).get("right")
         digits = metrics.decimals(few[1]) if few else 1
         score = f"{found['result']['mean_last']:.{digits}%}" if state in ("done", "stale") else "-"
-        print(f"{state:12} {score:>7}  {found['name']}  {profile} {steps} steps  {found['key']}-{found['code']}"
-              + (f"  last: {metrics.counted(*few)}" if few else ""))
+        print(f"{state:12} {score:>7}  {named(found['name'], found['config'])}  {profile} {steps} steps  "
+              f"{found['key']}-{found['code']}" + (f"  last: {metrics.counted(*few)}" if few else ""))
 
 
 def combination(label: str) -> tuple[str, str, str]:
@@ -430,13 +437,15 @@ def describe(args) -> None:
     """Every parameter of a run, and the options of a method, of one on a base (remixmatch+abc),
     or with SeMi's modules (acr+oheml)."""
     from semilib.methods import get
+    from semilib.options import is_share
     from semilib.training.config import Run
     base, method, add = combination(args.method)
     for title, kind in (("run", Run), (f"options of {args.method}", get(method, base, add).Config)):
         print(f"\n{title}:")
         for f in dataclasses.fields(kind):
             default = f.default if f.default is not dataclasses.MISSING else {}
-            print(f"  {f.name:24} {default!r:22} {f.metadata['doc']}")
+            shown = f"{default!r} of the run" if is_share(f) else repr(default)
+            print(f"  {f.name:24} {shown:22} {f.metadata['doc']}{'; a whole number = steps' * is_share(f)}")
 
 
 def explain(args) -> None:
@@ -655,8 +664,8 @@ def parser() -> argparse.ArgumentParser:
     words = "TABLE or NAME=VALUE"
     sub = verb(plan, "how many runs, hours and how much disk tables or a sweep will take")
     sub.add_argument("what", nargs="*", metavar=words,
-                     help="table1 ... table7 (none: all), profile=small, seeds=0..2, methods=semi,acr; or a sweep, as "
-                          "for `run`")
+                     help="table1 ... table7 (none: all), profile=small, seeds=0..2, methods=semi,acr, and for table4 "
+                          "variants='{\"alpha 0.2\": {\"alpha\": 0.2}}'; or a sweep, as for `run`")
     sub.add_argument("--runs", default="runs")
     sub.add_argument("--slots", type=int, default=None, help="runs side by side (default: as `run` would choose)")
     sub.add_argument("--bare", action="store_true", help="without a notebook a run")

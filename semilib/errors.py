@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 LISTED = 120                        # names that a message lists; of more it gives their number
 SHOWN = 300                         # characters of a value that a message repeats
+# What a part of a method is called that has no option of its name: the option that it goes with, and how.
+BANK = "the memory bank goes with plce: with plce=False it is still filled, and nothing reads it"
+GOES_WITH = dict.fromkeys(("bank", "memory_bank", "memory", "bcdmb", "prototypes"), ("plce", BANK))
 
 
 class BadInput(ValueError):
@@ -68,5 +71,7 @@ def check_name(kind: str, name: object, valid: Iterable[object]) -> None:
         near = difflib.get_close_matches(text[:SHOWN], map(str, valid), n=3, cutoff=0.4)
         near.sort(key=lambda one: sorted(one) != sorted(text))        # letters that changed places, before other names
         hint = f"did you mean {near[0]!r}? " if near else ""
+        option, how = GOES_WITH.get(text.lower(), ("", ""))
+        hint = f"{how}; " if option in valid else hint
         known = ", ".join(sorted(map(str, valid))) if len(valid) <= LISTED else f"{len(valid)} names"
         raise BadInput(kind, name, f"unknown; {hint}valid: {known}")

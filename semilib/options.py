@@ -30,6 +30,11 @@ def duration_in_steps(duration: Duration, total: int) -> int:
     return int(duration) if isinstance(duration, int) or duration == 0 else max(1, round(duration * total))
 
 
+def is_share(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field is a duration that by default is a share of the run."""
+    return field.type in (Duration, "Duration") and isinstance(field.default, float) and 0 < field.default < 1
+
+
 def momentum_of(momentum: float, total: int, of: int = PAPER_STEPS, least: int = 20) -> float:
     """A moving average's momentum, meant for `of` steps, in a run of `total`.
 

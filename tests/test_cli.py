@@ -14,6 +14,7 @@ from PIL import Image
 from semilib import cli
 from semilib.errors import BadInput, Stopped
 from semilib.training import record, signals
+from semilib.training.config import Run
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,21 @@ def test_describe_lists_every_field_and_option(capsys):
     cli.main(["describe", "semi"])
     said = capsys.readouterr().out
     assert "gamma_l" in said and "tau_12" in said and "misaligned_features" in said
+    lines = {line.split()[0]: line for line in said.splitlines() if line.startswith("  ")}
+    for name, share in (("warmup", "0.012"), ("decay_every", "0.0004"), ("epoch", "0.002")):
+        assert f" {share} of the run " in lines[name] and lines[name].endswith("; a whole number = steps")
+    assert "12 of the run" not in lines["eval_every"] and "of the run" not in lines["threshold"]
+    assert "all that reads the memory bank" in lines["plce"]
+
+
+def test_an_option_that_the_memory_bank_has_not_leads_to_the_one_that_it_goes_with():
+    for name in ("bank", "memory_bank"):
+        with pytest.raises(BadInput, match="the memory bank goes with plce: with plce=False it is still filled"):
+            Run.of(options={name: False})
+    with pytest.raises(BadInput, match="unknown; valid|did you mean"):
+        Run.of(method="fixmatch", options={"bank": False})
+    with pytest.raises(BadInput, match=r"options=\{'alpha': 0.2\} in Python"):
+        Run.of(**{"semi.alpha": 0.2})
 
 
 def test_words_become_values():
@@ -164,6 +180,7 @@ def test_words_become_values():
         "0.2,0.4": [0.2, 0.4], "semi,acr": ["semi", "acr"], "0..3": [0, 1, 2, 3], "7..7": [7], "1,3..5": [1, 3, 4, 5],
         "'a,b'": "a,b", "a": "a", "": ""}
     assert cli.values('{"alpha": 0.2, "beta": 0.9}') == {"alpha": 0.2, "beta": 0.9}
+    assert cli.values('{"a": {"alpha": 0.2}, "b": {}}') == {"a": {"alpha": 0.2}, "b": {}}
     run = cli.given_run(["method=semi", "semi.alpha=0.2", "options.beta=0.9", "seed=3"])
     assert run.options["alpha"] == 0.2 and run.options["beta"] == 0.9 and run.seed == 3
     with pytest.raises(BadInput, match="option of semi='alfa'"):

@@ -149,7 +149,8 @@ class SeMi(Method):
         oheml: bool = option(True, "entropy weights w; off: w = 1")
         scale: float = option(0.75, "share of the weight that follows the entropy", low=0, high=1)
 
-        plce: bool = option(True, "blend of linear and semantic pseudo-label; off: alpha = 0")
+        plce: bool = option(True, "blend of linear and semantic pseudo-label, all that reads the memory bank; off: "
+                                  "alpha = 0, and the bank, still filled, moves no number")
         alpha: float = option(0.4, "strength of the blend at the end of the run", low=0, high=1)
         t_proto: float = option(0.1, "temperature of the semantic pseudo-label", low=1e-3)
         u_norm: str = option("share", "how the use of a class scales its blend: share (released) or max (u / max u)",

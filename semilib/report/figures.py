@@ -121,7 +121,7 @@ def draw_confusion(frame: pd.DataFrame) -> Picture:
         share, count = (part[column].to_numpy().reshape(len(names), -1) for column in ("share", "count"))
         image = _matrix(axes, share, count if _by_count(frame) else share, names)
         digits = metrics.decimals(count.sum())
-        axes.set_title(f"{_folded(label)}\nbalanced accuracy {part['balanced_accuracy'].iloc[0]:.{digits}f} %")
+        axes.set_title(f"{_folded(label)}\nbalanced, last evaluation: {part['balanced_accuracy'].iloc[0]:.{digits}f} %")
     bar = picture.colorbar(image, ax=picture.axes, shrink=0.85 if len(parts) <= 3 else 0.5, aspect=25, pad=0.015)
     bar.set_label("share of the true class (%)")
     bar.outline.set_linewidth(0.5)

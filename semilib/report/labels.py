@@ -1,10 +1,14 @@
-"""How runs are called: labels that tell them apart, and the scale that they share, as a code and in words."""
+"""How runs are called: labels that tell them apart, and the scale that they share, as a code and in words.
+
+A label is a method with what was changed in brackets, `semi (plce=off)`; `display` writes it: SeMi, plce off.
+"""
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from semilib.errors import BadInput
@@ -12,7 +16,9 @@ from semilib.methods import ADDITIONS, METHODS, title_of
 
 if TYPE_CHECKING:
     from semilib.report.records import Record
+    from semilib.training.config import Run
 
+SMOKE = "smoke"                 # the profile whose runs show that everything runs
 POST_HOC, NUMBER = "posthoc", r"[0-9.]+(e[+-]?[0-9]+)?"           # of a label's part such as posthoc0.5
 
 # Fields that the brackets of a label do not tell: the scale, which is never mixed; the seed; what stands before the
@@ -47,28 +53,91 @@ CHEATS = {"proportion_prior": "oracle"}
 def labels(records: list[Record]) -> list[str]:
     """Each record's label: its method, and in brackets the options and settings that tell it from the other records.
 
-    An option is told where a method's runs differ in it, a setting of the recipe (rate, network, ...) where any runs
-    differ. Original recipes, and settings on an encoder's features, are each method's own: there a setting is told
-    where a method's runs differ. The value that most variants share is left out. A preset stands for its options. So an
-    ablation reads `semi`, `semi (oheml=off)`.
+    An option is told where it is not the method's default (`variant`), or, where that does not tell a method's runs
+    apart, where these differ. A setting of the recipe (rate, network, ...) is told where any runs differ. Original
+    recipes, and settings on an encoder's features, are each method's own: there a setting is told where a method's
+    runs differ. Of what differs, the value that most variants share is left out. So an ablation reads `semi`,
+    `semi (oheml=off)`.
     """
     started = [r for r in records if r.config]
-    presets = {id(r): r.config["options"].get("preset") for r in started}
-    several = {r.method for r in started if len({presets[id(s)] for s in started if s.method == r.method}) > 1}
-    options = _differences(started, lambda r: (r.method, presets[id(r)]), lambda r: r.config["options"])
+    options = _options(started)
     settings = _differences(started, lambda r: (r.recipe, r.method if _has_its_own(r.config) else ""),
                             lambda r: {k: v for k, v in r.config.items() if k not in UNTOLD_FIELDS})
     label: dict[int, str] = {}
     for r, option, setting in zip(started, options, settings, strict=True):
         cheats = [f"{name}={value}" for name, value in CHEATS.items() if r.config["options"].get(name) == value]
-        parts = [*([f"preset={presets[id(r)]}"] if r.method in several else []),
-                 *dict.fromkeys([*cheats, *option]), *setting]
+        parts = [*dict.fromkeys([*cheats, *option]), *setting]
         label[id(r)] = f"{r.method} ({', '.join(parts)})" if parts else r.method
     for r in records:
         if not r.config:            # which variant a run would have been is in its key alone
             names = {label[id(s)] for s in started if s.method == r.method} or {r.method}
             label[id(r)] = names.pop() if len(names) == 1 else f"{r.method} ({r.run['key']})"
     return [label[id(r)] for r in records]
+
+
+def _options(started: list[Record]) -> list[list[str]]:
+    """The options that each record's label tells, as `name=value`."""
+    presets = [r.config["options"].get("preset") for r in started]
+    several = {r.method for r in started
+               if len({p for p, s in zip(presets, started, strict=True) if s.method == r.method}) > 1}
+    preset_of = {id(r): preset for r, preset in zip(started, presets, strict=True)}
+    differing = _differences(started, lambda r: (r.method, preset_of[id(r)]), lambda r: r.config["options"])
+    differing = [[*([f"preset={preset}"] if r.method in several else []), *parts]
+                 for r, preset, parts in zip(started, presets, differing, strict=True)]
+    changed = [[f"{name}={_plain(value)}" for name, value in variant(r.config).items()] for r in started]
+    whole = [json.dumps({**next(iter(_usual(r.config)), {}), **r.config["options"]}, sort_keys=True) for r in started]
+    told: dict[str, set[tuple[str, str]]] = {}
+    for r, parts, options in zip(started, changed, whole, strict=True):
+        told.setdefault(r.method, set()).add((", ".join(parts), options))
+    apart = {method for method, pairs in told.items()
+             if len({parts for parts, _ in pairs}) == len({options for _, options in pairs})}
+    return [new if r.method in apart else old for r, new, old in zip(started, changed, differing, strict=True)]
+
+
+def variant(config: dict[str, Any]) -> dict[str, Any]:
+    """The options of a configuration that are not its method's defaults, by name: what makes the run a variant.
+
+    Defaults are those of its profile, preset and recipe; on features also those that were tuned, whichever are nearer.
+    A preset other than the first is told, and stands for its values. {} for a method that is not registered."""
+    options = config.get("options", {})
+    changed = [{k: v for k, v in options.items() if k in usual and json.dumps(v) != json.dumps(usual[k])}
+               for usual in _usual(config)]
+    return min(changed, key=len, default={})
+
+
+def named(name: str, config: dict[str, Any]) -> str:
+    """A run's name with what makes it a variant: mnistm5k-lt.n40.m360.g20-20.s0/semi, plce off."""
+    return ", ".join([name, *(f"{option} {_plain(value)}" for option, value in variant(config).items())])
+
+
+def names_of(runs: Iterable[Run]) -> dict[str, str]:
+    """What runs are called in progress and lists, by key."""
+    return {run.key: named(run.name, run.identity()) for run in runs}
+
+
+def _usual(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The options that such a run has without being asked for any; of several ways to read that, each."""
+    kept = {k: v for k, v in config.items() if k not in ("options", "seed", "split_seed", "folder", "encoder_weights")}
+    preset = config.get("options", {}).get("preset")
+    return _defaults(json.dumps(kept, sort_keys=True), preset if isinstance(preset, str) else "")
+
+
+@functools.lru_cache(maxsize=1024)
+def _defaults(config: str, preset: str) -> list[dict[str, Any]]:
+    """The options of `Run.of` without any but the preset, with the default preset's name. [] where it refuses, as for
+    a notebook's method in another process."""
+    from semilib.training.config import Run  # imports torch, which a table does without until it has a record
+    from semilib.training.tuned import settings_of
+    given = {k: v for k, v in json.loads(config).items() if k in Run.__dataclass_fields__}
+    try:
+        run = Run.of(**given, options={"preset": preset} if preset else {})
+    except (ValueError, TypeError, KeyError):              # of BadInput, and of a configuration from long ago
+        return []
+    usual = dict(run.options)
+    if preset:
+        usual["preset"] = next(iter(run.method_class().Config.presets(run)), preset)
+    tuned = settings_of(run.method)["options"] if run.profile == "features" else {}
+    return [usual, *([{**usual, **tuned}] if tuned else [])]
 
 
 def _has_its_own(config: dict[str, Any]) -> bool:
@@ -119,9 +188,12 @@ def ordered(records: list[Record]) -> list[Record]:
 
 
 def display(label: str) -> str:
-    """A label with written names: `remixmatch+abc (lr=0.1)` reads `ReMixMatch + ABC (lr=0.1)`."""
+    """A label as it is written: `remixmatch+abc (lr=0.1)` reads `ReMixMatch + ABC, lr 0.1`."""
     method, _, rest = label.partition(" ")
-    return " ".join(filter(None, (" + ".join(_written(part) for part in method.split("+")), rest)))
+    written = " + ".join(_written(part) for part in method.split("+"))
+    if "=" not in rest:
+        return " ".join(filter(None, (written, rest)))
+    return ", ".join([written, *(part.replace("=", " ", 1) for part in rest.strip("()").split(", "))])
 
 
 def _written(part: str) -> str:
@@ -161,6 +233,13 @@ def scale_in_words(records: list[Record]) -> str:
     scale(records)
     started = next((r for r in records if r.config), None)
     return ", ".join(filter(None, [cell_in_words(records[0].cell), started and _schedule(started)]))
+
+
+def trial(profile: str, steps: int, classes: int | None) -> list[str]:
+    """What has to be said once of runs of so few steps, in a list; [] of any other profile. classes: None if unknown.
+    """
+    chance = f"; chance is {100 / classes:.3g} %" if classes else ""
+    return [f"{steps:,} steps: shows that it runs{chance}."] if profile == SMOKE else []
 
 
 def _schedule(record: Record) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from semilib.errors import BadInput
 from semilib.report import frames
-from semilib.report.labels import cell_in_words, display, labels, ordered, scale
+from semilib.report.labels import cell_in_words, display, labels, ordered, scale, trial
 from semilib.report.records import GROUPS, Record
 from semilib.report.table import Column, Table, column, number
 from semilib.training import metrics
@@ -139,8 +139,13 @@ def _counted(record: Record) -> dict[str, Any]:
 
 def _notes(records: list[Record], runs: pd.DataFrame) -> list[str]:
     done, started = runs[runs["status"] == "done"], [r for r in records if r.config]
-    return [*_rules(records), *_groups(started), _spread(done), *_reported(done), *_split(started), *_few(records),
-            *_machines(started), *_left_out(records), *_sources(runs)]
+    return [*_trial(started), *_rules(records), *_groups(started), _spread(done), *_reported(done), *_split(started),
+            *_few(records), *_machines(started), *_left_out(records), *_sources(runs)]
+
+
+def _trial(started: list[Record]) -> Iterable[str]:
+    for record in started[:1]:
+        yield from trial(record.config["profile"], record.config["steps"], len(record.order))
 
 
 def _rules(records: list[Record]) -> Iterable[str]:
@@ -233,5 +238,6 @@ def _sources(runs: pd.DataFrame) -> Iterable[str]:
     started = runs.groupby("label")["status"].transform(lambda states: (states != "not started").any())
     for label, group in runs[started].groupby("label", sort=False):
         ids = [frames.source(row.seed, row.key, row.code) for row in group.itertuples()]
-        mixed = " These runs are of different code." if group["code"].nunique() > 1 else ""
-        yield f"Runs (seed:key-code) of {display(label)}: {', '.join(ids)}.{mixed}"
+        mixed = group["code"].nunique() > 1
+        yield (f"Runs (seed:key-code) of {display(label)}: {', '.join(ids)}."
+               + " They were trained by several versions of the code; part of their spread may be its change." * mixed)

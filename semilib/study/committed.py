@@ -30,8 +30,9 @@ class Committed:
 
 def of(run: Run, results: str | Path = "results") -> Committed | None:
     """The records of a run; None where it has none."""
-    found = [(path, one) for path, one in load(str(place(results))).get(_fixed(run.identity()), ())
-             if is_of(run, one["config"])]
+    identity = run.identity()
+    found = [(path, one) for path, one in load(str(place(results))).get(_fixed(identity), ())
+             if _is_of(run, identity, one["config"])]
     return Committed(run, found) if found else None
 
 
@@ -53,7 +54,10 @@ def _fixed(config: dict[str, Any]) -> tuple[Any, ...]:
 
 def is_of(run: Run, config: dict[str, Any]) -> bool:
     """Whether a record's configuration is this run's. A field or option that came later counts as its default."""
-    identity = run.identity()
+    return _is_of(run, run.identity(), config)
+
+
+def _is_of(run: Run, identity: dict[str, Any], config: dict[str, Any]) -> bool:
     return _fixed(identity) == _fixed(config) and _equal(identity, config, Run) and _equal(
         run.options, config["options"], run.method_class().Config)
 

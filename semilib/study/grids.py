@@ -15,10 +15,8 @@ A profile chooses data and schedule, and profiles never share a table:
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
+import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from semilib import files
@@ -26,6 +24,7 @@ from semilib.errors import BadInput, check_name
 from semilib.methods import METHODS, get, title_of
 from semilib.training.config import PROFILES as SCHEDULES
 from semilib.training.config import Run
+from semilib.training.tuned import settings_of
 
 # The methods that every table compares, and those that stand in the smoke profile's.
 MAIN = ("supervised", "fixmatch", "daso", "acr", "cdmad", "simpro", "semi")
@@ -63,18 +62,22 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A table's runs. title: names its profile and every field that was changed for all runs."""
+    """A table's runs. title: names its profile and every field that was changed for all runs. variants: names of the
+    rows of one's own."""
 
     table: str
     profile: str
     title: str
     entries: tuple[Entry, ...]
     changed: tuple[tuple[str, Any], ...] = ()
+    variants: tuple[str, ...] = ()
 
     @property
     def slug(self) -> str:
         """A file name for it."""
-        return "-".join([self.table, self.profile, *(f"{name}={value}" for name, value in self.changed)])
+        own = "+".join(re.sub(r"[^\w.]+", "_", name) for name in self.variants)
+        return "-".join([self.table, self.profile, *(f"{name}={value}" for name, value in self.changed),
+                         *([f"with-{own[:80]}"] if own else [])])
 
     @property
     def runs(self) -> list[Run]:
@@ -106,9 +109,14 @@ QUICKSTART_METHODS = ("supervised", "fixmatch", "semi")
 def quickstart(methods: Iterable[str] = QUICKSTART_METHODS, seeds: Iterable[int] = (0,),
                options: dict[str, dict[str, Any]] | None = None, **changes: Any) -> list[Run]:
     """The runs of the quickstart: each method on the embedded data, for each seed. options: method -> its options."""
-    options = options or {}
-    for method in options:
+    options, methods = options or {}, list(methods)
+    for method, own in options.items():
+        for one in methods if method not in methods else ():
+            if one in METHODS and method in [f.name for f in dataclasses.fields(get(one).Config)]:
+                raise BadInput("options", options, f"options by method: {{{one!r}: {options!r}}}")
         check_name("options", method, methods)
+        if not isinstance(own, dict):
+            raise BadInput("options", options, "options by method, such as {'semi': {'alpha': 0.2}}")
     root = str(files.place("data"))
     return [Run.of("mnistm5k", method, seed=seed, options=options.get(method, {}), root=root, **changes)
             for seed in seeds for method in methods]
@@ -200,6 +208,8 @@ SENSITIVITY: dict[str, tuple[float, ...]] = {
     "slots": (16, 64, 128, 512), "beta": (0.9, 0.99, 0.999, 1.0), "lambda_e": (0.05, 0.15, 0.3, 0.6),
 }
 SYMBOLS = {"threshold": "tau", "slots": "L"}
+OWN = "SeMi and variants of your own"                  # the section of the rows that `variants` adds
+LIKE = {"alpha 0.2": {"alpha": 0.2}, "no PLCE": {"plce": False}}
 USUAL = {"threshold": 0.7, "alpha": 0.4, "scale": 0.75, "slots": 128, "beta": 0.99, "lambda_e": 0.15}
 
 
@@ -232,21 +242,24 @@ TITLES = {
 _CELL, _ROWS = "it belongs to the table's cells", "it belongs to the table's rows"
 FIXED_FIELDS = {
     **dict.fromkeys(("dataset", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_share", "side"), _CELL),
-    **dict.fromkeys(("method", "base", "add", "options"), _ROWS), "seed": "seeds=[0] names them"}
+    **dict.fromkeys(("method", "base", "add"), _ROWS), "seed": "seeds=[0] names them"}
 UNTITLED_FIELDS = ("device", "data_on", "keep_seconds", "capture", "strict")           # where and how often, not what
 
 
 def grid(table: str, /, profile: str = "small", methods: Iterable[str] | None = None,
          seeds: Iterable[int] | None = None, root: str = "data", cells: Iterable[str] | None = None,
-         **changes: Any) -> Grid:
+         variants: dict[str, dict[str, Any]] | None = None, **changes: Any) -> Grid:
     """The runs of a table.
 
     methods: rows of tables 1 to 3, and hosts of table 5. seeds: as methods, None for the profile's own. root: folder of
-    the data sets. cells: names of the columns wanted, None for all. changes: any field of `Run`, for every run. Raises
-    BadInput for unknown names, and for a table that a profile does not have (the embedded pictures are no ImageNet)."""
+    the data sets. cells: names of the columns wanted, None for all. variants: further rows of table 4, by name, each
+    with its options of SeMi, such as `LIKE`; they are compared with SeMi. changes: any field of `Run` but options, for
+    every run. Raises BadInput for unknown names, and for a table that a profile does not have (the embedded pictures
+    are no ImageNet)."""
     check_name("table", table, TITLES)
     check_name("profile", profile, TABLE_PROFILES)
     _check(methods, seeds, cells, changes)
+    _check_variants(table, variants, changes)
     scale = TABLE_PROFILES[profile]
     every = CELLS_OF[profile].get(table)
     if every is None:
@@ -254,7 +267,7 @@ def grid(table: str, /, profile: str = "small", methods: Iterable[str] | None = 
         raise BadInput("profile", profile, f"one that {table} is about: {', '.join(having)}")
     for name in cells or ():
         check_name("cells", name, every)
-    rows = ROWS[table](profile, None if methods is None else list(methods))
+    rows = [*_own(variants or {}), *ROWS[table](profile, None if methods is None else list(methods))]
     entries = []
     for column, cell in ((name, every[name]) for name in cells or every):
         for row in rows:
@@ -276,23 +289,17 @@ def grid(table: str, /, profile: str = "small", methods: Iterable[str] | None = 
     data = "" if scale["real"] else ", embedded pictures"
     more = "".join(f", {k} = {v}" for k, v in changed if k != "steps")
     title = f"{TITLES[table]}: profile {profile} ({steps:,} steps{data}{more})"
-    return Grid(table, profile, title, tuple(entries), changed)
+    return Grid(table, profile, title, tuple(entries), changed, tuple(variants or {}))
+
+
+def usual(of: Grid) -> Grid:
+    """The same table of the same profile as it is without being changed."""
+    return grid(of.table, of.profile)
 
 
 def drawn_by(profile: str, seed: int, fields: dict[str, Any]) -> dict[str, Any]:
     """On features each seed draws its split, unless a split is asked for."""
     return {"split_seed": seed} if profile == "features" and "split_seed" not in fields else {}
-
-
-@functools.cache
-def settings_of(method: str) -> dict[str, dict[str, Any]]:
-    """The settings that `semilib.study.tuning` chose for a method on features: fields, options, held-out accuracy.
-
-    A method that is not tuned yet has none, and a held-out accuracy of None: its runs have the profile's own values,
-    and its tables say so."""
-    path = Path(__file__).with_name("tuned.json")
-    chosen = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return chosen.get(method, {"fields": {}, "options": {}, "heldout": None})
 
 
 def on_features(methods: list[str]) -> list[Row]:
@@ -317,6 +324,39 @@ def _check(methods: Any, seeds: Any, cells: Any, changes: dict[str, Any]) -> Non
     for name in changes:
         if name in FIXED_FIELDS:
             raise BadInput(name, changes[name], f"not given for a table: {FIXED_FIELDS[name]}")
+
+
+def _check_variants(table: str, variants: Any, changes: dict[str, Any]) -> None:
+    """Raises BadInput for variants that are no rows of options, and for options among the fields: there it says what to
+    give in their place."""
+    if variants is not None:
+        rows = variants.items() if isinstance(variants, dict) else [("", None)]
+        if any(not isinstance(name, str) or not name.strip() or name == "SeMi" or not isinstance(options, dict) or
+               any(not isinstance(option, str) for option in options) for name, options in rows):
+            raise BadInput("variants", variants, f"rows by name, each with its options of SeMi, such as {LIKE}")
+        if variants and table != "table4":
+            raise BadInput("variants", variants, f"given for table4, whose rows are variants of SeMi, not for {table}")
+    fields, known = Run.__dataclass_fields__, [f.name for f in dataclasses.fields(get("semi").Config)]
+    for name, value in changes.items():
+        owner, _, option = name.rpartition(".")
+        asked = value if name == "options" and isinstance(value, dict) else {option: value}
+        if owner in ("semi", "options") or name == "options" or name in known and name not in fields:
+            for one in asked:
+                check_name("option of semi", one, known)
+            row = {", ".join(f"{k} {v}" for k, v in asked.items()): asked} if asked else LIKE
+            where = "" if table == "table4" else "; it is table4 that takes it"
+            raise BadInput(name, value, f"an option makes a row of its own: variants={row}{where}")
+        if owner:
+            raise BadInput(name, value, "not given for a table, whose rows have the options of their methods; a sweep "
+                                        "takes it: semilib run method=fixmatch fixmatch.threshold=0.7, or Run.grid")
+        if table == "table4":
+            check_name("field of a run, or option of SeMi,", name, [*fields, *known])
+
+
+def _own(variants: dict[str, dict[str, Any]]) -> list[Row]:
+    """SeMi, and each variant compared with it."""
+    rows = [Row(OWN, name, "semi", options, against="SeMi") for name, options in variants.items()]
+    return [Row(OWN, "SeMi", "semi"), *rows] if rows else []
 
 
 class Row(NamedTuple):

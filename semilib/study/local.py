@@ -138,7 +138,7 @@ def do(runs: Iterable[Run], folder: str | Path = "runs", how: Local | None = Non
                     run = todo[worker.index]
                     kills[worker.index] += worker.was_killed
                     if worker.was_killed and kills[worker.index] <= how.retries:
-                        status.note(f"{run.name}: killed, starting it again")
+                        status.note(f"{status.progress.name(run)}: killed, starting it again")
                         waiting.appendleft(worker.index)
                     else:
                         outcome = worker.outcome(run, status.folder_of(run), kills[worker.index])

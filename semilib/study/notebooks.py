@@ -48,6 +48,7 @@ SHORT = {"steps": 12, "eval_every": 12, "batch": 4}
 FEW: dict[str, dict[str, Any]] = {
     "21_table1_cifar.ipynb": {"methods": ["supervised", "fixmatch", "semi"]},
     "22_table2_mismatched.ipynb": {"methods": ["fixmatch", "semi"]},
+    "24_table4_ablation.ipynb": {"variants": {"alpha 0.2": {"alpha": 0.2}}},
     "25_table5_modules.ipynb": {"methods": ["fixmatch"]},
     "41_figures.ipynb": {"methods": ["supervised", "semi"], "pair": ["supervised", "semi"]},
 }

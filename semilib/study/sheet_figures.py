@@ -63,7 +63,14 @@ def ladder(grid: Grid, tables: list[Table]) -> Shown:
     frame = pd.concat(parts, ignore_index=True)[["table", "row", "seed", "score", "runs", "against", "metric"]]
     titles = dict.fromkeys(table.title.partition(":")[0] for table in tables)
     return paint.show("ladder", frame, "; ".join(titles),
-                      f"{_protocol(grid)}; dots: seeds, bars: their mean, dashed: what they are compared with")
+                      f"{_protocol(grid)}; {_marks(frame)}, dashed: what they are compared with")
+
+
+def _marks(frame: pd.DataFrame) -> str:
+    """What dots and bars are. A run alone has no bar."""
+    several = frame.dropna(subset=["score"]).groupby([c for c in ("table", "row", "option", "value") if c in frame],
+                                                     sort=False).size()
+    return "dots: seeds, bars: their mean" if (several > 1).any() else "dots: single runs"
 
 
 @paint.draws("ladder")
@@ -84,7 +91,8 @@ def draw_ladder(frame: pd.DataFrame) -> Picture:
         for y, row in enumerate(rows.values()):
             look = {"color": USUAL if row["against"].iloc[0] == "" else OTHER}
             axes.plot(row["score"], [y] * len(row), **look, **DOTS)
-            axes.plot([row["score"].mean()] * 2, [y - 0.32, y + 0.32], linewidth=1.8, **look)
+            if len(row) > 1:
+                axes.plot([row["score"].mean()] * 2, [y - 0.32, y + 0.32], linewidth=1.8, **look)
         for y, line in enumerate(left[name], len(rows)):
             axes.text(0, y, line, transform=axes.get_yaxis_transform(), va="center", fontsize=paint.SMALL)
         axes.set_yticks(range(len(rows)), [_value_in_symbols(row) for row in rows])
@@ -141,7 +149,7 @@ def sensitivity(grid: Grid, tables: list[Table]) -> Shown:
     frame = pd.concat(parts, ignore_index=True)
     frame["usual"] = frame["row"].str.endswith(" (SeMi)")
     frame["value"] = frame["row"].str.removesuffix(" (SeMi)").str.split(" = ").str[1].astype(float)
-    caption = f"{_protocol(grid)}; dots: seeds, bars: their mean, orange: SeMi's own value"
+    caption = f"{_protocol(grid)}; {_marks(frame)}, orange: SeMi's own value"
     done = frame.groupby("option")["score"].transform(lambda scores: scores.notna().any())
     if done.any() and not done.all():
         left = [MATH.get(option, option) for option in dict.fromkeys(frame.loc[~done, "option"])]
@@ -172,7 +180,8 @@ def draw_sensitivity(frame: pd.DataFrame) -> Picture:
             look = {"color": USUAL if seeds["usual"].iloc[0] else OTHER}
             spread = [x + 0.02 * (i - (len(seeds) - 1) / 2) for i in range(len(seeds))]
             axes.plot(spread, seeds["score"], **look, **DOTS)
-            axes.plot([x - 0.045, x + 0.045], [seeds["score"].mean()] * 2, linewidth=2, **look)
+            if len(seeds) > 1:
+                axes.plot([x - 0.045, x + 0.045], [seeds["score"].mean()] * 2, linewidth=2, **look)
         near = [b - a < 0.15 for a, b in zip([-1.0, *places], places, strict=False)]
         axes.set_xticks(places, ["\n" * tight + f"{value:g}" for value, tight in zip(values, near, strict=True)])
         axes.set_xlim(-0.12, 1.12)

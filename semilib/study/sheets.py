@@ -24,14 +24,16 @@ import pandas as pd
 
 from semilib.files import place
 from semilib.report import records
+from semilib.report.labels import SMOKE, trial
 from semilib.report.records import GROUPS
 from semilib.report.table import DASH, Column, Table, Tables, column
 from semilib.report.tables import count, mean_and_spread, never_acted, not_started, short
 from semilib.study import committed, probes, published
 from semilib.study.differences import LEVEL, difference, holm, in_words
-from semilib.study.grids import Entry, Grid, settings_of
+from semilib.study.grids import Entry, Grid, usual
 from semilib.training import metrics, record
 from semilib.training.config import Run
+from semilib.training.tuned import settings_of
 
 METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy on the natural test split",
                 "accuracy_50": "accuracy on 50 test images a class"}
@@ -94,9 +96,11 @@ def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path)
                           for row, other in against.items()])
     frame["p_holm"] = holm(frame["p"])
     frame["difference"] = frame.apply(in_words, axis=1)
-    notes = [f"Scale: {scale(first.runs[0])}; {_seeds(first)}.", *_untuned_note(entries),
+    notes = [*_trial_note(first.runs[0], folders), f"Scale: {scale(first.runs[0])}; {_seeds(first)}.",
+             *_untuned_note(entries),
              *_groups_note(first.metric, frame), *_difference_note(frame), *_missing_note(frame),
-             *_idle_notes(measured, folders), *_source_notes(sources), *_split_note(measured), *_code_notes(measured)]
+             *_idle_notes(measured, folders), *_source_notes(sources), *_split_note(measured),
+             *_code_notes(grid, measured)]
     return Table(grid.title, _columns(first.metric, frame, sources), frame, notes, measured,
                  subtitle="; ".join(filter(None, (first.column, first.section))),
                  idle=lambda row: _name(row, sources) if not_started(row["runs"], row["state"]) else "")
@@ -169,6 +173,11 @@ def scale(run: Run) -> str:
                else f"{run.network}, ") + f"recipe {run.recipe}")
 
 
+def _trial_note(run: Run, folders: Folders) -> Iterable[str]:
+    kept = [records.read(folder) for folder in folders.values()][:1] if run.profile == SMOKE else []
+    return trial(run.profile, run.steps, len(kept[0].run["split"]["labelled_counts"]) if kept else None)
+
+
 def _untuned_note(entries: list[Entry]) -> Iterable[str]:
     rows = [e.row for e in entries if e.runs[0].encoder != "none" and not settings_of(e.runs[0].method)["heldout"]]
     if rows:
@@ -177,6 +186,8 @@ def _untuned_note(entries: list[Entry]) -> Iterable[str]:
 
 def _seeds(entry: Entry) -> str:
     """What n and ± are of, in a phrase."""
+    if len(entry.runs) == 1:
+        return f"single runs, of seed {entry.runs[0].seed}"
     own = len({run.split_seed for run in entry.runs}) == len(entry.runs) > 1
     return (f"n seeds, {'each with a split of its own' if own else 'one split for all of them'}; ± is the standard "
             "deviation over seeds")
@@ -193,8 +204,11 @@ def _difference_note(frame: pd.DataFrame) -> Iterable[str]:
         return
     other = against[0] if len(against) == 1 else "the row that it changes"
     compared = int(frame["p"].notna().sum())
-    yield (f"Difference: this row less {other}, seed by seed, percentage points; with three seeds or more the 95 % "
-           "interval of Student's t over the pairs.")
+    if frame["pairs"].max() > 1:
+        yield (f"Difference: this row less {other}, seed by seed, percentage points; with three seeds or more the 95 % "
+               "interval of Student's t over the pairs.")
+    else:
+        yield f"Difference: this row less {other}, percentage points."
     if compared:
         yield (f"* Holm's p of the paired t tests, {compared} in this table, is below {LEVEL}. d: mean of the pairs "
                "over their standard deviation (Cohen's d_z).")
@@ -226,29 +240,45 @@ def _split_note(measured: pd.DataFrame) -> Iterable[str]:
         yield f"Not one split: the records hold {', '.join(mixed)}. Their numbers are not comparable."
 
 
-def _code_notes(measured: pd.DataFrame) -> Iterable[str]:
+def _code_notes(grid: Grid, measured: pd.DataFrame) -> Iterable[str]:
     rows = measured[measured["code"] != ""].groupby("row", sort=False)
     mixed = [name for name, part in rows if part["code"].nunique() > 1]
     if mixed:
-        yield f"Seeds run by different code: {', '.join(mixed)}."
+        yield (f"Seeds trained by several versions of the code: {', '.join(mixed)}; part of their spread may be its "
+               f"change. `{_again(grid)}` does all by today's.")
     commits = sorted({commit for commit in measured["commit"] if commit})
     if commits:
         yield (f"Records: {measured['score'].notna().sum()} of {len(measured)} runs, code of commit "
                f"{', '.join(commits)}; each run's numbers are in the CSV.")
 
 
+def _again(grid: Grid) -> str:
+    """The command that does a table's runs also where committed records hold them."""
+    seeds, others = ({run.seed for run in one.runs} for one in (grid, usual(grid)))
+    given = [("profile", grid.profile), *([("seeds", sorted(seeds))] if seeds != others else []), *grid.changed]
+    words = [f"{name}={value}".replace(" ", "") for name, value in given]
+    return " ".join(["semilib run", grid.table, *words, "--again"])
+
+
 # ---- in sentences ----------------------------------------------------------------------------------------------------
 
 
-def findings(tables: Tables) -> str:
+def findings(grid: Grid, tables: Tables, **told: str) -> str:
     """What tables show, in Markdown: for each its highest rows, and the differences whose interval leaves out 0.
 
-    Computed from their frames, so that no sentence says other than the table."""
+    Computed from their frames, so that no sentence says other than the table. told: by profile, what was concluded from
+    the committed records; it stands where the table has all runs of that profile as they are. Runs of so few steps that
+    they are at chance are not ranked."""
     done = {table.subtitle: table.frame.dropna(subset=["mean"]) for table in tables}
     lines = [f"- {subtitle}: {_findings(rows)}" for subtitle, rows in done.items() if len(rows)]
     none = [subtitle for subtitle, rows in done.items() if rows.empty]
     left = f"No run is done in {'; '.join(none)}." if lines else "No run is done."
-    return "\n".join([f"**{tables[0].title}**", "", *lines, *(["- " * bool(lines) + left] if none else [])])
+    if lines and grid.profile == SMOKE:
+        lines, none = tables[0].notes[:1], []
+    whole = grid.profile in told and not none and all((rows["done"] == rows["runs"]).all() for rows in done.values()) \
+        and {run.key for run in usual(grid).runs} <= {run.key for run in grid.runs}
+    return "\n".join([f"**{tables[0].title}**", "", *lines, *(["- " * bool(lines) + left] if none else []),
+                      *(["", told[grid.profile].strip()] if whole else [])])
 
 
 def _findings(done: pd.DataFrame) -> str:

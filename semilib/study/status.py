@@ -12,6 +12,7 @@ from pathlib import Path
 from semilib import files
 from semilib.errors import BadInput
 from semilib.methods import METHODS
+from semilib.report.labels import named, names_of
 from semilib.study import unit
 from semilib.study.unit import Outcome, is_done, run_one
 from semilib.training import record, writer
@@ -37,7 +38,7 @@ class SweepStatus:
                     wanted = ("a method that a file of semilib/methods defines, for workers to find it; sweep.ensure "
                               "does the runs of one that a notebook defines")
                     raise BadInput("method", method, wanted)
-        self.progress = progress or automatic(len(self.runs))
+        self.progress = progress or automatic(len(self.runs), names_of(self.runs.values()))
         self.outcomes: dict[Path, Outcome] = {}
         self.seconds: list[float] = []
         self.shown = 0.0
@@ -83,7 +84,7 @@ class SweepStatus:
         left = len(self.runs) - len(self.outcomes) - sum(shares)
         words = [f"{len(self.outcomes)} of {len(self.runs)} finished"]
         if running:
-            first = [f"{self.progress.names.get(run.key, f'{run.label} s{run.seed}')} {share:.0%}"
+            first = [f"{self.progress.name(run).removeprefix(f'{run.cell}.')} {share:.0%}"
                      for run, share in zip(running[:4], shares, strict=False)]
             words.append(f"running {', '.join(first)}" + (f" and {len(running) - 4} more" if len(running) > 4 else ""))
         if self.seconds:
@@ -119,6 +120,6 @@ def summary(outcomes: Iterable[Outcome]) -> str:
     """A line of counts, and a line for each run that is not done or whose notebook failed."""
     outcomes = list(outcomes)
     counts = Counter(outcome.state for outcome in outcomes)
-    lines = [f"  {o.run.name} ({o.run.key}): {o.state}{': ' if o.error else ''}{o.error}"
+    lines = [f"  {named(o.run.name, o.run.identity())} ({o.run.key}): {o.state}{': ' if o.error else ''}{o.error}"
              for o in outcomes if o.error or o.exit_code]
     return "\n".join([f"{len(outcomes)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()), *lines])

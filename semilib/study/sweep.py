@@ -20,6 +20,7 @@ from semilib import files
 from semilib.data import folders
 from semilib.errors import BadInput, RunBusy, TrainingError
 from semilib.report import records
+from semilib.report.labels import names_of
 from semilib.study import clusters, local
 from semilib.study.launchers import Local, Ray
 from semilib.study.status import share_done
@@ -59,10 +60,10 @@ def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress 
 
     A run whose training fails leaves its record and does not stop the others. Raises RunBusy for a run that another
     process has, because its numbers are not there yet. slots: more than one does them side by side, a process a run.
-    names: what the progress calls runs, by key, such as `Grid.names`.
+    names: what the progress calls runs, by key, such as `Grid.names`; None: by protocol and label.
     """
     runs = list(runs)
-    progress = progress or automatic(len(runs), names)
+    progress = progress or automatic(len(runs), names or names_of(runs))
     folders.prepare(runs, progress.working, progress.note)
     if slots != 1:
         outcomes = local.do(runs, folder, Local(slots=slots, notebook=False), progress)
@@ -78,7 +79,7 @@ def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress 
         try:
             train(run, folder, progress=progress)
         except TrainingError as error:
-            progress.note(f"{run.name}: {error}")
+            progress.note(f"{progress.name(run)}: {error}")
     return paths
 
 

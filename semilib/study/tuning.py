@@ -26,8 +26,8 @@ from semilib.study import committed
 from semilib.study.grids import Row, on_features
 from semilib.training import record
 from semilib.training.config import PROFILES, Run
+from semilib.training.tuned import FILE
 
-FILE = Path(__file__).with_name("tuned.json")
 TRIALS = 8
 CELL: dict[str, Any] = dict(dataset="cifar10", n1=1000, m1=2000, gamma_l=50.0, gamma_u=50.0, split_seed=100,
                             holdout_images=100)

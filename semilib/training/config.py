@@ -51,7 +51,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "glance": dict(steps=120, batch=64, lr=0.03, network="wrn-28-2", bn_momentum=0.1, ema=0.95, eval_every=24),
     # The embedded data in minutes on two cores.
     "quickstart": dict(steps=1200, batch=32, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.99, eval_every=12),
-    # A quarter of its pictures: every method of the field beside every other, in less than 40 seconds each.
+    # A quarter of its pictures: every method of the field beside every other, in 20 seconds to three minutes.
     "trial": dict(steps=600, batch=16, lr=0.1, network="wrn-10-0.5", bn_momentum=0.1, ema=0.98, eval_every=12),
     # Pretrained features of every view, computed once: whole schedules in a minute on one core.
     "features": dict(steps=1500, batch=64, lr=0.03, network="mlp-256", bn_momentum=0.1, ema=0.99, eval_every=30,
@@ -103,9 +103,11 @@ def check_parameter(name: str, value: Any, method: str, base: str = "", add: str
     fields = [f.name for f in dataclasses.fields(Run)]
     if name not in fields:
         from semilib.methods import get
-        if name in [f.name for f in dataclasses.fields(get(method, base, add).Config)]:
-            raise BadInput(name, value, f"an option of {method}: {method}.{name}={value} on the command line, "
-                                        f"options={{{name!r}: {value!r}}} in Python")
+        owner, _, option = name.rpartition(".")
+        if owner in ("", "options", method) and option in [f.name for f in
+                                                           dataclasses.fields(get(method, base, add).Config)]:
+            raise BadInput(name, value, f"an option of {method}: {method}.{option}={value} on the command line, "
+                                        f"options={{{option!r}: {value!r}}} in Python")
         check_name("parameter", name, fields)
 
 

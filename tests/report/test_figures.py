@@ -138,8 +138,8 @@ def test_confusion(records):
     figure, frame = figures.confusion_matrices(records)
     panels = [axes for axes in figure.axes if axes.images]
     titles = [axes.get_title().replace("\n", ", ") for axes in panels]
-    assert titles == ["Supervised, balanced accuracy 60.0 %", "FixMatch, balanced accuracy 56.0 %",
-                      "SeMi, balanced accuracy 52.0 %"]
+    assert titles == ["Supervised, balanced, last evaluation: 60.0 %",
+                      "FixMatch, balanced, last evaluation: 56.0 %", "SeMi, balanced, last evaluation: 52.0 %"]
     own = frame[frame["label"] == "fixmatch"].pivot(index="true", columns="predicted", values="count")
     assert own.loc["ant", "ant"] == 90 + 80 and own.loc["ant", "bee"] == 10 + 20       # both seeds
     for axes, label in zip(panels, ["supervised", "fixmatch", "semi"], strict=True):

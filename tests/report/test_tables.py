@@ -11,11 +11,14 @@ import pytest
 from kit import CELL, LABELLED, ROOT, evaluation, steady, write_record
 
 from semilib.errors import BadInput
+from semilib.methods import METHODS, get
 from semilib.report import frames
 from semilib.report import labels as names
-from semilib.report.records import load, read
+from semilib.report.records import Record, load, read
 from semilib.report.tables import overview, photographs
 from semilib.training import metrics
+from semilib.training.config import Run
+from semilib.training.tuned import settings_of
 
 
 def test_load_leaves_out_a_line_cut_short(tmp_path):
@@ -120,7 +123,14 @@ def test_a_part_that_never_acted_is_told(tmp_path):
 def test_different_code_is_told(tmp_path):
     folders = [write_record(tmp_path, steady(80, 50, 20), seed=s, code=c)
                for s, c in ((0, "c0dec0de"), (1, "0ddc0de0"))]
-    assert "of different code" in " ".join(overview(load(folders)).notes)
+    assert overview(load(folders)).notes[-1].endswith(
+        "They were trained by several versions of the code; part of their spread may be its change.")
+
+
+def test_a_run_of_the_smoke_profile_is_said_to_be_at_chance(tmp_path):
+    notes = overview(load([write_record(tmp_path, steady(40, 30, 20), profile="smoke")])).notes
+    assert notes[0] == "40 steps: shows that it runs; chance is 33.3 %."
+    assert "chance" not in overview(load([write_record(tmp_path, steady(40, 30, 20))])).text
 
 
 def test_title_holds_the_scale(tmp_path):
@@ -188,14 +198,52 @@ def test_labels_tell_what_differs(tmp_path):
     two = [dict(options={"t": 0.95}), dict(options={"t": 0.7})]
     assert labels_of(tmp_path / "c", *two) == ["fixmatch (t=0.95)", "fixmatch (t=0.7)"]
     presets = [dict(method="semi", options=full | change) for change in ({}, {"preset": "readme", "t": 0.5})]
-    assert labels_of(tmp_path / "d", *presets) == ["semi (preset=paper)", "semi (preset=readme)"]
+    assert labels_of(tmp_path / "d", *presets) == ["semi", "semi (preset=readme)"]
     labels = labels_of(tmp_path / "e", dict(lr=0.1), dict(lr=0.05, method="semi"))
     assert labels == ["fixmatch (lr=0.1)", "semi (lr=0.05)"]
     oracle = dict(method="proportion", options={"proportion_prior": "oracle"})
     assert labels_of(tmp_path / "f", oracle) == ["proportion (proportion_prior=oracle)"], "also where nothing differs"
     honest = dict(method="proportion", options={"proportion_prior": "labelled"})
     assert set(labels_of(tmp_path / "g", oracle, honest)) > {"proportion (proportion_prior=oracle)"}
-    assert names.display("semi (oheml=off)") == "SeMi (oheml=off)" and names.display("mine") == "mine"
+    assert names.display("semi (oheml=off)") == "SeMi, oheml off" and names.display("mine") == "mine"
+    assert names.display("semi (0123abcd)") == "SeMi (0123abcd)", "a run that was not started, by its key"
+
+
+VARIANTS = [({"options": {"plce": False}}, "SeMi, plce off"), ({"options": {"alpha": 0.2}}, "SeMi, alpha 0.2"),
+            ({}, "SeMi"), ({"profile": "smoke"}, "SeMi"), ({"options": {"preset": "readme"}}, "SeMi, preset readme"),
+            ({"profile": "smoke", "options": {"threshold": 0.3}}, "SeMi, threshold 0.3"),
+            ({"method": "acr", "add": "oheml", "options": {"threshold": 0.7}}, "ACR + OHEML, threshold 0.7"),
+            ({"method": "daso", "dataset": "cifar10", "recipe": "original"}, "DASO")]
+
+
+@pytest.mark.parametrize("given, shown", VARIANTS, ids=[shown + str(len(str(given))) for given, shown in VARIANTS])
+def test_a_run_whose_options_are_not_its_method_s_defaults_says_so_alone_in_its_table(given, shown):
+    """The same words in the label of its record and in the name that its progress has."""
+    run = Run.of(**given)
+    record = Record({"name": run.name, "key": run.key, "code": "", "status": "done", "config": run.identity()})
+    label, = names.labels([record])
+    assert names.display(label) == shown
+    assert names.names_of([run]) == {run.key: ", ".join([run.name, *shown.split(", ")[1:]])}
+
+
+def test_settings_tuned_on_features_make_no_variant_and_what_differs_from_both_does():
+    for method in METHODS:
+        tuned = settings_of(method)
+        for options in ({}, tuned["options"]):
+            run = Run.of("cifar10", method, profile="features", options=options, **tuned["fields"]) \
+                if not get(method).reads_maps and method != "remixmatch" else Run.of("cifar10", method)
+            assert names.variant(run.identity()) == {}, method
+    options = {**settings_of("semi")["options"], "plce": False}
+    assert names.variant(Run.of("cifar10", profile="features", options=options).identity()) == {"plce": False}
+
+
+def test_runs_that_only_the_difference_tells_apart_have_labels_that_do():
+    """A tuned run beside one with the defaults."""
+    tuned = settings_of("fixmatch")["options"]
+    runs = [Run.of("cifar10", "fixmatch", profile="features", options=options) for options in (tuned, {})]
+    told = names.labels([Record({"name": run.name, "key": run.key, "code": "", "status": "done",
+                                 "config": run.identity()}) for run in runs])
+    assert tuned["threshold"] == 0.6 and told == ["fixmatch (threshold=0.6)", "fixmatch (threshold=0.95)"]
 
 
 @pytest.mark.parametrize("label, shown", [
@@ -203,15 +251,14 @@ def test_labels_tell_what_differs(tmp_path):
     ("daso+align", "DASO + Align"), ("fixmatch+posthoc1", "FixMatch + LA (post-hoc)"),
     ("remixmatch+crestplus", "ReMixMatch + CReST+"), ("fixmatch+posthoc0.5", "FixMatch + LA (post-hoc, tau=0.5)"),
     ("supervised+posthoc1e-05", "Supervised + LA (post-hoc, tau=1e-05)"), ("la", "LA"),
-    ("remixmatch+cossl+posthoc2 (lr=0.05)", "ReMixMatch + CoSSL + LA (post-hoc, tau=2) (lr=0.05)"),
-    ("acr+oheml (threshold=0.7, plce=off)", "ACR + OHEML (threshold=0.7, plce=off)"), ("posthocery", "posthocery"),
+    ("remixmatch+cossl+posthoc2 (lr=0.05)", "ReMixMatch + CoSSL + LA (post-hoc, tau=2), lr 0.05"),
+    ("acr+oheml (threshold=0.7, plce=off)", "ACR + OHEML, threshold 0.7, plce off"), ("posthocery", "posthocery"),
     ("mine+oheml", "mine + OHEML")])
 def test_combinations_are_written_with_their_parts(label, shown):
     assert names.display(label) == shown
 
 
 def test_runs_are_shown_by_their_written_names():
-    from semilib.training.config import Run
     assert names.display(Run.of(method="fixmatch", post_hoc=1).label) == "FixMatch + LA (post-hoc)"
     assert names.display(Run.of(method="remixmatch", post_hoc=0.25).label) == "ReMixMatch + LA (post-hoc, tau=0.25)"
 
@@ -219,8 +266,6 @@ def test_runs_are_shown_by_their_written_names():
 def test_scale_and_untold_name_fields_of_a_run():
     """A field renamed in Run must not silently come back into the labels."""
     import dataclasses
-
-    from semilib.training.config import Run
     fields = {f.name for f in dataclasses.fields(Run)}
     assert set(names.FIELDS_OF_SCALE) <= names.UNTOLD_FIELDS <= fields
     told = fields - names.UNTOLD_FIELDS

@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 
+from semilib import cli
 from semilib.errors import BadInput
 from semilib.methods import METHODS, get
 from semilib.options import PAPER_STEPS
@@ -45,6 +46,34 @@ def test_each_run_of_a_table_has_a_name_of_its_own_that_tells_its_row():
         assert next(iter(grid.names.values())) == first
     names = set(grids.grid("table4", "small").names.values())
     assert {"without OHEML, seed 2", "shifted bank, Defects of the release in preset readme, seed 1"} <= names
+
+
+def test_variants_of_one_s_own_are_rows_of_table_4_compared_with_semi_and_leave_its_others_as_they_are():
+    plain, more = grids.grid("table4", "small"), grids.grid("table4", "small", variants=grids.LIKE)
+    assert more.entries[len(more.entries) - len(plain.entries):] == plain.entries
+    own = more.entries[:len(more.entries) - len(plain.entries)]
+    assert [(e.section, e.row, e.against) for e in own] == [
+        (grids.OWN, "SeMi", ""), (grids.OWN, "alpha 0.2", "SeMi"), (grids.OWN, "no PLCE", "SeMi")]
+    assert own[0].runs == plain.entries[0].runs and own[1].runs[0].options["alpha"] == 0.2
+    assert own[2].runs == plain.entries[2].runs, "the run without PLCE is found again"
+    assert len(more.runs) == len(plain.runs) + 3 and "alpha 0.2, seed 1" in more.names.values()
+    assert (plain.slug, more.slug) == ("table4-small", "table4-small-with-alpha_0.2+no_PLCE")
+    assert len(grids.grid("table4", "smoke", variants={"a": {"threshold": 0.9}}).runs) == len(
+        grids.grid("table4", "smoke").runs) + 1
+
+
+def test_the_command_line_takes_variants(capsys):
+    cli.main(["list", "table4", "profile=smoke", "seeds=[0]", f"variants={grids.LIKE}", "--runs", "none-here", "--all"])
+    assert capsys.readouterr().out.count("s0/semi, alpha 0.2") == 1
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"plce": False}, "options by method: {'semi': {'plce': False}}"), ({"semy": {}}, "did you mean 'semi'"),
+    ({"semi": 3}, "options by method, such as {'semi': {'alpha': 0.2}}"),
+    ({"semi": {"bank": False}}, "the memory bank goes with plce")])
+def test_options_of_the_quickstart_say_how_they_are_given(options, message):
+    with pytest.raises(BadInput, match=message):
+        grids.quickstart(options=options)
 
 
 def test_table_2_is_about_mismatched_and_unknown_pools():
@@ -145,7 +174,18 @@ def test_seeds_come_one_after_the_other_and_fields_reach_every_run():
     (dict(table="table1", methods="fixmatch"), "methods='fixmatch': a list such as"),
     (dict(table="table1", seed=0), "names them"),
     (dict(table="table1", order="reversed"), "it belongs to the table's cells"),
-    (dict(table="table1", options={}), "the table's rows")])
+    (dict(table="table1", base="fixmatch"), "the table's rows"),
+    *((dict(table="table4", **fields), r"an option makes a row of its own: variants=\{'alpha 0.2': \{'alpha': 0.2\}\}$")
+      for fields in ({"semi.alpha": 0.2}, {"alpha": 0.2}, {"options": {"alpha": 0.2}}, {"options.alpha": 0.2})),
+    (dict(table="table4", options={}), "variants={'alpha 0.2': {'alpha': 0.2}, 'no PLCE': {'plce': False}}"),
+    (dict(table="table1", alpha=0.2), "it is table4 that takes it"),
+    (dict(table="table4", alpah=0.2), "did you mean 'alpha'"), ({"table": "table4", "semi.alpah": 1}, "mean 'alpha'"),
+    ({"table": "table1", "fixmatch.threshold": 0.7}, "semilib run method=fixmatch fixmatch.threshold=0.7"),
+    (dict(table="table1", variants=grids.LIKE), "given for table4"),
+    *((dict(table="table4", variants=wrong), "rows by name, each with its options of SeMi, such as")
+      for wrong in ([1], {"alpha": 0.2}, {"": {}}, {"SeMi": {}}, {1: {}})),
+    (dict(table="table4", variants={"a": {"alpah": 1}}), "option of semi='alpah': unknown; did you mean 'alpha'"),
+    (dict(table="table4", variants={"no bank": {"bank": False}}), "the memory bank goes with plce: with plce=False")])
 def test_unknown_names_are_refused(given, message):
     fields = {name: value for name, value in given.items() if name != "table"}
     with pytest.raises(BadInput, match=message):

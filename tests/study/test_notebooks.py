@@ -70,9 +70,35 @@ def test_committed_outputs_are_really_executed(path):
 @pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
 def test_an_accuracy_in_a_notebook_s_text_names_its_profile_beside_it(path):
     """All other numbers of runs are computed by a cell, so that no sentence says other than the table."""
-    paragraphs = [part for c in cells(path, "markdown") for part in source(c).split("\n\n")]
+    told = [node.value for c in cells(path) for node in ast.walk(ast.parse(source(c)))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    paragraphs = [part for text in [*map(source, cells(path, "markdown")), *told] for part in text.split("\n\n")]
     measured = [part for part in paragraphs if re.search(r"\d\d\.\d|\d ±|[+-]\d+\.\d|(balanced|ended at).*\d %", part)]
     assert not [part for part in measured if not re.search(r"profile `\w+`|`\w+` profile", part)]
+
+
+def test_what_was_concluded_of_a_profile_is_said_by_a_cell_that_knows_its_profile():
+    """No sentence of the tables' notebooks that stands whatever is chosen speaks of what records showed."""
+    tables = [path for path in ALL if re.match(r"2[1-5]_", path.stem)]
+    for path in tables:
+        after = [source(c) for c in cells(path, "markdown")][1:]
+        assert not [text for text in after if re.search(r"`(small|smoke|short|paper)`|\d \d*%", text)], path.stem
+    assert sum("small=" in source(c) for path in tables for c in cells(path)) == 4
+
+
+def test_a_table_s_notebook_says_what_it_does_before_it_loads_anything():
+    for path in ALL:
+        if re.match(r"2[1-5]_", path.stem):
+            assert source(cells(path)[1]).startswith("print(")
+
+
+def test_the_ablation_takes_variants_of_one_s_own():
+    path = ROOT / "notebooks" / "24_table4_ablation.ipynb"
+    assert notebooks.parameters(path)["variants"] == {}
+    notebooks.check_given(path, {"variants": {"alpha 0.2": {"alpha": 0.2}, "no PLCE": {"plce": False}}})
+    fields, = [line for line in source(cells(path)[0]).splitlines() if line.startswith("fields")]
+    assert "options of SeMi belong to variants" in fields
+    assert "variants=variants" in source(cells(path)[1])
 
 
 def test_the_committed_quickstart_shows_the_committed_record():

@@ -4,14 +4,15 @@ import math
 
 import pandas as pd
 import pytest
-from kit import steady, write_record
+from kit import DATA, steady, write_record
 
 import semilib
-from semilib import METHODS, Run, collect
+from semilib import METHODS, Run, cli, collect
 from semilib.errors import BadInput
 from semilib.report.collecting import for_paper, readable
 from semilib.study import sweep
 from semilib.study.launchers import Local, Ray
+from semilib.study.status import SweepStatus
 
 
 def test_a_grid_has_a_run_for_each_combination_and_an_option_multiplies_its_method_alone():
@@ -114,3 +115,20 @@ def test_a_frame_of_runs_has_those_that_were_not_started_and_of_a_folder_the_lat
     assert collect(tmp_path)["accuracy"].tolist() == [50]
     with pytest.raises(BadInput, match="a folder that holds runs, or runs"):
         collect(tmp_path / "none")
+
+
+def test_progress_of_a_variant_says_what_it_is(tmp_path, capsys):
+    """A run alone, two side by side, the list and the states: the same words."""
+    words = ["profile=smoke", f"root={DATA}", "steps=12", "eval_every=12", "batch=4", "options.plce=False"]
+    cli.main(["run", *words, "--runs", str(tmp_path)])
+    shown = capsys.readouterr()
+    assert "[1/1] mnistm5k-lt.n40.m360.g20-20.s0/semi, plce off  done" in shown.err
+    assert shown.out.startswith("mnistm5k-lt.n40.m360.g20-20.s0/semi, plce off, 12 steps of profile smoke: ")
+    cli.main(["list", "--all", "--runs", str(tmp_path), *words, "method=semi"])
+    cli.main(["status", "--runs", str(tmp_path)])
+    assert capsys.readouterr().out.count("s0/semi, plce off") == 2
+    status = SweepStatus(Run.grid(**{"semi.alpha": [0.2, 0.3]}), tmp_path, False)
+    assert sorted(map(status.progress.name, status.runs.values())) == [
+        f"mnistm5k-lt.n40.m360.g20-20.s0/semi, alpha {alpha}" for alpha in (0.2, 0.3)]
+    status.show(list(status.runs.values())[:1], 1)
+    assert "running s0/semi, alpha 0.2 0%" in status.progress.now

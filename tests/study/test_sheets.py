@@ -70,7 +70,7 @@ def test_a_row_shows_mean_spread_n_and_rule_of_its_records(made):
 def test_findings_are_computed_from_the_tables_that_they_stand_under(made):
     grid, folder = made
     tables = sheets.Tables([show(grid, folder)])
-    title, _, line = sheets.findings(tables).splitlines()
+    title, _, line = sheets.findings(grid, tables).splitlines()
     assert title == f"**{tables[0].title}**" and "profile small" in title
     assert line.startswith("- embedded pictures, gamma 20: highest SeMi 72.0 ± 2.0, FixMatch 62.0 ± 2.6, "
                            "Supervised 52.0 ± 2.0.")
@@ -80,8 +80,49 @@ def test_findings_are_computed_from_the_tables_that_they_stand_under(made):
     for method in SCORES:
         shutil.rmtree(folder / "results" / f"{method}-2")
     committed.load.cache_clear()
-    assert "leaves out" not in sheets.findings(sheets.Tables([show(grid, folder)])), "two pairs decide nothing"
-    assert "No run is done." in sheets.findings(sheets.sheets(grid, {}, folder))
+    assert "leaves out" not in sheets.findings(grid, sheets.Tables([show(grid, folder)])), "two pairs decide nothing"
+    assert "No run is done." in sheets.findings(grid, sheets.sheets(grid, {}, folder))
+
+
+def test_what_was_concluded_from_committed_records_stands_under_them_alone(made, monkeypatch):
+    grid, folder = made
+    tables, said = sheets.Tables([show(grid, folder)]), "SeMi is ahead."
+    monkeypatch.setattr(sheets, "usual", lambda of: grid)
+    assert sheets.findings(grid, tables, small=said).endswith(f"\n\n{said}")
+    for other in (dataclasses.replace(grid, profile="short"), dataclasses.replace(grid, entries=grid.entries[:2])):
+        assert said not in sheets.findings(other, tables, small=said)
+    shutil.rmtree(folder / "results" / "semi-2")
+    committed.load.cache_clear()
+    assert said not in sheets.findings(grid, sheets.Tables([show(grid, folder)]), small=said), "a run is missing"
+
+
+def test_runs_at_chance_are_not_ranked_and_say_so_once(tmp_path):
+    grid = grids.grid("table4", "smoke", variants=grids.LIKE)
+    for run in grid.runs:
+        write(tmp_path / "results" / run.key, run, 0.1)
+    committed.load.cache_clear()
+    tables = sheets.sheets(grid, sheets.find(grid, tmp_path / "runs", tmp_path / "results"), tmp_path)
+    said = "24 steps: shows that it runs; chance is 33.3 %."
+    assert tables.text.count("shows that it runs") == 1 and tables.text.count(said) == 1
+    assert sheets.findings(grid, tables, small="x", smoke_="y").splitlines() == [f"**{grid.title}**", "", said]
+    assert tables[0].subtitle.endswith(grids.OWN) and [row[0] for row in tables[0].cells()[1:]] == [
+        "SeMi", "alpha 0.2", "no PLCE"]
+    assert "±" not in tables.text and "interval" not in tables.text and "single runs, of seed 0" in tables.text
+    figure, frame = sheet_figures.ladder(grid, tables)
+    assert "dots: single runs, dashed" in frame["caption"].iloc[0]
+    assert all(line.get_marker() == "o" or line.get_linestyle() != "-" for axes in figure.axes for line in axes.lines)
+
+
+def test_seeds_of_several_codes_are_said_to_be_with_the_command_that_does_them_again(made):
+    grid, folder = made
+    path = folder / "results" / "fixmatch-1" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "code": "1" * 8}))
+    committed.load.cache_clear()
+    note, = [note for note in show(grid, folder).notes if "versions" in note]
+    assert note == ("Seeds trained by several versions of the code: FixMatch; part of their spread may be its change. "
+                    "`semilib run table1 profile=small --again` does all by today's.")
+    changed = grids.grid("table4", "smoke", seeds=[0, 3], lr=0.5)
+    assert sheets._again(changed) == "semilib run table4 profile=smoke seeds=[0,3] lr=0.5 --again"
 
 
 def test_a_part_that_never_acted_is_told_in_a_footnote(made):
@@ -181,7 +222,7 @@ def test_a_row_of_which_no_run_was_started_is_named_below_the_table_with_its_pub
     (first, *rest) = sheets.sheets(wide, {}, folder / "runs")
     assert first.cells() == [] and re.search(r"^Not started: SimPro \(a 59.1\), SeMi\.$", first.text, re.MULTILINE)
     assert "a: SimPro (Du et al., ICML 2024) Table 3" in first.text and not any("d:" in n for n in first.notes)
-    assert sheets.findings(sheets.sheets(wide, {}, folder / "runs")).splitlines()[2:] == ["No run is done."]
+    assert sheets.findings(wide, sheets.sheets(wide, {}, folder / "runs")).splitlines()[2:] == ["No run is done."]
     assert len(first.text.splitlines()) < 12 and len(rest) == 5
 
 
