@@ -126,11 +126,13 @@ def _usual(config: dict[str, Any]) -> list[dict[str, Any]]:
 def _defaults(config: str, preset: str) -> list[dict[str, Any]]:
     """The options of `Run.of` without any but the preset, with the default preset's name. [] where it refuses, as for
     a notebook's method in another process."""
-    from semilib.training.config import Run  # imports torch, which a table does without until it has a record
+    from semilib.data import folders  # imports torch, which a table does without until it has a record
+    from semilib.training.config import Run
     from semilib.training.tuned import settings_of
     given = {k: v for k, v in json.loads(config).items() if k in Run.__dataclass_fields__}
     try:
-        run = Run.of(**given, options={"preset": preset} if preset else {})
+        with folders.seen():
+            run = Run.of(**given, options={"preset": preset} if preset else {})
     except (ValueError, TypeError, KeyError):              # of BadInput, and of a configuration from long ago
         return []
     usual = dict(run.options)

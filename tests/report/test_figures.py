@@ -156,7 +156,7 @@ def test_a_confusion_matrix_of_few_images_prints_their_numbers(tmp_path, monkeyp
     axes = shown[0].axes[0]
     assert [t.get_text() for t in axes.texts if t.get_text()] == ["15", "5", "20", "16", "4"]
     assert np.asarray(axes.images[0].get_array())[0].tolist() == [75, 25, 0], "colour is the share"
-    assert "numbers: test images" in shown[1]["caption"][0] and axes.get_title().endswith("balanced accuracy 65 %")
+    assert "numbers: test images" in shown[1]["caption"][0] and axes.get_title().endswith("last evaluation: 65 %")
     assert same_again(shown, tmp_path / "few")
 
 

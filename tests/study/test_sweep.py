@@ -143,7 +143,7 @@ def test_a_terminated_worker_is_started_again_and_a_failed_run_stops_nothing(tmp
     ended.result(10)
     assert [o.state for o in outcomes] == ["failed", "done"]
     assert "no pseudo-label reached the threshold" in outcomes[0].error
-    assert "1 done" in summary(outcomes) and f"{bad.name} ({bad.key}): failed" in summary(outcomes)
+    assert "1 done" in summary(outcomes) and f"{bad.name}, threshold 1 ({bad.key}): failed" in summary(outcomes)
     assert len(record.read(outcomes[0].folder)["sessions"]) == 1, "what failed by itself is not tried again"
     check_done_once(alone, tmp_path, outcomes[1:], {run.key: 1}, notebook=False, others=1)
 
