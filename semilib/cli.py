@@ -86,7 +86,8 @@ def hint(words: list[str], refused: Any) -> str:
     """What a refused value may owe to how the shell's words are read: a comma that split it, a range with one dash."""
     for word in words:
         name, _, text = word.partition("=")
-        if isinstance(values(text), list) and refused in values(text) and not RANGE.fullmatch(text):
+        several = values(text)
+        if isinstance(several, list) and refused in several and not RANGE.fullmatch(text):
             return f" (a comma separates values; one that holds a comma is quoted: {name}=\"'{text}'\")"
         if text == refused and re.fullmatch(r"\d+-\d+", text):
             return f" (several values: {name}={text.replace('-', '..')})"

@@ -136,8 +136,7 @@ def forecast(runs: Iterable[Run], folder: str | Path = "runs", results: str | Pa
     folder = files.place(folder)
     here = record.device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     measured = [_measured(folder), _measured(files.place(results))]
-    tried: dict[tuple, tuple[float, int] | None] = {}
-    whose: dict[tuple, str] = {}
+    tried: dict[tuple, tuple[tuple[float, int] | None, str]] = {}
     by_state = states(runs, folder)
     todo = [run for run, state in by_state if state != "done"]
     seconds, disk, basis = [], [], Counter()
@@ -148,12 +147,11 @@ def forecast(runs: Iterable[Run], folder: str | Path = "runs", results: str | Pa
         if time_of_step is None and trial:
             kind = (*_kind(run.identity()), device)
             if kind not in tried:
-                tried[kind] = trial(run)
-                whose[kind] = run.label
-            if tried[kind]:
-                time_of_step, state = tried[kind]
+                tried[kind] = trial(run), f"a trial of ten steps of {run.label}, {_scale(run)}, on {device}"
+            found, of_trial = tried[kind]
+            if found:
+                (time_of_step, state), words = found, of_trial
                 size = state + BESIDE if size is None else size
-                words = f"a trial of ten steps of {whose[kind]}, {_scale(run)}, on {device}"
         basis[words] += 1
         if time_of_step is not None:
             seconds.append(time_of_step * run.steps * (1 - share_done(run, folder)) + STARTUP * notebook)
