@@ -186,21 +186,28 @@ def seeds_of(profile: str, cell: dict[str, Any]) -> tuple[int, ...]:
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 OFF = dict(oheml=False, plce=False, embedding_align=False, logit_align=False, balanced_head=False, threshold=0.95)
-COMPONENTS: dict[str, dict[str, dict[str, Any]]] = {
-    "SeMi without one component": {
-        "SeMi": {}, "without OHEML": dict(oheml=False), "without PLCE": dict(plce=False),
-        "without bank decay": dict(bank_decay=False), "without bank balance": dict(bank_balance=False),
-        "without Embedding Align": dict(embedding_align=False),
-        "without Logit Align": dict(logit_align=False), "without the low threshold (tau 0.95)": dict(threshold=0.95),
-        "without the balanced head": dict(balanced_head=False), "with u / max u (u_norm max)": dict(u_norm="max")},
-    "Each component alone": {
-        "none of them": OFF, "OHEML alone": {**OFF, "oheml": True},
-        "PLCE alone": {**OFF, "plce": True}, "PLCE alone, no decay": {**OFF, "plce": True, "bank_decay": False},
-        "PLCE alone, no balance": {**OFF, "plce": True, "bank_balance": False},
-        "Embedding Align alone": {**OFF, "embedding_align": True},
-        "Logit Align alone": {**OFF, "balanced_head": True, "logit_align": True},
-        "low threshold alone (tau 0.7)": {**OFF, "threshold": 0.7}},
-}
+
+
+def components(threshold: float) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rows of SeMi, whose own threshold is given, without each of its components and with each alone, by section."""
+    return {
+        "SeMi without one component": {
+            "SeMi": {}, "without OHEML": dict(oheml=False), "without PLCE": dict(plce=False),
+            "without bank decay": dict(bank_decay=False), "without bank balance": dict(bank_balance=False),
+            "without Embedding Align": dict(embedding_align=False),
+            "without Logit Align": dict(logit_align=False),
+            "without the low threshold (tau 0.95)": dict(threshold=0.95),
+            "without the balanced head": dict(balanced_head=False), "with u / max u (u_norm max)": dict(u_norm="max")},
+        "Each component alone": {
+            "none of them": OFF, "OHEML alone": {**OFF, "oheml": True},
+            "PLCE alone": {**OFF, "plce": True}, "PLCE alone, no decay": {**OFF, "plce": True, "bank_decay": False},
+            "PLCE alone, no balance": {**OFF, "plce": True, "bank_balance": False},
+            "Embedding Align alone": {**OFF, "embedding_align": True},
+            "Logit Align alone": {**OFF, "balanced_head": True, "logit_align": True},
+            f"low threshold alone (tau {threshold:g})": {**OFF, "threshold": threshold}},
+    }
+
+
 RELEASE_DEFECTS = ("misaligned_features", "shifted_bank", "empty_as_zero", "droplast_prior", "u_from_blend",
                    "r_by_epoch_length")
 SENSITIVITY: dict[str, tuple[float, ...]] = {
@@ -379,7 +386,8 @@ def _compared(profile: str, methods: list[str] | None, usual: Iterable[str]) -> 
 
 def _ablation(profile: str, methods: list[str] | None) -> list[Row]:
     """Variants of SeMi, each section compared with its first row; `methods` is not asked."""
-    sections = COMPONENTS | {f"Defects of the release in preset {name}": defects(name) for name in ("paper", "readme")}
+    sections = components(_own_value("threshold", profile))
+    sections |= {f"Defects of the release in preset {name}": defects(name) for name in ("paper", "readme")}
     if profile == "smoke":
         sections = {title: dict(list(rows.items())[:n])
                     for (title, rows), n in zip(sections.items(), (10, 3, 3, 2), strict=True)}
@@ -403,15 +411,19 @@ def _modules_and_values(profile: str, methods: list[str] | None) -> list[Row]:
 
 def _values(option: str, profile: str) -> list[Row]:
     """One option's values, compared with SeMi's own where that is shown."""
-    values, symbol, usual = SENSITIVITY[option], SYMBOLS.get(option, option), USUAL[option]
-    if profile == "features":
-        usual = settings_of("semi")["options"].get(option, usual)
+    values, symbol, usual = SENSITIVITY[option], SYMBOLS.get(option, option), _own_value(option, profile)
     shown = sorted({*values, usual}) if TABLE_PROFILES[profile]["real"] else values[:2] if profile == "smoke" else \
         (values[0], usual, values[-1])
     names = {v: f"{symbol} = {v:g}{' (SeMi)' if v == usual else ''}" for v in shown}
     reference = names.get(usual, "")
     return [Row(f"Sensitivity to {symbol}", name, "semi", {option: v}, against="" if v == usual else reference)
             for v, name in names.items()]
+
+
+def _own_value(option: str, profile: str) -> float:
+    """The value that SeMi has in a profile's tables: on features the tuned one."""
+    tuned = settings_of("semi")["options"] if profile == "features" else {}
+    return tuned.get(option, USUAL[option])
 
 
 STRONG_VIEWS = (2, 8, 16)              # stored ones, K_s

@@ -91,13 +91,17 @@ def test_table_3_shows_each_metric_of_imagenet_127_in_a_table_of_its_own():
 
 
 def test_the_ablation_takes_each_component_away_and_adds_each_alone():
-    without = grids.COMPONENTS["SeMi without one component"]
+    without = grids.components(0.7)["SeMi without one component"]
     assert {next(iter(options), "") for options in without.values()} == {
         "", "oheml", "plce", "bank_decay", "bank_balance", "embedding_align", "logit_align", "threshold",
         "balanced_head", "u_norm"}
-    for row, options in grids.COMPONENTS["Each component alone"].items():
+    for row, options in grids.components(0.7)["Each component alone"].items():
         changed = {k for k in options if options[k] != grids.OFF.get(k)}
         assert (row == "none of them") == (not changed), row
+    low = {p: [e.row for e in grids.grid("table4", p, seeds=[0]).entries if e.row.startswith("low threshold")]
+           for p in ("small", "features")}
+    assert low == {"small": ["low threshold alone (tau 0.7)"], "features": ["low threshold alone (tau 0.6)"] * 2}, \
+        "the threshold is SeMi's own, which is tuned on features"
     alone = grids.grid("table4", "small", seeds=[0])
     by_row = {(e.section, e.row): e.runs[0].options for e in alone.entries}
     paper, readme = (by_row[f"Defects of the release in preset {p}", "no defect"] for p in ("paper", "readme"))
