@@ -15,9 +15,10 @@ def of(scores: dict) -> Study:
 
 def test_a_study_without_runs_answers_that_nothing_is_measured_and_how_it_would_be():
     every = answers.answers(Study({}, {}))
-    assert len(every) == 7 and not any(answer.tables for answer in every[:-1])
+    assert len(every) == 8 and not any(answer.tables for answer in every[:-1])
     for answer in every[:-1]:
-        assert all("not measured yet (`semilib run table" in line for line in answer.text), answer.question
+        told = [line for line in answer.text if line != answers.OHEML_ENTERS]
+        assert told and all("not measured yet (`semilib run table" in line for line in told), answer.question
 
 
 def test_methods_are_counted_above_and_below_the_probe_only_where_the_difference_is_there():
@@ -26,7 +27,9 @@ def test_methods_are_counted_above_and_below_the_probe_only_where_the_difference
         ("table1", "", CONSISTENT, reference): (.80, 0), ("table1", "", CONSISTENT, "A"): (.85, .001),
         ("table1", "", CONSISTENT, "B"): (.70, .001), ("table1", "", CONSISTENT, "C"): (.801, .02),
         ("table1", "", CONSISTENT, probes.TITLES["knn"]): (.5, .001)}))
-    assert "of 3 methods 1 are above it (A), 1 below" in found.text[0] and "not measured yet" in found.text[1]
+    assert "of 3 methods 1 are above it (A) and 1 below by Holm's test." in found.text[0]
+    assert found.text[0].endswith("above 0 for 0, below for 0, and holds 0 for 1 (C).")
+    assert "not measured yet" in found.text[1]
     assert found.tables[0].frame["row"].tolist() == ["A", "C", "B"] and "80.2" in found.tables[0].title
 
 
@@ -38,9 +41,10 @@ def test_hard_examples_are_judged_by_taking_them_away_and_adding_them_alone():
         ("table4", "Each component alone", CONSISTENT, "OHEML alone"): (.70, .01),
         ("table5", "Sensitivity to tau", CONSISTENT, "tau = 0.7 (SeMi)"): (.78, 0),
         ("table5", "Sensitivity to tau", CONSISTENT, "tau = 0.9"): (.76, 0)}))
-    lower, undecided, missing, thresholds = found.text
-    assert lower.startswith("Lower: SeMi without OHEML, consistent -3.0") and lower.endswith("*.")
-    assert undecided.startswith("Not told apart: OHEML alone") and missing == "2 of 4 comparisons are not measured yet."
+    _, verdict, missing, thresholds = found.text
+    assert verdict.startswith("Below 0 by Holm's test: SeMi without OHEML, minus SeMi, consistent -3.0")
+    assert verdict.endswith("*. Not told apart: 1 of 2, +0.4.")
+    assert missing == "2 of 4 comparisons are not measured yet."
     assert thresholds == "Thresholds, consistent: best is tau = 0.7 (SeMi) (78.2); tau = 0.9 76.2."
 
 
@@ -49,9 +53,54 @@ def test_the_gain_is_compared_between_the_pools_and_the_quoted_number_is_matched
         ("table1", "", CONSISTENT, "SeMi"): (.78, 0), ("table2", "", REVERSED, "SeMi"): (.80, 0),
         ("table1", "", CONSISTENT, "A"): (.70, 0), ("table2", "", REVERSED, "A"): (.50, 0),
         ("table1", "", CONSISTENT, "B"): (.70, 0), ("table2", "", REVERSED, "B"): (.75, 0)}))
-    assert "over 1 of 2 rows" in found.text[0] and "over A; the table has all" in found.text[1]
+    assert "larger in the reversed one over 0 of 2 methods" in found.text[0] and "no number here" in found.text[1]
     row = found.tables[0].frame.set_index("row").loc["A"]
-    assert row["more"] == pytest.approx(22) and row["relative"] == pytest.approx(30 / .502, abs=.01)
+    assert row["more"].startswith("+22.0") and row["relative_reversed"] == pytest.approx(30 / .502, abs=.01)
+
+
+def test_a_gain_that_grows_by_the_same_in_every_split_counts_and_a_probe_does_not():
+    semi, other = {s: .80 + s / 1000 for s in range(5)}, {s: .70 + s / 1000 for s in range(5)}
+    grown = {s: .85 + (s + s % 2 / 9) / 1000 for s in range(5)}
+    found = answers.reversal(Study({
+        ("table1", "", CONSISTENT, "SeMi"): semi, ("table2", "", REVERSED, "SeMi"): grown,
+        **{(table, "", cell, row): other for table, cell in answers.MAIN_CELLS
+           for row in ("FixMatch", probes.TITLES["knn"])}}, {}))
+    assert "over 1 of 1 methods by Holm's test and smaller over 0; by the interval alone over 0" in found.text[0]
+    assert "SeMi itself moves by +5.0 points" in found.text[0] and "FixMatch +21 %" in found.text[1]
+    assert found.tables[0].frame["more"].tolist() == ["+5.0 [+5.0, +5.0] *"] * 2
+
+
+def test_the_component_whose_loss_costs_most_is_named_and_what_is_missing_is_counted():
+    found = answers.components(of({
+        ("table4", answers.WITHOUT, CONSISTENT, "SeMi"): (.78, 0),
+        ("table4", answers.WITHOUT, CONSISTENT, "without OHEML"): (.779, .002),
+        ("table4", answers.WITHOUT, CONSISTENT, "without Logit Align"): (.67, .001),
+        ("table4", answers.ALONE, CONSISTENT, answers.NOTHING_ON): (.66, .001),
+        ("table4", answers.ALONE, CONSISTENT, "OHEML alone"): (.66, .001)}))
+    assert found.text[0].startswith("Consistent: what changes SeMi most is to be without Logit Align. Below 0 by")
+    assert "Not told apart: 1 of 3" in found.text[0] and "not measured yet" in found.text[1]
+    assert found.tables[0].frame["row"].tolist() == ["without OHEML", "without Logit Align", "with none of them"]
+
+
+def test_a_difference_is_open_or_there_by_its_interval_or_there_by_holm_s_test():
+    seeds = range(3)
+    rows = [("clear", {s: .6 + s / 1e5 for s in seeds}), ("hint", {s: .72 + s / 100 for s in seeds}),
+            ("open", {s: .69 + s / 100 for s in seeds}), ("two seeds", {0: .5, 1: .5})]
+    frame = answers.compared("", [(row, scores, dict.fromkeys(seeds, .7)) for row, scores in rows]).frame
+    assert [found["row"].tolist() for found in answers.sides(frame)] == [
+        [], ["clear"], ["hint"], [], ["open", "two seeds"]]
+    shown = answers.compared("", [(f"{n} seeds", {s: .6 + s / 1e3 for s in range(n)}, dict.fromkeys(range(n), .7))
+                                  for n in (3, 5)]).cells()
+    assert {line[0]: line[3] for line in shown[1:]} == {"3 seeds": "", "5 seeds": "-62.0"}, "an effect of few is noise"
+
+
+def test_what_table_1_has_already_is_no_check_of_its_order():
+    scores = dict.fromkeys(range(3), 0.7)
+    paths = {seed: answers.Path(f"run{seed}") for seed in range(3)}
+    rows = {(table, section, CONSISTENT, row) for row in "ABC"
+            for table, section in (("table1", ""), ("table6", "8 strong views of an image stored"))}
+    found = answers.foundations(Study(dict.fromkeys(rows, scores), dict.fromkeys(rows, paths)))
+    assert not found.text and not found.tables
 
 
 def test_the_order_of_methods_under_another_foundation_is_compared_by_kendall_s_tau():
