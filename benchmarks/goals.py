@@ -44,13 +44,13 @@ def ahead(method: str, against: str) -> Callable[[Record], Answer]:
     return find
 
 
-def cpu_step(precision: str) -> Callable[[Record], Answer]:
-    """Our step in a precision over the authors' script with its best number of workers; bf16 where there are matrix
+def cpu_step(precision: str, method: str = "semi") -> Callable[[Record], Answer]:
+    """Our step in a precision over the method's peer with its best number of workers; bf16 where there are matrix
     units."""
     def find(record: Record) -> Answer:
         if precision == "bf16" and "amx_bf16" not in record["machine"].get("cpu_units", []):
             return None
-        rows = [r for r in pairs(record) if (r["method"], r["against"], r["precision"]) == ("semi", "best", precision)]
+        rows = [r for r in pairs(record) if (r["method"], r["against"], r["precision"]) == (method, "best", precision)]
         ways = {r["ours"].removeprefix(f"{precision}, "): r["ratio"] for r in sorted(rows, key=lambda r: -r["ratio"])}
         text = "; ".join(f"{times(ratio)} {way}" for way, ratio in ways.items())
         return (max(ways.values()), text) if ways else None
@@ -119,6 +119,7 @@ GOALS = (
     Goal("SeMi's step over the authors' script, WRN-28-2, fp32, two CPU cores", 1, 1.25, "x", cpu_step("fp32"), "peers",
          is_cpu, NOTHING),
     Goal("the same in bf16, where the CPU has matrix units", 1, 3, "x", cpu_step("bf16"), "peers", is_cpu, NO_UNITS),
+    Goal("FixMatch's over USB, in bf16 there", 1, 2, "x", cpu_step("bf16", "fixmatch"), "peers", is_cpu, NO_UNITS),
     Goal("memory bank (push, decay, prototypes) of SeMi's step, GPU", -1, 5, " %", bank, on=is_paper_on_gpu),
     Goal("import semilib, beyond PyTorch's own import", -1, 0.3, " s", import_time, on=is_any, lacking=NOTHING))
 
