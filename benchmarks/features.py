@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.goals import between
 from semilib.data import sources
-from semilib.errors import check_name
+from semilib.errors import BadInput, check_name
 from semilib.features import batches
 from semilib.features.store import Store
 from semilib.files import place, shown, write_text
@@ -62,7 +62,8 @@ def in_turn(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, float
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def eager(encoder: encoders.Encoder, device: torch.device, cache: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def eager(encoder: encoders.Encoder, device: torch.device, cache: Path,
+          precision: str = "") -> Callable[[torch.Tensor], torch.Tensor]:
     """What `encoders.runner` gives, by PyTorch alone."""
     return lambda pictures: torch.cat([encoder.eager(part) for part in pictures.split(encoders.BATCH)])
 
@@ -81,9 +82,9 @@ def a_step(trainers: dict[str, Trainer], given: dict[str, Any]) -> dict[str, flo
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
 
-def making(given: dict[str, Any]) -> dict[str, float]:
-    """Views a second of a store's making, drawing, resizing and writing included: our way, and PyTorch's in its
-    place."""
+def making(given: dict[str, Any], precision: str = "fp32") -> dict[str, float]:
+    """Views a second of a store's making, drawing, resizing and writing included: our way, and PyTorch's in fp32 in
+    its place."""
     run = run_of(given)
     source = sources.load(run.dataset, run.root, run.side)
     some = torch.arange(given["images"])
@@ -94,12 +95,28 @@ def making(given: dict[str, Any]) -> dict[str, float]:
             with tempfile.TemporaryDirectory() as folder:
                 look = batches.stores(source, run, torch.device("cpu"))[0].look
                 Store(folder, "trial", source.images, look, run.encoder, run.encoder_side, "", torch.device("cpu"),
-                      lambda line: None).ensure(VIEWS, some)
+                      precision=precision).ensure(VIEWS, some)
         finally:
             encoders.runner = usual
     views = len(some) * sum(VIEWS.values())
     seconds = in_turn({"ours": lambda: make(encoders.runner), "eager": lambda: make(eager)}, 1)
     return {f"{name}_views_a_second": views / value for name, value in seconds.items()}
+
+
+def making_in_bf16(given: dict[str, Any]) -> dict[str, float]:
+    """`making` in bf16, and the features' mean distance from PyTorch's in fp32 over their mean size; nothing where the
+    CPU has no units for it."""
+    cpu = torch.device("cpu")
+    try:
+        encoders.arithmetic(cpu, "bf16")
+    except BadInput:
+        return {}
+    run = run_of(given)
+    pictures = sources.load(run.dataset, run.root, run.side).images[:given["images"]]
+    encoder = encoders.load(run.encoder, run.encoder_side)
+    exact = eager(encoder, cpu, Path())(pictures)
+    quick = encoders.runner(encoder, cpu, place(given["root"]) / "features" / "encoders", "bf16")(pictures)
+    return {**making(given, "bf16"), "relative_error": float((quick - exact).abs().mean() / exact.abs().mean())}
 
 
 def steps(given: dict[str, Any]) -> dict[str, float]:
@@ -176,21 +193,26 @@ def on_paper(given: dict[str, Any]) -> dict[str, float]:
     return {"views": views, "gigabytes": views * 1280 * 2 / 1e9}
 
 
-PARTS = {"making": making, "steps": steps, "products": products, "operators": operators, "whole": whole,
-         "classes": classes, "on_paper": on_paper}
+PARTS = {"making": making, "making_in_bf16": making_in_bf16, "steps": steps, "products": products,
+         "operators": operators, "whole": whole, "classes": classes, "on_paper": on_paper}
 
 # ---- record and table ------------------------------------------------------------------------------------------------
 
 
 def table(record: dict[str, Any]) -> Table:
     """The goals beside what was measured."""
-    made, step, run, many = (record.get(name, {}) for name in ("making", "steps", "whole", "classes"))
+    made, bf16, step, run, many = (record.get(name, {}) for name in ("making", "making_in_bf16", "steps", "whole",
+                                                                     "classes"))
 
     def ratio(a: float | None, b: float | None) -> float:
         return a / b if a and b else float("nan")
     figures = [                                       # what, sign and bound of its goal, how both are written, value
         ("store's making over PyTorch eager, fp32", 1, 3.2, "{:.1f} x",
          ratio(made.get("ours_views_a_second"), made.get("eager_views_a_second"))),
+        *([("the same in bf16", 1, 5.0, "{:.1f} x",
+            ratio(bf16["ours_views_a_second"], bf16["eager_views_a_second"])),
+           ("mean distance of its features from fp32, over their mean size", 0, 0, "{:.2%}", bf16["relative_error"])]
+          if bf16 else []),
         ("SeMi's step, PyTorch eager in the loop over stored features", 1, 300, "{:.0f} x",
          ratio(step.get("semi_eager_in_loop"), step.get("semi"))),
         ("the same, ONNX Runtime in the loop", 1, 60, "{:.0f} x",

@@ -21,7 +21,6 @@ from semilib.data.splits import Split
 from semilib.data.step import Batch, StepImages, Time
 from semilib.errors import BadInput
 from semilib.features.store import Look, Store
-from semilib.networks import encoders
 
 if TYPE_CHECKING:
     from semilib.training.config import Run
@@ -178,9 +177,8 @@ class FeatureData(Data):
 
     def encoded(self, pictures: Tensor) -> Tensor:
         """Standardised features, float64 [n, D, 1, 1], of normalised pictures [n, 3, H, W]; see `Info`."""
-        compute = encoders.runner(self.store.encoder(), self.device, self.store.stores / "encoders")
-        features = compute(bytes_of(pictures, self.source.mean, self.source.std)).to(self.device, torch.float16)
-        return self.normalise(as_pictures(features), torch.float64)
+        features = self.store.runner()(bytes_of(pictures, self.source.mean, self.source.std))
+        return self.normalise(as_pictures(features.to(self.device, torch.float16)), torch.float64)
 
     def pictures(self, n: int) -> Tensor:
         """At most n of the run's pictures, evenly over them, normalised, float64 [n, 3, H, W]; see `Info`."""
@@ -206,15 +204,15 @@ def stores(source: Source, run: Run, device: torch.device,
     name = Path(run.root).expanduser().resolve().name if run.dataset == "imagefolder" else run.dataset
     evaluated = "heldout" if run.holdout or run.holdout_images else "test"
     given = (Look(source.flip, run.crop, run.strong_pool, source.mean), run.encoder, run.encoder_side,
-             run.encoder_weights, device, report)
+             run.encoder_weights, device, report, run.encoder_precision)
     return (Store(run.root, f"{name}-train", source.images, *given),
             Store(run.root, f"{name}-{evaluated}", source.test_images, *given))
 
 
 # The fields of a run that say what it asks of stores: runs that share them are asked once.
 ASKS = ("dataset", "root", "side", "flip", "crop", "strong_pool", "encoder", "encoder_side", "encoder_weights",
-        "stored_weak", "stored_strong", "n1", "m1", "gamma_l", "gamma_u", "order", "labelled_in_unlabelled",
-        "split_seed", "labelled_share", "holdout", "holdout_images")
+        "encoder_precision", "stored_weak", "stored_strong", "n1", "m1", "gamma_l", "gamma_u", "order",
+        "labelled_in_unlabelled", "split_seed", "labelled_share", "holdout", "holdout_images")
 Need = tuple[Store, dict[str, int], Tensor]             # a store, kind of view -> how many, numbers of the pictures
 
 

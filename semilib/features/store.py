@@ -82,13 +82,15 @@ class Store:
     """The features of one tensor of pictures, uint8 [n, 3, H, W]. `name` says in a word what they are."""
 
     def __init__(self, root: str | Path, name: str, pictures: Tensor, look: Look, encoder: str, side: int,
-                 weights: str, device: torch.device, report: Callable[[str], None] = lambda line: None):
+                 weights: str, device: torch.device, report: Callable[[str], None] = lambda line: None,
+                 precision: str = "auto"):
         self.pictures, self.look, self.device, self.report = pictures, look, device, report
+        self.precision = encoders.arithmetic(device, precision)
         self.encoder = functools.partial(encoders.load, encoder, side, weights)
         known = encoders.PACKAGED[encoder].sha256[:16] if encoder in encoders.PACKAGED else self.encoder().weights
         self.identity: dict[str, Any] = {
             "pictures": hash_of(pictures), "encoder": encoder, "encoder_side": side, "weights": known,
-            "arithmetic": encoders.arithmetic(device), "flip": look.flip, "crop": look.crop, "pool": look.pool,
+            "arithmetic": self.precision, "flip": look.flip, "crop": look.crop, "pool": look.pool,
             "mean": list(look.mean) if look.pool == "C" else None, "views": look.meaning(pictures.shape[-1])}
         key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:8]
         self.stores = Path(root).expanduser() / "features"
@@ -135,6 +137,10 @@ class Store:
     def _file(self, kind: str, number: int, ending: str) -> Path:
         return self.folder / f"{kind}-{number}.{ending}"
 
+    def runner(self) -> Callable[[Tensor], Tensor]:
+        """The encoder as this store computes it; see `encoders.runner`."""
+        return encoders.runner(self.encoder(), self.device, self.stores / "encoders", self.precision)
+
     # ---- growing -----------------------------------------------------------------------------------------------------
 
     def missing(self, views: dict[str, int], rows: Tensor) -> list[tuple[str, int, np.ndarray]]:
@@ -160,7 +166,7 @@ class Store:
             return
         total = sum(len(part) for _, _, part in todo)
         require_space(self.folder, total * (2 * self.features + 8))
-        compute = encoders.runner(self.encoder(), self.device, self.stores / "encoders")
+        compute = self.runner()
         self._make_files({(kind, number) for kind, number, _ in todo})
         began, done = time.perf_counter(), 0
         with open(self.folder / "claims", "a+b") as claims:
@@ -211,7 +217,7 @@ class Store:
         total = sum(len(part) for _, _, part in self.missing(views, rows))
         if not total:
             return {"views": 0, "bytes": 0, "seconds": 0.0}
-        compute = encoders.runner(self.encoder(), self.device, self.stores / "encoders")
+        compute = self.runner()
         some = torch.arange(min(encoders.BATCH, len(self.pictures)))
         for _ in range(2):                                  # the first call also warms up
             began = time.perf_counter()

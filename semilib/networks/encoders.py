@@ -4,8 +4,8 @@
     timm:NAME, torchvision:NAME            weights that those libraries download, or a file given as `encoder_weights`
 
 An encoder takes uint8 pictures of any side. It resizes and normalises them as its own configuration says. On a CPU it
-runs in ONNX Runtime, on CUDA compiled in bf16. B pictures, D features. `backbone_of` gives the same network as a
-backbone whose weights are trained on.
+runs in ONNX Runtime, or in bf16 in OpenVINO; on CUDA compiled, in bf16 unless fp32 is asked for. B pictures, D
+features. `backbone_of` gives the same network as a backbone whose weights are trained on.
 """
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import importlib
 import importlib.util
 import os
 import re
@@ -257,13 +258,17 @@ def backbone_of(run: Run, channels: int, mean: Sequence[float], std: Sequence[fl
 # ---- running ---------------------------------------------------------------------------------------------------------
 
 
-def runner(encoder: Encoder, device: torch.device, cache: Path) -> Callable[[Tensor], Tensor]:
+def runner(encoder: Encoder, device: torch.device, cache: Path, precision: str = "auto") -> Callable[[Tensor], Tensor]:
     """A function from uint8 pictures [B, 3, H, W] to float32 features [B, D], as fast as the device allows.
 
-    A CPU takes ONNX Runtime in fp32, on as many threads as PyTorch has; the ONNX file is kept in `cache`. CUDA takes
-    PyTorch in bf16, compiled, channels last.
+    A CPU takes ONNX Runtime in fp32 or OpenVINO in bf16, on as many threads as PyTorch has; the ONNX file of either is
+    kept in `cache`. CUDA takes PyTorch, compiled, channels last. Raises BadInput as `arithmetic` does.
     """
-    compute = _cuda(encoder, device) if device.type == "cuda" else _onnx(encoder, cache)
+    precision = arithmetic(device, precision)
+    if device.type == "cuda":
+        compute = _cuda(encoder, device, precision)
+    else:
+        compute = (_openvino if precision == "bf16" else _onnx)(encoder, cache)
 
     def run(pictures: Tensor) -> Tensor:
         out = []
@@ -274,26 +279,63 @@ def runner(encoder: Encoder, device: torch.device, cache: Path) -> Callable[[Ten
     return run
 
 
-def arithmetic(device: torch.device) -> str:
-    """How `runner` computes on a device; features of different arithmetic are not mixed."""
-    return "bf16" if device.type == "cuda" else "fp32"
+def arithmetic(device: torch.device, precision: str = "auto") -> str:
+    """fp32 or bf16: how `runner` computes on a device. auto: bf16 on CUDA, fp32 on a CPU. Features of different
+    arithmetic are not mixed. Raises BadInput (encoder_precision) for bf16 on a CPU without OpenVINO or without units
+    for it, where it would be slower."""
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    if precision == "bf16" and device.type != "cuda":
+        if importlib.util.find_spec("openvino") is None:
+            raise BadInput("encoder_precision", precision, "auto or fp32 on a CPU without OpenVINO, which comes with "
+                           'the extra "openvino": pip install -c constraints.txt -e ".[openvino]"')
+        if not computes_in_bf16():
+            raise BadInput("encoder_precision", precision, "auto or fp32 on a CPU without bf16 units (AVX-512 bf16 or "
+                                                           "AMX)")
+    return precision
+
+
+@functools.cache
+def computes_in_bf16() -> bool:
+    """Whether OpenVINO, which is installed, finds bf16 units in this CPU."""
+    return "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _openvino_core() -> Any:
+    return importlib.import_module("openvino").Core()
 
 
 def _onnx(encoder: Encoder, cache: Path) -> Callable[[Tensor], Tensor]:
     import onnxruntime
-    path = cache / f"{encoder.name.replace(':', '-').replace('/', '-')}-{encoder.side}-{encoder.weights}.onnx"
-    if not path.is_file():
-        content = exported(encoder)
-        files.write_atomically(path, lambda file: file.write(content))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(_kept(encoder, cache), options, providers=["CPUExecutionProvider"])
 
     def compute(pictures: Tensor) -> Tensor:
         said: list[np.ndarray] = session.run(None, {"pictures": encoder.prepare(pictures).numpy()})
         return torch.from_numpy(said[0])
     return compute
+
+
+def _openvino(encoder: Encoder, cache: Path) -> Callable[[Tensor], Tensor]:
+    core = _openvino_core()
+    program = core.compile_model(core.read_model(_kept(encoder, cache)), "CPU", {
+        "INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY"})
+
+    def compute(pictures: Tensor) -> Tensor:
+        return torch.from_numpy(program([encoder.prepare(pictures).numpy()])[0].copy())
+    return compute
+
+
+def _kept(encoder: Encoder, cache: Path) -> bytes:
+    """The encoder as an ONNX file, from `cache` where it has been made before."""
+    path = cache / f"{encoder.name.replace(':', '-').replace('/', '-')}-{encoder.side}-{encoder.weights}.onnx"
+    if not path.is_file():
+        content = exported(encoder)
+        files.write_atomically(path, lambda file: file.write(content))
+    return path.read_bytes()
 
 
 def exported(encoder: Encoder) -> bytes:
@@ -305,11 +347,11 @@ def exported(encoder: Encoder) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def _cuda(encoder: Encoder, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _cuda(encoder: Encoder, device: torch.device, precision: str) -> Callable[[Tensor], Tensor]:
     net = torch.compile(encoder.net.to(device).to(memory_format=torch.channels_last))
 
     @torch.no_grad()
     def compute(pictures: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
             return net(encoder.prepare(pictures).contiguous(memory_format=torch.channels_last)).float()
     return compute

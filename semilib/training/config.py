@@ -82,7 +82,8 @@ FIXED: dict[str, dict[str, tuple[Any, str]]] = {
 SIDES = {"imagenet127": (32, 64)}              # the sizes of a data set that has several
 
 # Fields that mean nothing without an encoder.
-FEATURE_FIELDS = ("encoder", "encoder_side", "encoder_weights", "stored_weak", "stored_strong", "statistics")
+FEATURE_FIELDS = ("encoder", "encoder_side", "encoder_weights", "encoder_precision", "stored_weak", "stored_strong",
+                  "statistics")
 # Fields that mean nothing without a network that is trained from an encoder's weights; and those of FEATURE_FIELDS that
 # such a network takes too.
 PRETRAINED_FIELDS, SHARED_FIELDS = ("encoder_lr", "encoder_decay"), ("encoder_side", "encoder_weights")
@@ -174,6 +175,9 @@ class Run:
                                in_key="changed")
     encoder_weights: str = option("", "file of a timm: or torchvision: encoder's weights, in place of a download",
                                   in_key="changed")
+    encoder_precision: str = option("auto", "arithmetic of a frozen encoder; auto: bf16 on CUDA, fp32 on a CPU, where "
+                                            "bf16 takes the extra openvino and units for it",
+                                    choices=("auto", "fp32", "bf16"), in_key="changed")
     stored_weak: int = option(2, "weak views that are stored of each image", low=1, high=1024, in_key="changed")
     stored_strong: int = option(8, "strong views that are stored of each image", low=1, high=1024, in_key="changed")
     statistics: str = option("pool", "whose plain features set the standardisation: those of the run's pool, or of its "

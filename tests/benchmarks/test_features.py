@@ -27,6 +27,14 @@ def test_the_table_shows_ratios_of_what_was_measured_side_by_side_and_nothing_fo
     assert list(met.values()) == ["yes", "yes", "yes", "no", "yes", "", "", "", "yes", "open", "open", "open"]
 
 
+def test_a_store_made_in_bf16_is_shown_with_the_distance_of_its_features():
+    bf16 = {"ours_views_a_second": 500, "eager_views_a_second": 50, "relative_error": 0.0586}
+    record = {"machine": {"device": "cpu", "cpu": "Some Model", "cores": 2, "threads": 1, "date": "2026-12-01"},
+              "given": {"long": 10_000}, "making_in_bf16": bf16}
+    shown = [(row["goal"], row["shown"], row["met"]) for row in features.table(record).frame[1:3]]
+    assert shown == [("at least 5.0 x", "10.0 x", "yes"), ("", "5.86%", "")]
+
+
 def test_the_page_of_speed_shows_the_committed_records():
     page = (ROOT / features.PAGE).read_text(encoding="utf-8")
     anew = goals.between(page, features.BEGIN, features.END, features.block(features.committed()))

@@ -125,6 +125,31 @@ def test_onnx_runtime_gives_eager_features_whatever_the_order_and_the_number(lit
     assert [path.suffix for path in tmp_path.iterdir()] == [".onnx"]
 
 
+def test_bf16_on_a_cpu_gives_eager_features_up_to_its_rounding(lite0, tmp_path):
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    if not encoders.computes_in_bf16():
+        pytest.skip("needs a CPU with bf16 units")
+    x = pictures(70)
+    run = encoders.runner(lite0, torch.device("cpu"), tmp_path, "bf16")
+    have, want = run(x), lite0.eager(x)
+    assert have.dtype == torch.float32 and have.shape == (70, 1280)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        usual = lite0.net(lite0.prepare(x)).float()
+    assert 0 < (have - want).abs().mean() < 2.5 * (usual - want).abs().mean() < 0.15 * want.abs().mean()
+    assert torch.equal(run(x[3:4]), have[3:4]), "a feature hangs on its picture alone"
+
+
+@pytest.mark.parametrize("installed, remedy", [(False, r"comes with the extra \"openvino\""),
+                                               (True, "without bf16 units")])
+def test_bf16_where_a_cpu_cannot_compute_it_is_refused_before_any_work(monkeypatch, installed, remedy):
+    monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: installed or None)
+    monkeypatch.setattr(encoders, "computes_in_bf16", lambda: False)
+    with pytest.raises(BadInput, match=f"encoder_precision='bf16': auto or fp32 on a CPU .*{remedy}"):
+        encoders.runner(None, torch.device("cpu"), None, "bf16")
+    assert encoders.arithmetic(torch.device("cpu")) == encoders.arithmetic(torch.device("cuda"), "fp32") == "fp32"
+    assert encoders.arithmetic(torch.device("cuda")) == "bf16"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_in_bf16_is_within_a_twentieth_of_eager_features(tmp_path):
     encoder = encoders.load.__wrapped__("efficientnet-lite0", 64)
