@@ -62,8 +62,9 @@ def ladder(grid: Grid, tables: list[Table]) -> Shown:
     parts = [_scores(table).assign(table=table.name, metric=table.runs["metric"].iloc[0]) for table in tables]
     frame = pd.concat(parts, ignore_index=True)[["table", "row", "seed", "score", "runs", "against", "metric"]]
     titles = dict.fromkeys(table.title.partition(":")[0] for table in tables)
-    return paint.show("ladder", frame, "; ".join(titles),
-                      f"{_protocol(grid)}; {_marks(frame)}, dashed: what they are compared with")
+    against = [row for row in dict.fromkeys(frame["against"]) if row]
+    dashed = f", dashed: the mean of {against[0]}" if len(against) == 1 else ", dashed: what they are compared with"
+    return paint.show("ladder", frame, "; ".join(titles), f"{_protocol(grid)}; {_marks(frame)}{dashed * bool(against)}")
 
 
 def _marks(frame: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
     runs(["semi"], "consistent")          # the profile's own values, then TRIALS random ones, at half length
     choose(folder)                        # the best by held-out images; written to tuned.json, which the tables read
+    table()                               # what was chosen, beside the profile's own values
 
 The cell is CIFAR-10-LT 1000/2000 at ratio 50, its split drawn. The images that decide are 100 a class of the training
 set that lie in no pool; their labels are used for nothing else. All methods get the same draws, so that none has
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from semilib import files
 from semilib.data import rng
 from semilib.errors import BadInput
 from semilib.methods import METHODS
+from semilib.report.table import Column, Table, column
 from semilib.study import committed
 from semilib.study.grids import Row, on_features
 from semilib.training import record
@@ -110,3 +113,39 @@ def choose(folder: str | Path = "runs", path: Path = FILE) -> dict[str, dict[str
                            "heldout": round(float(best["heldout"]), 4), "heldout_of_defaults": round(float(own), 4)}
     files.write_text(path, json.dumps(out, indent=1) + "\n")
     return out
+
+
+def table(folder: str | Path = "runs", order: str = "consistent") -> Table:
+    """Each method's chosen settings beside the profile's own: the best of its trials, how far it leads, and what the
+    profile's own values (trial 0) reach. Shares in %."""
+    found, rows = frame(folder, order), []
+    for row in on_features(list(METHODS)):
+        mine = found[found["method"] == row.method] if len(found) else found
+        if not len(mine):
+            continue
+        ranked = mine.sort_values("heldout", ascending=False, kind="stable", ignore_index=True)
+        own = mine.loc[mine["trial"] == 0]
+        rows.append({**ranked.iloc[0], "row": row.name, "heldout": 100 * ranked["heldout"][0],
+                     "own": 100 * own["heldout"].iloc[0] if len(own) else math.nan,
+                     "own_threshold": own["threshold"].iloc[0] if len(own) else math.nan,
+                     "lead": 100 * (ranked["heldout"][0] - ranked["heldout"][1]) if len(ranked) > 1 else math.nan})
+    usual = Run.of(method="fixmatch", profile="features", **CELL)
+    defaults = f"lr {usual.lr:g}, weight decay {usual.weight_decay:g}, EMA {usual.ema:g}, {usual.network}"
+    out = pd.DataFrame(rows)
+    error = 100 * math.sqrt(0.25 / (100 * 10))
+    return Table(f"Settings by held-out pictures, CIFAR-10-LT 1000/2000 at ratio 50, pool {order}, 750 steps", [
+        column("row", "", left=True), column("lr", "lr", "{:g}".format),
+        column("weight_decay", "weight decay", "{:g}".format), column("ema", "EMA", "{:g}".format),
+        column("network", "network"), Column("threshold (own)", _thresholds),
+        column("heldout", "held-out %", "{:.1f}".format), column("lead", "leads the next trial by", "{:.1f}".format),
+        column("own", "profile's own values %", "{:.1f}".format)], out,
+        [f"The profile's own values are {defaults}, and each method's own threshold.",
+         f"One seed and 1,000 held-out pictures a trial, whose labels decide: a standard error of up to {error:.1f} "
+         "points each, so that a small lead is chance."])
+
+
+def _thresholds(row: pd.Series) -> str:
+    """The chosen threshold and the method's own; nothing for a method that has none."""
+    if pd.isna(row["threshold"]) or row["threshold"] == 0:
+        return ""
+    return f"{row['threshold']:g} ({row['own_threshold']:g})"

@@ -57,6 +57,22 @@ def test_the_best_held_out_trial_of_each_method_is_written_and_read_by_the_table
         tuning.choose(tmp_path, tmp_path / "tuned.json")
 
 
+def test_what_was_chosen_stands_beside_the_profile_s_own_values_with_its_lead(monkeypatch):
+    import pandas as pd
+    tried = {"fixmatch": [0.60, 0.66, 0.65], "la": [0.7, 0.7, 0.6]}
+    found = pd.DataFrame([{"method": method, "trial": n, "lr": 0.01 * (n + 1), "weight_decay": 5e-4, "ema": 0.99,
+                           "network": "linear", "heldout": value,
+                           "threshold": (0.95, 0.8, 0.7)[n] if method == "fixmatch" else None}
+                          for method, values in tried.items() for n, value in enumerate(values)])
+    monkeypatch.setattr(tuning, "frame", lambda folder, order: found)
+    shown = tuning.table()
+    assert [line[:1] + line[5:] for line in shown.cells()[1:]] == [
+        ["LA", "", "70.0", "0.0", "70.0"], ["FixMatch", "0.8 (0.95)", "66.0", "1.0", "60.0"]]
+    assert "lr 0.03, weight decay 0.0005, EMA 0.99, mlp-256" in shown.text and "pool consistent" in shown.title
+    monkeypatch.setattr(tuning, "frame", lambda folder, order: pd.DataFrame())
+    assert tuning.table(order="reversed").cells()[1:] == []
+
+
 def test_on_features_each_seed_draws_its_split_and_the_main_cells_have_five():
     runs = grids.grid("table2", "features", methods=["semi"]).runs
     by_order = {order: sorted(r.seed for r in runs if r.order == order and r.dataset == "cifar10") for order in
