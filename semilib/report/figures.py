@@ -32,6 +32,7 @@ from semilib.training import metrics
 NAMED = 20                      # up to so many classes are named on an axis
 SHEET = 12                      # up to so many classes are shown on a sheet of thumbnails
 COUNTED = 30                    # test images of a class; a confusion matrix of fewer prints their numbers
+FROM_ZERO = 40                  # curves (%) that all stay above it are drawn from the ten below them, others from 0
 PRINTED = 10                    # up to so many classes have their values printed in a confusion matrix
 
 
@@ -296,7 +297,8 @@ def draw_curves(frame: pd.DataFrame) -> Picture:
                   fontsize=7, color=INK)
     paint.steps(axes, last)
     axes.set_ylabel("balanced accuracy (%)")
-    axes.set_ylim(bottom=0)
+    least = frame["least"].min()
+    axes.set_ylim(bottom=10 * (least // 10) if least > FROM_ZERO else 0)
     paint.percent(axes)
     paint.legend(picture, handles)
     return picture

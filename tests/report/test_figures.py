@@ -209,6 +209,13 @@ def test_classes_run_from_head_to_tail(records):
     assert figures.confusion_matrices(records)[1]["predicted"][:3].tolist() == ["bee", "cow", "ant"]
 
 
+def test_curves_that_stay_high_are_drawn_from_the_ten_below_them(tmp_path):
+    for name, least, bottom in (("high", 62, 60), ("low", 30, 0)):
+        path = write_record(tmp_path / name, steady(least, least, least) + steady(80, 80, 80))
+        axes, = figures.learning_curves(load([path]))[0].axes
+        assert axes.get_ylim()[0] == bottom
+
+
 def test_learning_curves(records):
     figure, frame = figures.learning_curves(records)
     own = frame[frame["label"] == "fixmatch"]
