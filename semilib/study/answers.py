@@ -394,10 +394,12 @@ def _verdict(shown: Table) -> str:
              "below 0 by its interval alone")
     words = [f"{kind}: {'; '.join(f'{r.row} {r.difference}' for r in found.itertuples())}"
              for kind, found in zip(kinds, there, strict=True) if len(found)]
-    if len(open_):
-        low, high = open_["gain"].min(), open_["gain"].max()
-        between = f"{low:+.1f}" if len(open_) == 1 else f"from {low:+.1f} to {high:+.1f}"
-        words.append(f"not told apart{_few(shown)}: {len(open_)} of {len(shown.frame)}, {between}")
+    for kind, found in (("not told apart", open_[open_["pairs"] > 2]),
+                        ("of fewer than three seeds", open_[open_["pairs"] < 3])):
+        if len(found):
+            low, high = found["gain"].min(), found["gain"].max()
+            between = f"{low:+.1f}" if len(found) == 1 else f"from {low:+.1f} to {high:+.1f}"
+            words.append(f"{kind}: {len(found)} of {len(shown.frame)}, {between}")
     return "".join(word[0].upper() + word[1:] + ". " for word in words).rstrip()
 
 

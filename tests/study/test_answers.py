@@ -89,6 +89,8 @@ def test_a_difference_is_open_or_there_by_its_interval_or_there_by_holm_s_test()
     frame = answers.compared("", [(row, scores, dict.fromkeys(seeds, .7)) for row, scores in rows]).frame
     assert [found["row"].tolist() for found in answers.sides(frame)] == [
         [], ["clear"], ["hint"], [], ["open", "two seeds"]]
+    few = answers.compared("", [("A", {0: .5}, {0: .7}), ("B", {0: .6, 1: .6}, {0: .7, 1: .7})])
+    assert answers._verdict(few) == "Of fewer than three seeds: 2 of 2, from -20.0 to -10.0."
     shown = answers.compared("", [(f"{n} seeds", {s: .6 + s / 1e3 for s in range(n)}, dict.fromkeys(range(n), .7))
                                   for n in (3, 5)]).cells()
     assert {line[0]: line[3] for line in shown[1:]} == {"3 seeds": "", "5 seeds": "-62.0"}, "an effect of few is noise"
