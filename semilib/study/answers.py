@@ -163,7 +163,7 @@ def probe(of: Study) -> Answer:
 
 
 def components(of: Study) -> Answer:
-    """SeMi without each of its components, and without all of them."""
+    """SeMi without each of its components and without all of them, and each alone."""
     text, tables = [], []
     for name in SHORT:
         semi = of.of("table4", name, "SeMi", WITHOUT)
@@ -182,6 +182,13 @@ def components(of: Study) -> Answer:
         text.append(f"{SHORT[name].capitalize()}: what changes SeMi most is to be {largest['row']}. {_verdict(shown)}"
                     + f" {missing} rows are not measured yet." * (missing > 0))
         tables.append(shown)
+        nothing = of.of("table4", name, NOTHING_ON, ALONE)
+        alone = [(row, scores, nothing) for (t, section, c, row), scores in of.scores.items()
+                 if (t, section, c) == ("table4", ALONE, name) and scores.keys() & nothing.keys() and row != NOTHING_ON]
+        if alone:
+            shown = compared(f"{SHORT[name]} cell, minus SeMi with nothing on ({_mean(nothing)})", alone)
+            text.append(f"{SHORT[name].capitalize()}, each alone: {_verdict(shown)}")
+            tables.append(shown)
     return Answer("Which component of SeMi matters?", text, tables)
 
 

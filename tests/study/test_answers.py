@@ -78,7 +78,8 @@ def test_the_component_whose_loss_costs_most_is_named_and_what_is_missing_is_cou
         ("table4", answers.ALONE, CONSISTENT, answers.NOTHING_ON): (.66, .001),
         ("table4", answers.ALONE, CONSISTENT, "OHEML alone"): (.66, .001)}))
     assert found.text[0].startswith("Consistent: what changes SeMi most is to be without Logit Align. Below 0 by")
-    assert "Not told apart: 1 of 3" in found.text[0] and "not measured yet" in found.text[1]
+    assert "Not told apart: 1 of 3" in found.text[0] and "not measured yet" in found.text[2]
+    assert found.text[1] == "Consistent, each alone: Not told apart: 1 of 1, +0.0."
     assert found.tables[0].frame["row"].tolist() == ["without OHEML", "without Logit Align", "with none of them"]
 
 
