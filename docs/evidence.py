@@ -87,7 +87,8 @@ def gallery() -> str:
 @functools.cache
 def places() -> dict[str, str]:
     """KEY-CODE of a run, its key, or the name of a record of speed -> where its record lies in the repository."""
-    kept = {file.stem: file.relative_to(ROOT).as_posix() for file in (ROOT / "results" / "speed").glob("*.json")}
+    speed = sorted((ROOT / "results" / "speed").glob("*.json"), key=lambda file: ".peers" not in file.name)  # ours last
+    kept = {file.stem.removesuffix(".peers"): file.relative_to(ROOT).as_posix() for file in speed}
     for file in sorted((ROOT / "results").glob("*/*-*/run.json")):
         place, key = file.parent.relative_to(ROOT).as_posix(), file.parent.name.rsplit("-", 1)[1]
         kept |= {key: place, f"{key}-{json.loads(file.read_text(encoding='utf-8'))['code']}": place}
