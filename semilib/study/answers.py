@@ -412,8 +412,8 @@ def _verdict(shown: Table) -> str:
 
 def _weights(place: Path | None) -> list[str]:
     """How much PLCE lets the bank say, from the pseudo-labels that a whole log counted."""
-    record = records.read(place) if place else None
-    if record is None or record.means or not record.log[-1].get("pseudo_labels"):
+    record = _counted(place)
+    if record is None:
         return []
     counted = frames.pool(record.averaged)["counted"]
     options = record.config["options"]
@@ -424,10 +424,16 @@ def _weights(place: Path | None) -> list[str]:
             "(consistent cell, seed 0). It can hardly move a label, whatever the bank holds."]
 
 
+def _counted(place: Path | None) -> records.Record | None:
+    """The record of a place, where it keeps its whole log and that counts pseudo-labels."""
+    record = records.read(place) if place else None
+    return record if record and not record.means and record.log[-1].get("pseudo_labels") else None
+
+
 def _pseudo_labels(name: str, row: str, place: Path | None) -> Iterable[dict[str, Any]]:
     """Counts, precision and recall of a whole log's pseudo-labels by class group."""
-    record = records.read(place) if place else None
-    if record is None or record.means or not record.log[-1].get("pseudo_labels"):
+    record = _counted(place)
+    if record is None:
         return
     counts = frames.pool(record.averaged)
     for group, members in record.groups.items():
