@@ -294,6 +294,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the table into docs/reliability.md")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    signal.signal(signal.SIGINT, signal.default_int_handler)           # a shell's background job ignores it
     torch.set_num_threads(1)
     PLACE.mkdir(parents=True, exist_ok=True)
     state, until = State(PLACE / "state.json"), time.monotonic() + 60 * args.minutes

@@ -14,7 +14,7 @@ import pandas as pd
 
 from semilib.errors import BadInput
 from semilib.report.labels import labels, ordered, scale
-from semilib.report.records import GROUPS, METRIC, SUMMARIES, Record, result_of
+from semilib.report.records import GROUPS, METRIC, Record, result_of
 from semilib.training import metrics
 
 Groups = dict[str, list[Record]]
@@ -31,7 +31,7 @@ def runs(records: list[Record]) -> pd.DataFrame:
     report: which of them the run's recipe reports. seconds: training and evaluation. code: fingerprint of the code that
     ran. drawn_by: how the split was drawn.
     """
-    empty = {"rule": "", **dict.fromkeys((*SUMMARIES, *GROUPS, "geometric_mean"), math.nan)}
+    empty = {"rule": "", **dict.fromkeys((*metrics.SUMMARIES, *GROUPS, "geometric_mean"), math.nan)}
     rows = []
     for record, label in zip(records, labels(records), strict=True):
         run, resolved, split = record.run, record.run.get("resolved", {}), record.run.get("split", {})

@@ -25,7 +25,6 @@ from semilib.training import metrics
 
 METRIC = "balanced_accuracy"
 GROUPS = ("head", "medium", "tail")
-SUMMARIES = ("mean_last", "median_last", "last", "best_on_test")
 KINDS = {"name": str, "key": str, "code": str, "status": str, "config": dict, "split": dict, "resolved": dict,
          "result": dict, "error": str}                     # of what a run.json has
 FOLDER = re.compile(r"(^|/)(?P<cell>[^/_]+\.s\d+)[/_](?P<method>[^/]+?)-(?P<key>[0-9a-f]{8})(-(?P<code>[0-9a-f]{8}))?$")
@@ -194,19 +193,17 @@ def result_of(record: Record) -> dict[str, Any]:
 def _result_of(record: Record) -> dict[str, Any]:
     if record.means:
         kept = record.run["result"]
-        return {"rule": kept["rule"], **{k: kept[k] for k in SUMMARIES},
+        return {"rule": kept["rule"], **{k: kept[k] for k in metrics.SUMMARIES},
                 **{name: record.means[name] for name in (*GROUPS, "geometric_mean")}}
-    summary = metrics.summary(record.log, METRIC) if record.log else {}
-    kept, steps = record.run["result"], [e["step"] for e in record.log]
-    once = steps == sorted(set(steps)) and steps[-1:] == [record.config["steps"]]
-    if not once or any(not math.isclose(summary[k], kept[k], abs_tol=1e-9) for k in SUMMARIES):
+    if not metrics.gives(record.log, record.run["result"], record.config["steps"]):
         wanted = "a log that gives the result kept in run.json: one of the two files is damaged or not of this run"
         raise BadInput("record", f"{record.run['name']}, {record.id}", wanted)
     means = {}
     for name in (*GROUPS, "geometric_mean"):
         values = [e[name] for e in record.averaged]
         means[name] = math.nan if None in values else statistics.fmean(values)
-    return {"rule": summary["rule"], **{k: summary[k] for k in SUMMARIES}, **means}
+    summary = metrics.summary(record.log)
+    return {"rule": summary["rule"], **{k: summary[k] for k in metrics.SUMMARIES}, **means}
 
 
 def leave_list(folders: Iterable[Path], out: Path | None = None) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from semilib import files
-from semilib.errors import BadInput, check_name
+from semilib.errors import BadInput, check_name, shown
 from semilib.methods import METHODS, get, title_of
 from semilib.training.config import PROFILES as SCHEDULES
 from semilib.training.config import Run
@@ -352,7 +352,7 @@ def _check_variants(table: str, variants: Any, changes: dict[str, Any]) -> None:
                 check_name("option of semi", one, known)
             row = {", ".join(f"{k} {v}" for k, v in asked.items()): asked} if asked else LIKE
             where = "" if table == "table4" else "; it is table4 that takes it"
-            raise BadInput(name, value, f"an option makes a row of its own: variants={row}{where}")
+            raise BadInput(name, value, f"an option makes a row of its own: variants={shown(row)}{where}")
         if owner:
             raise BadInput(name, value, "not given for a table, whose rows have the options of their methods; a sweep "
                                         "takes it: semilib run method=fixmatch fixmatch.threshold=0.7, or Run.grid")

@@ -23,7 +23,6 @@ from semilib import files
 from semilib.data import folders
 from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError
 from semilib.files import PACKAGE
-from semilib.report import records
 from semilib.study import notebooks
 from semilib.training import record, writer
 from semilib.training.config import Run
@@ -114,18 +113,9 @@ def run_one(run: Run, runs: str | Path = "runs", notebook: bool = True, wait: fl
 
 
 def is_done(path: Path) -> bool:
-    """Whether a folder holds a finished run: its record says so, and it is marked or its log gives the result."""
-    run_json = record.read(path) or {"status": "not started"}
-    return run_json["status"] == "done" and ((path / "done.json").exists() or not _damage(path))
-
-
-def _damage(path: Path) -> str:
-    """What is wrong with a finished run's record; "" if its log gives the result that it kept."""
-    try:
-        records.result_of(records.read(path))
-    except (BadInput, KeyError, TypeError, ValueError) as error:
-        return str(error)
-    return ""
+    """Whether a folder holds a finished run: its record says so, and its log gives the result."""
+    run_json = record.read(path)
+    return run_json is not None and run_json["status"] == "done" and record.is_whole(path, run_json)
 
 
 def _reopen(path: Path) -> None:
@@ -177,8 +167,8 @@ def _checked(run: Run, path: Path, state: str, note: str = "") -> Outcome:
     The first time, put its notebook in its place and mark it done."""
     if (path / "done.json").exists():
         return Outcome(run, path, state, note)
-    if damage := _damage(path):
-        return Outcome(run, path, "failed", f"its record is damaged: {damage}")
+    if not is_done(path):
+        return Outcome(run, path, "failed", "its record is damaged: log.jsonl does not give the result in run.json")
     if (path / "unit" / "run.ipynb").exists():
         os.replace(path / "unit" / "run.ipynb", path / "run.ipynb")
     run_json = record.read(path)

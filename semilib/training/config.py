@@ -107,8 +107,8 @@ def check_parameter(name: str, value: Any, method: str, base: str = "", add: str
         owner, _, option = name.rpartition(".")
         if owner in ("", "options", method) and option in [f.name for f in
                                                            dataclasses.fields(get(method, base, add).Config)]:
-            raise BadInput(name, value, f"an option of {method}: {method}.{option}={value} on the command line, "
-                                        f"options={{{option!r}: {value!r}}} in Python")
+            raise BadInput(name, value, f"an option of {method}: {method}.{option}={shown(value)} on the "
+                                        f"command line, options={{{option!r}: {shown(value)}}} in Python")
         check_name("parameter", name, fields)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 ROWS = 256                          # classes up to which a confusion matrix is kept in plain rows
 LISTED = 30                         # classes that a sentence names
 REPORTED = "mean of the last 20 evaluations"
+SUMMARIES = ("mean_last", "median_last", "last", "best_on_test")
 # What is published as "accuracy", each under its own name: on a test set that is not balanced they are three different
 # numbers. accuracy: top-1 on the test set as it is. balanced_accuracy: mean of the per-class recalls on it.
 # accuracy_50: top-1 on 50 test images a class, where the data set has such a subset (ImageNet-127).
@@ -169,6 +170,15 @@ def summary(evaluations: list[dict[str, Any]], metric: str = "balanced_accuracy"
             **_four([e[metric] for e in evaluations], last), "evaluations_averaged": len(tail),
             "evaluations": len(evaluations), "report": report, "metrics": named,
             **({"right": right_of(evaluations[-1])} if "confusion" in evaluations[-1] else {})}
+
+
+def gives(evaluations: list[dict[str, Any]], result: dict[str, Any], steps: int) -> bool:
+    """Whether these are all evaluations of a run of so many steps, each once, and `result` is their summary."""
+    found = [evaluation["step"] for evaluation in evaluations]
+    if found != sorted(set(found)) or found[-1:] != [steps]:
+        return False
+    again = summary(evaluations)
+    return all(math.isclose(again[name], result[name], abs_tol=1e-9) for name in SUMMARIES)
 
 
 def right_of(evaluation: dict[str, Any]) -> list[int]:

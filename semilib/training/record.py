@@ -24,7 +24,7 @@ from typing import Any
 
 from semilib.errors import BadInput
 from semilib.files import append_line, write_atomically, write_text
-from semilib.training import fingerprint
+from semilib.training import fingerprint, metrics
 from semilib.training.config import Run
 from semilib.training.writer import FILES, is_busy
 
@@ -86,12 +86,14 @@ def state(run: Run, runs: str | Path = "runs") -> str:
 
 def state_of(path: Path) -> str:
     """The state of the run in a folder: running | interrupted | failed | done | stale (done, but by other code) |
-    damaged (its run.json tells of no run; it will be done again)."""
+    damaged (its run.json tells of no run, or its log does not give the result; it will be done again)."""
     found = read(path)
     if found is None:
         return "damaged"
     if found["status"] == "running":
         return "running" if is_busy(path) else "interrupted"
+    if found["status"] == "done" and not is_whole(path, found):
+        return "damaged"
     stale = found["status"] == "done" and found["code"] != fingerprint.code_of(found["config"])
     return "stale" if stale else found["status"]
 
@@ -110,10 +112,19 @@ def tells_of_a_run(found: Any) -> bool:
     def has(part: Any, **kinds: Any) -> bool:
         return isinstance(part, dict) and all(isinstance(part.get(key), kind) for key, kind in kinds.items())
     if not (has(found, name=str, key=str, code=str, status=str, config=dict) and "/" in found["name"]
-            and has(found["config"], method=str, dataset=str) and isinstance(found.get("sessions", []), list)):
+            and has({"options": {}, **found["config"]}, method=str, dataset=str, options=dict)
+            and isinstance(found.get("sessions", []), list)):
         return False
     return found["status"] != "done" or (has(found, seconds=int | float) and
                                          has(found.get("result"), mean_last=int | float))
+
+
+def is_whole(path: Path, found: dict[str, Any]) -> bool:
+    """Whether a finished run's log gives the result in its run.json."""
+    try:
+        return metrics.gives(read_log(path), found["result"], found["config"]["steps"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

@@ -89,9 +89,10 @@ def _is_done(run: Run, path: Path) -> bool:
     if found is None:
         return False
     record.check_same(found, run, path)
-    if found["status"] == "done":
-        _check_acted(run, found["result"].get("never_acted", {}))
-    return found["status"] == "done"
+    if found["status"] != "done" or not record.is_whole(path, found):
+        return False
+    _check_acted(run, found["result"].get("never_acted", {}))
+    return True
 
 
 def _check_acted(run: Run, never_acted: dict[str, str]) -> None:

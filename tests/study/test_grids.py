@@ -188,6 +188,7 @@ def test_seeds_come_one_after_the_other_and_fields_reach_every_run():
     (dict(table="table1", variants=grids.LIKE), "given for table4"),
     *((dict(table="table4", variants=wrong), "rows by name, each with its options of SeMi, such as")
       for wrong in ([1], {"alpha": 0.2}, {"": {}}, {"SeMi": {}}, {1: {}})),
+    (dict(table="table4", **{"semi.alpha": "a" * 5000}), "variants={'alpha aaa"),
     (dict(table="table4", variants={"a": {"alpah": 1}}), "option of semi='alpah': unknown; did you mean 'alpha'"),
     (dict(table="table4", variants={"no bank": {"bank": False}}), "the memory bank goes with plce: with plce=False")])
 def test_unknown_names_are_refused(given, message):

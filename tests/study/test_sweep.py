@@ -68,8 +68,7 @@ def test_success_is_read_from_the_log_and_not_believed(harm, tmp_path, monkeypat
     assert unit.run_one(run, tmp_path, notebook=False).state == "done"
     result, log = record.read(path)["result"], path / "log.jsonl"
     log.write_text("".join(harm(log.read_text().splitlines(keepends=True))))
-    (path / "done.json").unlink()
-    assert not unit.is_done(path)
+    assert not unit.is_done(path) and record.state_of(path) == "damaged"
     again = unit.run_one(run, tmp_path, notebook=False)
     assert again.state == "done" and record.read(path)["result"] == result and (path / "run.json.damaged").exists()
     monkeypatch.setattr(unit, "train", lambda run, runs, progress: harmed(written(run, runs), harm))

@@ -1,5 +1,6 @@
 """Records: states, logs cut short, publishing, and what a record must not hold."""
 import json
+import shutil
 
 import pytest
 from kit import smoke_run
@@ -17,7 +18,6 @@ def finished(tmp_path_factory, source):
 
 
 def test_a_record_is_dirty_when_executed_code_differs_from_the_commit(tmp_path, monkeypatch):
-    import shutil
     import subprocess
     shutil.copytree(fingerprint.PACKAGE, tmp_path / "semilib", ignore=shutil.ignore_patterns("__pycache__"))
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
@@ -65,13 +65,15 @@ def test_a_damaged_run_json_is_the_state_of_one_run_and_stops_no_list(content, f
     other.mkdir(parents=True)
     (other / "run.json").write_text(content, encoding="utf-8", errors="surrogatepass")
     assert record.state_of(other) == record.state(run, tmp_path) == "damaged" and record.read(other) is None
-    record.write(tmp_path / "whole", record.read(path))
+    shutil.copytree(path, tmp_path / "whole")
     cli.main(["status", "--runs", str(tmp_path)])
     said = capsys.readouterr().out
     assert "damaged" in said and "done" in said and said.count("\n") == 3
 
 
-@pytest.mark.parametrize("change", [{"result": None}, {"result": {}}, {"seconds": "1"}, {"config": {"method": 3}}])
+@pytest.mark.parametrize("change", [
+    {"result": None}, {"result": {}}, {"seconds": "1"}, {"config": {"method": 3}},
+    {"config": {"method": "semi", "dataset": "mnistm5k", "options": []}}])
 def test_a_done_record_without_what_its_readers_need_is_damaged(change, finished, tmp_path):
     _, path = finished
     record.write(tmp_path, {**record.read(path), **change})

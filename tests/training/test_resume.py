@@ -172,6 +172,17 @@ def test_a_run_whose_run_json_is_damaged_goes_on_from_its_checkpoint(stopped, wh
     assert not (folder / "checkpoint.npz.damaged").exists()
 
 
+@pytest.mark.parametrize("harm", [Path.unlink, lambda log: log.write_bytes(b"\xff\n"),
+                                  lambda log: log.write_bytes(b"".join(log.read_bytes().splitlines(True)[1:]))])
+def test_a_finished_run_whose_log_does_not_give_its_result_is_done_again(harm, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    before = record.read(folder)["finished"]
+    assert record.state_of(trained(folder)) == "done" and record.read(folder)["finished"] == before
+    harm(folder / "log.jsonl")
+    assert record.state_of(folder) == "damaged"
+    assert numbers(trained(folder)) == numbers(whole) and record.state_of(folder) == "done"
+
+
 # ---- a power failure -------------------------------------------------------------------------------------------------
 
 
