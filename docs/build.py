@@ -272,7 +272,9 @@ def with_methods(text: str) -> str:
 
 
 def api_page(module: str) -> str:
-    """A module: the names that it defines, then each with its signature and docstring."""
+    """A module: the names that it defines, then each with its signature and docstring.
+
+    It stands in the index and in no page's margin: the theme draws the margin anew for each of the hundreds of pages."""
     loaded = importlib.import_module(module)
     public = {name: value for name, value in vars(loaded).items() if not name.startswith("_")}
     own = [name for name, value in public.items() if getattr(value, "__module__", "") == module]
@@ -281,7 +283,8 @@ def api_page(module: str) -> str:
     members = [*own, *(name for name, value in public.items()
                        if not hasattr(value, "__module__") and not inspect.ismodule(value))]
     shown = "    :no-members:" if module == "semilib" or not members else f"    :members: {', '.join(members)}"
-    return "\n".join([*heading(module), *([names, ""] if names else []), f".. automodule:: {module}", shown, ""])
+    return "\n".join([":orphan:", "", *heading(module), ":doc:`All modules <index>`", "",
+                      *([names, ""] if names else []), f".. automodule:: {module}", shown, ""])
 
 
 def api_index() -> str:
@@ -292,8 +295,7 @@ def api_index() -> str:
         first = " ".join(doc[0]) if doc else ""
         rows.append([f":doc:`{name} <{name}>`", inline(re.split(r"(?<=[a-z)])[.:] ", first + " ")[0])])
     intro = "The modules of the package. Every name without a leading underscore is there, with a link to its source."
-    return "\n".join([*heading("API"), intro, "", *table(["module", "what it holds"], rows, "30 70"),
-                      *toctree(found, "hidden")])
+    return "\n".join([*heading("API"), intro, "", *table(["module", "what it holds"], rows, "30 70")])
 
 
 # ---- Markdown --------------------------------------------------------------------------------------------------------
