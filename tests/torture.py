@@ -265,9 +265,12 @@ def table(state: State) -> str:
     """A line a section, in Markdown."""
     lines = ["| what | done | of | faults | |", "|---|--:|--:|--:|---|"]
     for name, section in state.sections.items():
-        seen = f"{section['refused']:,} refused, {section['accepted']:,} fine" if "refused" in section else ""
-        lines.append(f"| {name} | {section['done']:,} | {section['of']:,} | {len(section['faults']):,} "
-                     f"| {seen or section.get('note', '')} |")
+        seen = section.get("note", "")
+        if "refused" in section:
+            seen = f"{section['refused']:,} refused, {section['accepted']:,} fine"
+        if "runs" in section:
+            seen = f"{section['runs']:,} runs of {len(VARIANTS)} variants of the methods, each with the same bits"
+        lines.append(f"| {name} | {section['done']:,} | {section['of']:,} | {len(section['faults']):,} | {seen} |")
     return "\n".join(lines) + "\n"
 
 
