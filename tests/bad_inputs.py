@@ -271,6 +271,7 @@ def look(root: Path) -> None:
 Reader = Callable[[Path], Any]
 READERS: dict[str, Reader] = {
     "status": lambda folder: command(["status", "--runs", str(folder.parent)], folder),
+    "collect": lambda folder: command(["collect", str(folder.parent)], folder),
     "publish": lambda folder: command(["publish", str(folder), str(folder / "out")], folder),
     "state": lambda folder: record.state_of(folder),
     "table": lambda folder: frames.runs(records.load([folder])),

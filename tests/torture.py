@@ -214,7 +214,13 @@ def really_trained() -> bad_inputs.Trained:
             raise BadInput("file", error.filename, str(error.strerror)) from error
         if not same(numbers(folder), expected):
             raise AssertionError("another result")
-    return {"network": (finished, lambda folder: trained.load(folder, kit.DATA)), "run that goes on": (half, go_on)}
+    def command(verb: str, *words: str) -> bad_inputs.Reader:
+        return lambda folder: bad_inputs.command([verb, *(word.format(folder) for word in words)], folder)
+    bad_inputs.picture(PLACE / "pictures" / "1.bmp", 1)
+    return {"network": (finished, lambda folder: trained.load(folder, kit.DATA)), "run that goes on": (half, go_on),
+            "report": (finished, command("report", "{0}/..", "{0}/figures")),
+            "export": (finished, command("export", "{0}")),
+            "predict": (finished, command("predict", "{0}", str(PLACE / "pictures")))}
 
 
 # ---- disks -----------------------------------------------------------------------------------------------------------
