@@ -274,7 +274,7 @@ def with_methods(text: str) -> str:
 def api_page(module: str) -> str:
     """A module: the names that it defines, then each with its signature and docstring.
 
-    It stands in the index and in no page's margin: the theme draws the margin anew for each of the hundreds of pages."""
+    It stands in the index and in no page's margin, which the theme draws anew for each of the hundreds of pages."""
     loaded = importlib.import_module(module)
     public = {name: value for name, value in vars(loaded).items() if not name.startswith("_")}
     own = [name for name, value in public.items() if getattr(value, "__module__", "") == module]

@@ -19,7 +19,7 @@ from pandas.api.types import is_numeric_dtype
 from semilib import files
 from semilib.errors import BadInput, check_name
 from semilib.methods import get
-from semilib.report.records import GROUPS, Record, folders_below, load, read, result_of
+from semilib.report.records import GROUPS, Record, folders_below, load, not_started, result_of
 from semilib.training import record
 from semilib.training.config import Run
 
@@ -74,22 +74,37 @@ def for_paper(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _records(runs: str | Path | Iterable[Run | str | Path], folder: str | Path) -> list[Record]:
     if isinstance(runs, str | Path):
-        found = load(folders_below(files.place(runs)))
+        found = [_found(place) for place in folders_below(files.place(runs))]
         latest = {one.run["key"]: one for one in sorted(found, key=lambda r: (r.done, r.run.get("finished", "")))}
         return [one for one in found if latest[one.run["key"]] is one]
-    return [_of_run(one, files.place(folder)) if isinstance(one, Run) else load([files.place(one)])[0] for one in runs]
+    return [_of_run(one, files.place(folder)) if isinstance(one, Run) else _found(files.place(one)) for one in runs]
+
+
+def _found(place: Path) -> Record:
+    """A run's record. A damaged one, whose run will be done again, is what its run.json says, or its folder's name."""
+    try:
+        [one] = load([place])
+        if one.done:
+            result_of(one)
+        return one
+    except BadInput:
+        return Record({**(record.read(place) or not_started(place).run), "status": "damaged"})
 
 
 def _of_run(run: Run, folder: Path) -> Record:
     """A run's record; its configuration alone where it was not started."""
     path = record.folder(run, folder)
-    if record.read(path) is not None:
-        return read(path)
-    return Record({"name": run.name, "key": run.key, "code": "", "status": "not started", "config": run.identity()})
+    found = _found(path) if path.is_dir() else None
+    if found is None or not found.config:
+        found = Record({"name": run.name, "key": run.key, "code": "", "config": run.identity(),
+                        "status": found.state if found else "not started"})
+    return found
 
 
 def _values(one: Record) -> dict[str, Any]:
     """Fields by name and options by METHOD.OPTION. What came later than a record has its default there."""
+    if not one.config:
+        return {"method": one.method}
     config = {**{f.name: f.default for f in dataclasses.fields(Run) if f.metadata["in_key"]}, **one.config}
     method, options = config["method"], config.pop("options")
     with contextlib.suppress(BadInput):                   # a method that is not registered now, such as a notebook's

@@ -7,7 +7,6 @@ Numbers of a record are shares in [0, 1], as its log holds them. They have to ag
 """
 from __future__ import annotations
 
-import json
 import math
 import re
 import statistics
@@ -22,11 +21,10 @@ from semilib.errors import BadInput
 from semilib.files import shown, write_text
 from semilib.report import compact
 from semilib.training import metrics
+from semilib.training import record as run_folder
 
 METRIC = "balanced_accuracy"
 GROUPS = ("head", "medium", "tail")
-KINDS = {"name": str, "key": str, "code": str, "status": str, "config": dict, "split": dict, "resolved": dict,
-         "result": dict, "error": str}                     # of what a run.json has
 FOLDER = re.compile(r"(^|/)(?P<cell>[^/_]+\.s\d+)[/_](?P<method>[^/]+?)-(?P<key>[0-9a-f]{8})(-(?P<code>[0-9a-f]{8}))?$")
 
 
@@ -111,7 +109,7 @@ def load(folders: Iterable[str | Path]) -> list[Record]:
 
     A folder without run.json counts as a run that was not started, if its name is CELL.sSEED/METHOD-KEY-CODE or
     CELL.sSEED_METHOD-KEY. Raises BadInput for any other."""
-    return [read(folder) if in_table(folder) or (Path(folder) / "run.json").is_file() else _not_started(Path(folder))
+    return [read(folder) if in_table(folder) or (Path(folder) / "run.json").is_file() else not_started(Path(folder))
             for folder in folders]
 
 
@@ -123,17 +121,13 @@ def read(folder: str | Path) -> Record:
         return _of_row(folder)
     if not (folder / "run.json").is_file():
         raise BadInput("folder", folder.name, "a run's folder, which holds run.json")
-    log = folder / "log.jsonl"
+    run = run_folder.read(folder)
+    if run is None:
+        raise BadInput("folder", folder.name, "a run's folder with an intact run.json")
     try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        odd = [name for name, kind in KINDS.items() if not isinstance(run.get(name, kind()), kind)]
-        if odd:
-            raise ValueError(f"{odd[0]} is of another kind")
-        lines = log.read_bytes().splitlines(keepends=True) if log.is_file() else []
-        return Record(run, [json.loads(line) for line in lines if line.endswith(b"\n")])
-    except (ValueError, AttributeError, RecursionError) as error:
-        wanted = f"a run's folder with an intact run.json and log.jsonl ({error})"
-        raise BadInput("folder", folder.name, wanted) from None
+        return Record(run, run_folder.read_log(folder))
+    except (OSError, ValueError) as error:
+        raise BadInput("folder", folder.name, f"a run's folder with an intact log.jsonl ({error})") from None
 
 
 def in_table(place: str | Path) -> bool:
@@ -166,7 +160,8 @@ def _of_row(place: Path) -> Record:
     return Record(run, line.get("log", curve), line.get("means", {}))
 
 
-def _not_started(folder: Path) -> Record:
+def not_started(folder: Path) -> Record:
+    """What the name of a run's folder says of it. Raises BadInput for another name."""
     name = FOLDER.search(folder.as_posix())
     if name is None:
         raise BadInput("folder", folder.name, "a run's folder, which holds run.json")

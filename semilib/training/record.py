@@ -20,13 +20,15 @@ import re
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semilib.errors import BadInput
 from semilib.files import append_line, write_atomically, write_text
 from semilib.training import fingerprint, metrics
-from semilib.training.config import Run
 from semilib.training.writer import FILES, is_busy
+
+if TYPE_CHECKING:
+    from semilib.training.config import Run
 
 MADE_OF_IT = (".csv", ".onnx")           # endings of what `trained` leaves in a run's folder
 VERSIONS = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "mlxtend")
@@ -107,16 +109,34 @@ def read(path: str | Path) -> dict[str, Any] | None:
         return None
 
 
+# What readers take from a run.json where it is there, and its type.
+KINDS: dict[str, dict[str, Any]] = {
+    "": {"error": str, "sessions": list, "commit": str | None},
+    "config": {**dict.fromkeys(("base", "add", "recipe", "profile"), str), "options": dict, "steps": int, "seed": int},
+    "split": {"fingerprint": str, "labelled_counts": list, "class_names": list, "test_images": int},
+    "result": {"rule": str, "never_acted": dict, "metrics": dict}, "resolved": {}, "versions": {}}
+NAME = re.compile(r"[^/]+\.s\d+/[^/]+")
+
+
 def tells_of_a_run(found: Any) -> bool:
     """Whether the content of a run.json has what every reader looks for. A run that is done has a result."""
-    def has(part: Any, **kinds: Any) -> bool:
+    def has(part: Any, kinds: dict[str, Any]) -> bool:
         return isinstance(part, dict) and all(isinstance(part.get(key), kind) for key, kind in kinds.items())
-    if not (has(found, name=str, key=str, code=str, status=str, config=dict) and "/" in found["name"]
-            and has({"options": {}, **found["config"]}, method=str, dataset=str, options=dict)
-            and isinstance(found.get("sessions", []), list)):
+    if not (has(found, {"name": str, "key": str, "code": str, "status": str, "config": dict})
+            and NAME.fullmatch(found["name"]) and has(found["config"], {"method": str, "dataset": str})):
         return False
-    return found["status"] != "done" or (has(found, seconds=int | float) and
-                                         has(found.get("result"), mean_last=int | float))
+    for name, kinds in KINDS.items():
+        part = found.get(name, {}) if name else found
+        if not isinstance(part, dict) or not has(part, {key: kinds[key] for key in kinds.keys() & part.keys()}):
+            return False
+    if any(isinstance(value, list | dict) for name, value in found["config"].items() if name != "options"):
+        return False
+    split = found.get("split", {})
+    counts, classes = split.get("labelled_counts", []), split.get("class_names", [])
+    if len(counts) != len(classes) or {type(value) for value in counts + classes} - {int, str}:
+        return False
+    return found["status"] != "done" or (has(found, {"seconds": int | float})
+                                         and has(found.get("result"), {"mean_last": int | float}))
 
 
 def is_whole(path: Path, found: dict[str, Any]) -> bool:

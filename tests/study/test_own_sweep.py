@@ -13,6 +13,7 @@ from semilib.report.collecting import for_paper, readable
 from semilib.study import sweep
 from semilib.study.launchers import Local, Ray
 from semilib.study.status import SweepStatus
+from semilib.training import record
 
 
 def test_a_grid_has_a_run_for_each_combination_and_an_option_multiplies_its_method_alone():
@@ -115,6 +116,21 @@ def test_a_frame_of_runs_has_those_that_were_not_started_and_of_a_folder_the_lat
     assert collect(tmp_path)["accuracy"].tolist() == [50]
     with pytest.raises(BadInput, match="a folder that holds runs, or runs"):
         collect(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name, content", [("log.jsonl", "?\n"), ("log.jsonl", ""), ("run.json", "{")])
+def test_a_damaged_run_is_a_row_without_numbers_and_stops_no_frame(name, content, tmp_path):
+    folders = [write_record(tmp_path, steady(50, 50, 50), "fixmatch", seed) for seed in (0, 1)]
+    (folders[0] / name).write_text(content)
+    for frame in (collect(tmp_path), collect(folders)):
+        rows = frame.sort_values("state")
+        assert list(rows["state"]) == ["damaged", "done"] and list(rows["method"]) == ["fixmatch"] * 2
+        assert math.isnan(rows["accuracy"].iloc[0]) and rows["accuracy"].iloc[1] == 50
+    run = Run.of("mnistm5k", "fixmatch", profile="smoke")
+    folder = record.folder(run, tmp_path / "runs")
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{")
+    assert list(collect([run], folder=tmp_path / "runs")["state"]) == ["damaged"]
 
 
 def test_progress_of_a_variant_says_what_it_is(tmp_path, capsys):

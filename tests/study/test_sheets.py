@@ -47,7 +47,7 @@ def write(folder: Path, run, score: float, **changes) -> None:
     four = dict.fromkeys(("mean_last", "median_last", "last", "best_on_test"), score)
     entry = {"name": run.name, "key": run.key, "code": "0" * 8, "status": "done", "config": run.identity(),
              "commit": "abcdef12" * 5, "seconds": 60.0, "result": {**four, "rule": "mean of all 3 evaluations"},
-             "split": {"labelled_counts": [2, 1, 1]}, **changes}
+             "split": {"labelled_counts": [2, 1, 1], "class_names": ["a", "b", "c"]}, **changes}
     (folder / "run.json").write_text(json.dumps(entry))
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
 
@@ -173,7 +173,8 @@ def test_on_features_each_seed_has_its_split_and_no_published_number_stands_besi
     grid = dataclasses.replace(grid, entries=tuple(e for e in grid.entries if e.column.endswith("100, reversed")))
     for run in grid.runs:
         write(tmp_path / "results" / run.key, run, 0.7 + run.seed / 100 + (run.method == "semi") * (5 + run.seed) / 100,
-              split={"labelled_counts": [2, 1, 1], "fingerprint": f"{run.seed}" * 8})
+              split={"labelled_counts": [2, 1, 1], "class_names": ["a", "b", "c"],
+                     "fingerprint": f"{run.seed}" * 8})
     committed.load.cache_clear()
     sheet = show(grid, tmp_path)
     assert "each with a split of its own" in sheet.text and ".split" not in sheet.text
@@ -185,8 +186,7 @@ def test_on_features_each_seed_has_its_split_and_no_published_number_stands_besi
     scratch = next(e for e in grids.grid("table2", "short", ["fixmatch"]).entries if e.column == grid.entries[0].column)
     assert published.rows_of(run, "FixMatch") == [] != published.rows_of(scratch.runs[0], "FixMatch")
     path = tmp_path / "results" / run.key / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "split": {"labelled_counts": [2, 1, 1],
-                                                                          "fingerprint": "other"}}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "split": {"fingerprint": "other"}}))
     committed.load.cache_clear()
     assert [note for note in show(grid, tmp_path).notes if "Not one split: the records hold" in note]
 

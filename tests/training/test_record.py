@@ -1,12 +1,15 @@
 """Records: states, logs cut short, publishing, and what a record must not hold."""
+import copy
+import itertools
 import json
 import shutil
 
 import pytest
 from kit import smoke_run
 
-from semilib import cli
+from semilib import cli, collect
 from semilib.errors import BadInput
+from semilib.report import frames, records
 from semilib.training import fingerprint, record
 from semilib.training.train import train
 
@@ -78,6 +81,29 @@ def test_a_done_record_without_what_its_readers_need_is_damaged(change, finished
     _, path = finished
     record.write(tmp_path, {**record.read(path), **change})
     assert record.state_of(tmp_path) == "damaged"
+
+
+WRONG = (None, 1, "x", [], {}, -1, "../../x", 1e300, [1] * 3)
+
+
+def test_no_value_of_another_type_gets_past_the_readers_of_a_record(finished, tmp_path):
+    """Each value of a run.json in turn: its record is damaged, or a table shows it."""
+    _, path = finished
+    whole, damaged = record.read(path), 0
+    folder = shutil.copytree(path, tmp_path / path.parent.name / path.name)
+    for part in ("", "config", "split", "result"):
+        for key, value in itertools.product(whole[part] if part else whole, WRONG):
+            found = copy.deepcopy(whole)
+            (found[part] if part else found)[key] = value
+            record.write(folder, found)
+            if record.state_of(folder) == "damaged":
+                damaged += 1
+                with pytest.raises(BadInput, match="intact|gives the result"):
+                    frames.runs(records.load([folder]))
+            else:
+                frames.runs(records.load([folder]))
+            assert len(collect(tmp_path)) == 1
+    assert 200 < damaged < 500
 
 
 def test_publishing_copies_the_evidence_and_only_of_finished_runs(finished, tmp_path):
