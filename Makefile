@@ -5,10 +5,11 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 STARTED := $(VENV)/.installing
 NOTEBOOKS := build/nbval
-# Two processes of one thread, each of which takes whole files (the cells of a notebook belong together) in the order of tests/conftest.py.
+# Three processes of one thread, for two cores: some tests wait for a browser, a scheduler or a process that was killed. Each takes whole
+# files (the cells of a notebook belong together) in the order of tests/conftest.py.
 # What they compile of Python is kept, also where the environment says otherwise: dozens of processes of the tests import it.
 KEEP := PYTHONDONTWRITEBYTECODE=
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
+AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help quickstart test torture docs lab clean
 
@@ -25,7 +26,7 @@ test: $(STAMP) ## lint, check types, then run the tests and, with small paramete
 	$(VENV)/bin/mypy
 	rm -rf $(NOTEBOOKS)
 	$(VENV)/bin/python -m semilib smoke-notebooks $(NOTEBOOKS)
-	$(KEEP) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(TWO) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests $(NOTEBOOKS)
+	$(KEEP) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(AT_ONCE) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests $(NOTEBOOKS)
 
 torture: $(STAMP) ## kill runs, damage files, give bad input for 20 minutes (MINUTES=600); again goes on; one table
 	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/torture.py --minutes $(or $(MINUTES),20)

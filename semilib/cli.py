@@ -530,6 +530,7 @@ def collect(args) -> None:
     """Runs and what they measured as one table; `report.collecting.collect` says which columns it has."""
     from semilib.report import collecting
     places, fields = [w for w in args.what if "=" not in w], [w for w in args.what if "=" in w]
+    places += [args.runs] if args.runs else []
     if len(places) > 1:
         raise BadInput("runs", " ".join(places), "one folder of runs")
     folder = places[0] if places else "runs"
@@ -744,6 +745,7 @@ def parser() -> argparse.ArgumentParser:
     sub = verb(collect, "runs, what differs between them, and what they measured, as one table")
     sub.add_argument("what", nargs="*", metavar="FOLDER or NAME=VALUE",
                      help="folder of runs (default: runs); the words of a sweep, as for `run`: its runs alone")
+    sub.add_argument("--runs", default="", help="the folder of runs, beside the words of a sweep")
     sub.add_argument("--by", default="", metavar="COLUMNS", help="a row for each of these: method, or method,gamma_l")
     form = sub.add_mutually_exclusive_group()
     for name, doc in (("csv", "in full precision"), ("latex", "a tabular for booktabs, mean ± spread in one column"),
@@ -815,7 +817,7 @@ def main(argv: list[str] | None = None) -> None:
     top, argv = parser(), sys.argv[1:] if argv is None else argv
     try:
         if argv and not argv[0].startswith("-"):
-            check_name("verb", argv[0], top.verbs)
+            check_name("verb", argv[0], [name for name in top.verbs if name != "one" or argv[0] == "one"])
     except BadInput as error:
         sys.exit(f"semilib: {error}")
     args = top.parse_args(argv)

@@ -38,7 +38,7 @@ def collect(runs: str | Path | Iterable[Run | str | Path] = "runs", by: str | Se
 
     by: columns. Then a row stands for the finished runs that agree in them: the mean of each number, `spread` (standard
     deviation of the accuracy, n - 1 in the denominator), `n` (how many runs), and `over` (the fields that vary in it).
-    Raises BadInput for no runs, and for a column that there is not.
+    Raises BadInput for no runs, for a column that there is not, and for `by` where no run is done.
     """
     found = _records(runs, folder)
     if not found:
@@ -134,6 +134,8 @@ def _grouped(frame: pd.DataFrame, varying: list[str], by: list[str]) -> pd.DataF
     for name in by:
         check_name("by", name, varying)
     done = frame[frame["state"] == "done"]
+    if done.empty:
+        raise BadInput("by", ",".join(by), f"given for finished runs; of these {len(frame)} none is done")
     groups = done.groupby(by, sort=False, dropna=False)
     others = [name for name in varying if name not in by]
     over = [", ".join(name for name in others if part[name].map(str).nunique() > 1) for _, part in groups]

@@ -32,6 +32,7 @@ class SweepStatus:
                                                                      "project; --bare trains without it")
         self.folder = files.place(folder).resolve()
         self.runs = {self.folder_of(run): run for run in runs}
+        self.one_cell = len({run.cell for run in self.runs.values()}) == 1      # then its name goes without saying
         for run in self.runs.values():
             for method in filter(None, (run.method, run.base)):
                 owner = METHODS.data[method]
@@ -85,7 +86,8 @@ class SweepStatus:
         left = len(self.runs) - len(self.outcomes) - sum(shares)
         words = [f"{len(self.outcomes)} of {len(self.runs)} finished"]
         if running:
-            first = [f"{self.progress.name(run).removeprefix(f'{run.cell}.')} {share:.0%}"
+            shown = f"{running[0].cell}." if self.one_cell else ""
+            first = [f"{self.progress.name(run).removeprefix(shown)} {share:.0%}"
                      for run, share in zip(running[:4], shares, strict=False)]
             words.append(f"running {', '.join(first)}" + (f" and {len(running) - 4} more" if len(running) > 4 else ""))
         if self.seconds:

@@ -103,6 +103,9 @@ def test_a_grouped_frame_says_how_many_runs_and_which_fields_each_row_is_a_mean_
     assert readable(pd.DataFrame({"semi.alpha": [0.25], "minutes": [0.25]})).iloc[0].tolist() == ["0.25", "0.2"]
     with pytest.raises(BadInput, match="by='sede': unknown; did you mean 'seed'"):
         collect(runs, by="sede")
+    wanted = Run.grid(method=["semi", "fixmatch"], profile="smoke")
+    with pytest.raises(BadInput, match="given for finished runs; of these 2 none is done"):
+        collect(wanted, by="method", folder=runs / "none")
 
 
 def test_a_frame_of_runs_has_those_that_were_not_started_and_of_a_folder_the_latest_of_each(tmp_path):
@@ -131,6 +134,22 @@ def test_a_damaged_run_is_a_row_without_numbers_and_stops_no_frame(name, content
     folder.mkdir(parents=True)
     (folder / "run.json").write_text("{")
     assert list(collect([run], folder=tmp_path / "runs")["state"]) == ["damaged"]
+
+
+def test_the_folder_of_a_sweep_is_named_as_everywhere(runs, capsys):
+    cli.main(["collect", "--runs", str(runs), "--by", "method"])
+    named = capsys.readouterr().out
+    cli.main(["collect", str(runs), "--by", "method"])
+    assert named == capsys.readouterr().out and "fixmatch" in named
+    with pytest.raises(SystemExit, match="one folder of runs"):
+        cli.main(["collect", str(runs), "--runs", str(runs)])
+
+
+def test_progress_of_runs_in_several_cells_names_the_cell(tmp_path):
+    status = SweepStatus(Run.grid(method="fixmatch", profile="smoke", gamma_u=[1, 20]), tmp_path, False)
+    status.show(list(status.runs.values()), 1)
+    first, second = status.progress.now.split("running ")[1].split(", ")
+    assert first != second and "g20-1." in first and "g20-20." in second
 
 
 def test_progress_of_a_variant_says_what_it_is(tmp_path, capsys):
