@@ -88,13 +88,19 @@ def _found(place: Path) -> Record:
             result_of(one)
         return one
     except BadInput:
-        return Record({**(record.read(place) or not_started(place).run), "status": "damaged"})
+        known = record.read(place)
+        if known is None:
+            try:
+                known = not_started(place).run
+            except BadInput:                              # a folder that somebody named
+                known = {"name": f"{place.parent.name}/{place.name}", "key": place.name, "code": ""}
+        return Record({**known, "status": "damaged"})
 
 
 def _of_run(run: Run, folder: Path) -> Record:
     """A run's record; its configuration alone where it was not started."""
     path = record.folder(run, folder)
-    found = _found(path) if path.is_dir() else None
+    found = _found(path) if (path / "run.json").exists() else None
     if found is None or not found.config:
         found = Record({"name": run.name, "key": run.key, "code": "", "config": run.identity(),
                         "status": found.state if found else "not started"})
@@ -135,7 +141,7 @@ def _grouped(frame: pd.DataFrame, varying: list[str], by: list[str]) -> pd.DataF
         check_name("by", name, varying)
     done = frame[frame["state"] == "done"]
     if done.empty:
-        raise BadInput("by", ",".join(by), f"given for finished runs; of these {len(frame)} none is done")
+        raise BadInput("by", ",".join(by), f"used for finished runs; none of these {len(frame)} is done")
     groups = done.groupby(by, sort=False, dropna=False)
     others = [name for name in varying if name not in by]
     over = [", ".join(name for name in others if part[name].map(str).nunique() > 1) for _, part in groups]

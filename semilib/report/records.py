@@ -180,7 +180,9 @@ def result_of(record: Record) -> dict[str, Any]:
     """A finished run's numbers. Raises BadInput if its log does not give the result kept in run.json."""
     try:
         return _result_of(record)
-    except (KeyError, TypeError, AttributeError, statistics.StatisticsError) as error:
+    except BadInput:
+        raise
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError) as error:
         raise BadInput("record", record.run.get("name"), "an intact run.json and log.jsonl "
                                                          f"({type(error).__name__}: {error})") from error
 

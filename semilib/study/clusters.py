@@ -184,7 +184,7 @@ def _follow(status: SweepStatus, chunks: list[list[Run]], jobs: list[Any], poll:
         for run in runs:
             path = status.folder_of(run)
             if path not in status.outcomes and (path / "done.json").exists():
-                status.ended(Outcome(run, path, "done"), record.read(path)["seconds"])
+                status.ended(Outcome(run, path, "done"), (record.read(path) or {}).get("seconds"))
         if not over:
             status.show_busy(runs)
             time.sleep(poll)

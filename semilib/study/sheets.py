@@ -51,8 +51,7 @@ def find(grid: Grid, runs: str | Path = "runs", results: str | Path = "results")
     folders = {}
     for run in grid.runs:
         mine = record.folder(run, place(runs)) if record.folders(run, place(runs)) else None
-        run_json = mine and record.read(mine)
-        if run_json and run_json["status"] == "done":
+        if mine and record.finished(mine):
             folders[run.key] = mine
         elif kept := committed.of(run, results):
             folders[run.key] = kept.folder

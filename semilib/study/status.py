@@ -50,7 +50,10 @@ class SweepStatus:
 
     def todo(self) -> list[Run]:
         """The runs that are not done; those that are, are told and put down."""
-        before = [run_one(run, self.folder) for path, run in self.runs.items() if is_done(path)]
+        done = [path for path in self.runs if is_done(path)]
+        for path in self.runs.keys() - set(done):
+            (path / "done.json").unlink(missing_ok=True)                # of a record that was damaged since
+        before = [run_one(self.runs[path], self.folder) for path in done]
         for outcome in before:
             self.ended(outcome)
         if before:

@@ -72,8 +72,7 @@ def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress 
         return [record.folder(run, folder) for run in runs]
     paths = [record.folder(run, folder) for run in runs]
     for run, path in zip(runs, paths, strict=True):
-        run_json = record.read(path)
-        if run_json is not None and run_json["status"] == "done":
+        if run_json := record.finished(path):
             progress.reused(run, run_json["result"])
             continue
         try:

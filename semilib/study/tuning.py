@@ -86,7 +86,7 @@ def frame(folder: str | Path = "runs", order: str = "consistent") -> pd.DataFram
         for number in range(TRIALS + 1):
             one = run(row, number, order)
             done = [found for path in record.folders(one, files.place(folder))
-                    if (found := record.read(path)) and found["status"] == "done"]
+                    if (found := record.finished(path))]
             if not done and (kept := committed.of(one)):
                 done = [found for _, found in kept.found]
             if done:

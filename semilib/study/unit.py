@@ -114,16 +114,13 @@ def run_one(run: Run, runs: str | Path = "runs", notebook: bool = True, wait: fl
 
 def is_done(path: Path) -> bool:
     """Whether a folder holds a finished run: its record says so, and its log gives the result."""
-    run_json = record.read(path)
-    return run_json is not None and run_json["status"] == "done" and record.is_whole(path, run_json)
+    return record.finished(path) is not None
 
 
 def _reopen(path: Path) -> None:
     """Take away what says that a run is done, where that is wrong. Its run.json is kept as run.json.damaged."""
     (path / "done.json").unlink(missing_ok=True)
-    run_json = record.read(path)
-    if run_json is not None and run_json["status"] == "done":
-        os.replace(path / "run.json", path / "run.json.damaged")
+    record.reopen(path)
 
 
 def _is_free(path: Path, wait: float) -> bool:
@@ -162,9 +159,10 @@ def _execute(run: Run, path: Path, runs: Path) -> Outcome:
 
 
 def _checked(run: Run, path: Path, state: str, note: str = "") -> Outcome:
-    """The outcome of a run whose record says done: `failed` if its log does not give the result that it kept.
+    """The outcome of a run whose record says done.
 
-    The first time, put its notebook in its place and mark it done."""
+    The first time, look whether its log gives the result (else it is `failed`), put its notebook in its place, and mark
+    it done."""
     if (path / "done.json").exists():
         return Outcome(run, path, state, note)
     if not is_done(path):

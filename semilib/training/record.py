@@ -19,6 +19,7 @@ import platform
 import re
 import subprocess
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ def state(run: Run, runs: str | Path = "runs") -> str:
 
 def state_of(path: Path) -> str:
     """The state of the run in a folder: running | interrupted | failed | done | stale (done, but by other code) |
-    damaged (its run.json tells of no run, or its log does not give the result; it will be done again)."""
+    damaged (its run.json tells of no run, or its log does not give the result). A damaged run is not done."""
     found = read(path)
     if found is None:
         return "damaged"
@@ -109,12 +110,12 @@ def read(path: str | Path) -> dict[str, Any] | None:
         return None
 
 
-# What readers take from a run.json where it is there, and its type.
+# Types of what a run.json may have, by part, as readers take them. An older one has less.
 KINDS: dict[str, dict[str, Any]] = {
-    "": {"error": str, "sessions": list, "commit": str | None},
-    "config": {**dict.fromkeys(("base", "add", "recipe", "profile"), str), "options": dict, "steps": int, "seed": int},
+    "": {"error": str, "sessions": list, "commit": str | None, "finished": str, "log_crc32": int},
+    "config": {**dict.fromkeys(("base", "add", "recipe", "profile"), str), "steps": int, "seed": int},
     "split": {"fingerprint": str, "labelled_counts": list, "class_names": list, "test_images": int},
-    "result": {"rule": str, "never_acted": dict, "metrics": dict}, "resolved": {}, "versions": {}}
+    "result": {"rule": str, "never_acted": dict, "metrics": dict, "right": list}, "resolved": {}, "versions": {}}
 NAME = re.compile(r"[^/]+\.s\d+/[^/]+")
 
 
@@ -123,7 +124,8 @@ def tells_of_a_run(found: Any) -> bool:
     def has(part: Any, kinds: dict[str, Any]) -> bool:
         return isinstance(part, dict) and all(isinstance(part.get(key), kind) for key, kind in kinds.items())
     if not (has(found, {"name": str, "key": str, "code": str, "status": str, "config": dict})
-            and NAME.fullmatch(found["name"]) and has(found["config"], {"method": str, "dataset": str})):
+            and has(found["config"], {"method": str, "dataset": str, "options": dict})
+            and NAME.fullmatch(found["name"])):
         return False
     for name, kinds in KINDS.items():
         part = found.get(name, {}) if name else found
@@ -132,19 +134,41 @@ def tells_of_a_run(found: Any) -> bool:
     if any(isinstance(value, list | dict) for name, value in found["config"].items() if name != "options"):
         return False
     split = found.get("split", {})
-    counts, classes = split.get("labelled_counts", []), split.get("class_names", [])
+    counts = split.get("labelled_counts", [])
+    classes = split.get("class_names", list(map(str, counts)))
     if len(counts) != len(classes) or {type(value) for value in counts + classes} - {int, str}:
         return False
     return found["status"] != "done" or (has(found, {"seconds": int | float})
                                          and has(found.get("result"), {"mean_last": int | float}))
 
 
-def is_whole(path: Path, found: dict[str, Any]) -> bool:
-    """Whether a finished run's log gives the result in its run.json."""
+def finished(path: str | Path) -> dict[str, Any] | None:
+    """run.json of a finished run; None if it says otherwise, or if the log does not give its result."""
+    found = read(path)
+    return found if found is not None and found["status"] == "done" and is_whole(path, found) else None
+
+
+def is_whole(path: str | Path, found: dict[str, Any]) -> bool:
+    """Whether a finished run's log gives the result in its run.json. The log's sum says so at once; older records have
+    none."""
     try:
+        if "log_crc32" in found:
+            return sum_of_log(path) == found["log_crc32"]
         return metrics.gives(read_log(path), found["result"], found["config"]["steps"])
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, LookupError, ArithmeticError, TypeError, ValueError):
         return False
+
+
+def sum_of_log(path: str | Path) -> int:
+    """The CRC-32 of log.jsonl."""
+    return zlib.crc32((Path(path) / "log.jsonl").read_bytes())
+
+
+def reopen(path: Path) -> None:
+    """Keep a run.json that says done as run.json.damaged, so that the run is done again."""
+    found = read(path)
+    if found is not None and found["status"] == "done":
+        os.replace(path / "run.json", path / "run.json.damaged")
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
@@ -236,19 +260,17 @@ def check_same(found: dict[str, Any], run: Run, path: Path) -> None:
 def publish(path: str | Path, results: str | Path) -> Path:
     """Copy a finished run's record (run.json and log.jsonl, no weights) into a folder of `results/`.
 
-    Raises BadInput for an unfinished one, for a log of anything but evaluations, and for a name or key that would lead
-    to another place: they are the run's own words."""
+    Raises BadInput for an unfinished one, for a log that does not give its result, and for a name or key that would
+    lead to another place: they are the run's own words."""
     found = read(path)
     if found is None or found["status"] != "done":
         raise BadInput("path", str(path), "the folder of a finished run")
+    if not is_whole(path, found):
+        raise BadInput("path", str(path), "a folder with an intact log.jsonl, which gives the result in run.json")
     name = f"{found['name'].replace('/', '_')}-{found['key']}"
     if not re.fullmatch(r"[^/\\\0]+\.s\d+_[^/\\\0]+-[0-9a-f]{8}", name) or "\n" in name:
         raise BadInput("name", name, "CELL.sSEED/METHOD and a key of eight hex digits, as run.json has them")
-    try:
-        evaluations = read_log(path)
-    except ValueError as error:
-        raise BadInput("path", str(path), f"a folder with an intact log.jsonl ({error})") from error
     target = Path(results) / name
-    write_text(target / "log.jsonl", "".join(json.dumps(evaluation) + "\n" for evaluation in evaluations))
+    write_text(target / "log.jsonl", "".join(json.dumps(evaluation) + "\n" for evaluation in read_log(path)))
     write(target, found)
     return target

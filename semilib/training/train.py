@@ -35,6 +35,7 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
     with writer.hold(path) as mine:
         if _is_done(run, path):                       # by another process, since the last look
             return path
+        record.reopen(path)
         try:
             trainer, log, seconds = _trainer(run, source, path, progress)
         except BaseException:
@@ -61,6 +62,7 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
         log.settle()
         result = {**metrics.summary(log.evaluations, report=run.report), "never_acted": never_acted}
         record.write(path, {**entry, "status": "done", "seconds": round(seconds, 2), "result": result,
+                            "log_crc32": record.sum_of_log(path),
                             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         progress.end(run, "done", result)
     del trainer
@@ -89,7 +91,7 @@ def _is_done(run: Run, path: Path) -> bool:
     if found is None:
         return False
     record.check_same(found, run, path)
-    if found["status"] != "done" or not record.is_whole(path, found):
+    if record.finished(path) is None:
         return False
     _check_acted(run, found["result"].get("never_acted", {}))
     return True

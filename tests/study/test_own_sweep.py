@@ -104,7 +104,7 @@ def test_a_grouped_frame_says_how_many_runs_and_which_fields_each_row_is_a_mean_
     with pytest.raises(BadInput, match="by='sede': unknown; did you mean 'seed'"):
         collect(runs, by="sede")
     wanted = Run.grid(method=["semi", "fixmatch"], profile="smoke")
-    with pytest.raises(BadInput, match="given for finished runs; of these 2 none is done"):
+    with pytest.raises(BadInput, match="used for finished runs; none of these 2 is done"):
         collect(wanted, by="method", folder=runs / "none")
 
 
@@ -134,6 +134,12 @@ def test_a_damaged_run_is_a_row_without_numbers_and_stops_no_frame(name, content
     folder.mkdir(parents=True)
     (folder / "run.json").write_text("{")
     assert list(collect([run], folder=tmp_path / "runs")["state"]) == ["damaged"]
+    (folder / "run.json").unlink()
+    assert list(collect([run], folder=tmp_path / "runs")["state"]) == ["not started"]
+    named = tmp_path / "runs" / "a folder" / "somebody named"
+    named.mkdir(parents=True)
+    (named / "run.json").write_text("{")
+    assert list(collect(tmp_path / "runs")["state"]) == ["damaged"]
 
 
 def test_the_folder_of_a_sweep_is_named_as_everywhere(runs, capsys):

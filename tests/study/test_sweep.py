@@ -77,6 +77,17 @@ def test_success_is_read_from_the_log_and_not_believed(harm, tmp_path, monkeypat
     assert not (path / "done.json").exists()
 
 
+def test_a_damaged_run_with_an_old_mark_is_done_again_by_each_way_to_do_runs(tmp_path, monkeypatch):
+    run = smoke_run("fixmatch")
+    path = record.folder(run, tmp_path)
+    monkeypatch.setattr(unit, "train", written)
+    monkeypatch.setattr(sweep, "train", lambda run, runs, progress: record.reopen(path) or written(run, runs))
+    assert unit.run_one(run, tmp_path, notebook=False).state == "done" and (path / "done.json").exists()
+    (path / "log.jsonl").write_text("")
+    assert SweepStatus([run], tmp_path, False).todo() == [run] and not (path / "done.json").exists()
+    assert sweep.ensure([run], tmp_path, Progress()) == [path] and unit.is_done(path)
+
+
 def written(run, runs, progress=None):
     """What a run leaves, without training it."""
     path, evaluations = record.folder(run, runs), [evaluation(step, (60, 30, 20)) for step in range(6, 25, 6)]

@@ -1,4 +1,5 @@
 """Records: states, logs cut short, publishing, and what a record must not hold."""
+import contextlib
 import copy
 import itertools
 import json
@@ -96,14 +97,35 @@ def test_no_value_of_another_type_gets_past_the_readers_of_a_record(finished, tm
             found = copy.deepcopy(whole)
             (found[part] if part else found)[key] = value
             record.write(folder, found)
-            if record.state_of(folder) == "damaged":
-                damaged += 1
-                with pytest.raises(BadInput, match="intact|gives the result"):
-                    frames.runs(records.load([folder]))
-            else:
+            damaged += record.state_of(folder) == "damaged"
+            told = pytest.raises(BadInput, match="intact run.json") if record.read(folder) is None else \
+                contextlib.suppress(BadInput)
+            with told:
                 frames.runs(records.load([folder]))
             assert len(collect(tmp_path)) == 1
     assert 200 < damaged < 500
+
+
+@pytest.mark.parametrize("harm", [
+    lambda log: [], lambda log: log[1:], lambda log: [*log, log[-1]], lambda log: log[:-1],
+    lambda log: [*log[:-1], {**log[-1], "balanced_accuracy": 10**400}],
+    lambda log: [*log[:-1], {**log[-1], "confusion": "?"}], lambda log: [{"step": line["step"]} for line in log],
+    lambda log: [*log[:-1], {**log[-1], "balanced_accuracy": log[-1]["balanced_accuracy"] / 2}]])
+@pytest.mark.parametrize("has_sum", [True, False])
+def test_a_log_that_does_not_give_the_result_is_seen_with_its_sum_and_without(harm, has_sum, finished, tmp_path):
+    folder = shutil.copytree(finished[1], tmp_path / "cell.s0" / finished[1].name)
+    found = record.read(folder)
+    assert record.finished(folder) == found and "log_crc32" in found
+    if not has_sum:                                       # an older record
+        del found["log_crc32"]
+        record.write(folder, found)
+        assert record.finished(folder) == found
+    log = [json.dumps(line) + "\n" for line in harm(record.read_log(folder))]
+    (folder / "log.jsonl").write_text("".join(log))
+    assert record.finished(folder) is None and record.state_of(folder) == "damaged"
+    assert list(collect(tmp_path)["state"]) == ["damaged"]
+    with pytest.raises(BadInput, match="which gives the result"):
+        record.publish(folder, tmp_path / "results")
 
 
 def test_publishing_copies_the_evidence_and_only_of_finished_runs(finished, tmp_path):

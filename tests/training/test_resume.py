@@ -179,8 +179,9 @@ def test_a_finished_run_whose_log_does_not_give_its_result_is_done_again(harm, w
     before = record.read(folder)["finished"]
     assert record.state_of(trained(folder)) == "done" and record.read(folder)["finished"] == before
     harm(folder / "log.jsonl")
-    assert record.state_of(folder) == "damaged"
+    assert record.state_of(folder) == "damaged" and record.finished(folder) is None
     assert numbers(trained(folder)) == numbers(whole) and record.state_of(folder) == "done"
+    assert (folder / "run.json.damaged").exists()
 
 
 # ---- a power failure -------------------------------------------------------------------------------------------------
