@@ -41,7 +41,6 @@ from semilib.training.train import train
 
 FOLDER, PAGE = Path("results/speed/features"), "docs/speed.md"
 BEGIN, END = "<!-- features: begin -->", "<!-- features: end -->"
-NARROW = "mlp-256"                                      # the default of profile features
 USUAL = dict(root="data", images=512, steps=40, rounds=5, long=10_000)
 ONE, MANY = dict(n1=1500, m1=3000, gamma_l=100.0, gamma_u=100.0), dict(n1=150, m1=300, gamma_l=20.0, gamma_u=20.0)
 VIEWS = {"none": 1, "weak": 2, "strong": 8}             # of an image, as profile features stores them
@@ -148,16 +147,6 @@ def classes(given: dict[str, Any]) -> dict[str, float]:
                   given)
 
 
-def narrow(given: dict[str, Any]) -> dict[str, float]:
-    """Seconds a step, and of a whole run, at the network's default width, at which the goals were set. The profile's
-    tuned settings are twice as wide: their steps are timed in turn with these."""
-    widths = {"": {"network": NARROW}, "wide_": {}}
-    found = a_step({before + name: Trainer(run_of(given, name, **width)) for before, width in widths.items()
-                    for name in ("semi", "fixmatch")}, given)
-    with tempfile.TemporaryDirectory() as folder:
-        return {**found, "whole": one_run(0, folder, given, network=NARROW)["seconds"]}
-
-
 def products(given: dict[str, Any]) -> dict[str, float]:
     """Seconds of a step's two large matrix products alone: a layer of the profile's width on the features of its four
     views, and the gradient of its weights."""
@@ -190,9 +179,9 @@ def whole(given: dict[str, Any]) -> dict[str, float]:
             "gigabytes": alone[0]["gigabytes"]}
 
 
-def one_run(seed: int, folder: str, given: dict[str, Any], **changes: Any) -> dict[str, float]:
+def one_run(seed: int, folder: str, given: dict[str, Any]) -> dict[str, float]:
     """A whole run in this process: its seconds and the largest memory."""
-    path = train(run_of(given, steps=given["long"], seed=seed, keep_seconds=1e6, **changes), folder)
+    path = train(run_of(given, steps=given["long"], seed=seed, keep_seconds=1e6), folder)
     return {"seconds": runs.read(path)["seconds"],
             "gigabytes": peak_memory() / 2**30}
 
@@ -205,15 +194,15 @@ def on_paper(given: dict[str, Any]) -> dict[str, float]:
 
 
 PARTS = {"making": making, "making_in_bf16": making_in_bf16, "steps": steps, "products": products,
-         "operators": operators, "whole": whole, "narrow": narrow, "classes": classes, "on_paper": on_paper}
+         "operators": operators, "whole": whole, "classes": classes, "on_paper": on_paper}
 
 # ---- record and table ------------------------------------------------------------------------------------------------
 
 
 def table(record: dict[str, Any]) -> Table:
     """The goals beside what was measured."""
-    made, bf16, step, run, many, slim = (record.get(name, {}) for name in ("making", "making_in_bf16", "steps", "whole",
-                                                                           "classes", "narrow"))
+    made, bf16, step, run, many = (record.get(name, {}) for name in ("making", "making_in_bf16", "steps", "whole",
+                                                                     "classes"))
 
     def ratio(a: float | None, b: float | None) -> float:
         return a / b if a and b else float("nan")
@@ -228,9 +217,8 @@ def table(record: dict[str, Any]) -> Table:
          ratio(step.get("semi_eager_in_loop"), step.get("semi"))),
         ("the same, ONNX Runtime in the loop", 1, 60, "{:.0f} x",
          ratio(step.get("semi_onnx_in_loop"), step.get("semi"))),
-        *((f"a {name} step{width}", -1, goal, "{:.1f} ms", 1e3 * found.get(method, float("nan")))
-          for name, method, goal in (("SeMi", "semi", 7), ("FixMatch", "fixmatch", 4))
-          for found, width in ((step, ""), (slim, f" with {NARROW}")) if found or not width),
+        ("a SeMi step", -1, 7, "{:.1f} ms", 1e3 * step.get("semi", float("nan"))),
+        ("a FixMatch step", -1, 4, "{:.1f} ms", 1e3 * step.get("fixmatch", float("nan"))),
         ("of either, its two large matrix products alone", 0, 0, "{:.1f} ms",
          1e3 * record.get("products", {}).get("seconds", float("nan"))),
         *((f"operators of a {name} step", 0, 0, "{:.0f}", record.get("operators", {}).get(method, float("nan")))
@@ -238,7 +226,6 @@ def table(record: dict[str, Any]) -> Table:
         ("SeMi at 100 classes over 10", -1, 1.3, "{:.2f} x", ratio(many.get("semi_100_classes"), many.get("semi"))),
         (f"{record['given']['long']:,} SeMi steps with their evaluations (goal for 10,000)", -1, 80, "{:.0f} s",
          run.get("seconds", float("nan"))),
-        *([(f"the same with {NARROW}", -1, 80, "{:.0f} s", slim["whole"])] if slim else []),
         ("two such runs side by side over one", -1, 1.15, "{:.2f} x",
          ratio(run.get("seconds_of_two"), run.get("seconds"))),
         ("memory of such a run", -1, 1.5, "{:.2f} GB", run.get("gigabytes", float("nan")))]

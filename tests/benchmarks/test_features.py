@@ -27,17 +27,6 @@ def test_the_table_shows_ratios_of_what_was_measured_side_by_side_and_nothing_fo
     assert list(met.values()) == ["yes", "yes", "yes", "no", "yes", "", "", "", "yes", "open", "open", "open"]
 
 
-def test_the_width_at_which_the_goals_were_set_has_rows_of_its_own():
-    record = {"machine": {"device": "cpu", "cpu": "Some Model", "cores": 2, "threads": 1, "date": "2026-12-01"},
-              "given": {"long": 10_000}, "steps": {"semi": 0.01, "fixmatch": 0.004}, "whole": {"seconds": 110},
-              "narrow": {"semi": 0.006, "fixmatch": 0.005, "wide_semi": 0.01, "wide_fixmatch": 0.004, "whole": 75}}
-    found = {row["what"]: (row["shown"], row["met"]) for row in features.table(record).frame}
-    assert found["a SeMi step"] == ("10.0 ms", "no")
-    assert found["a SeMi step with mlp-256"] == ("6.0 ms", "yes")
-    assert found["a FixMatch step with mlp-256"] == ("5.0 ms", "no")
-    assert found["the same with mlp-256"] == ("75 s", "yes")
-
-
 def test_a_store_made_in_bf16_is_shown_with_the_distance_of_its_features():
     bf16 = {"ours_views_a_second": 500, "eager_views_a_second": 50, "relative_error": 0.0586}
     record = {"machine": {"device": "cpu", "cpu": "Some Model", "cores": 2, "threads": 1, "date": "2026-12-01"},
