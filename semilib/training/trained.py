@@ -292,7 +292,9 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     folder = Path(folder)
     found = record.read(folder)
     if found is None or found["status"] != "done" or not (folder / "checkpoint.npz").is_file():
-        why = "it does not exist" if not folder.exists() else "it holds no run" if found is None else \
+        why = "it does not exist" if not folder.exists() else \
+            "it holds no run" if not (folder / "run.json").exists() else \
+            "its run.json is damaged" if found is None else \
             "it has no checkpoint.npz" if found["status"] == "done" else f"this run is {record.state_of(folder)}"
         raise BadInput("folder", folder.name, "the folder of a finished run, with its run.json and checkpoint.npz; "
                                               + why)

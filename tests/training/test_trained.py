@@ -184,8 +184,8 @@ def test_only_a_finished_run_with_its_weights_can_be_loaded(folders, tmp_path):
     ({"config": {"network": "wrn-100-16"}}, "which is smaller than the"),
     ({"config": {"options": {"slots": 10**9}}}, "which is smaller than the"),
     ({"split": {"labelled_counts": [10**12] * 10}}, "its classes' names, their counts"),
-    ({"split": {"labelled_counts": [1] * 9}}, "its classes' names, their counts"),
-    ({"split": {"class_names": None}}, "its classes' names, their counts"),
+    ({"split": {"labelled_counts": [1] * 9}}, "its run.json is damaged"),
+    ({"split": {"class_names": None}}, "its run.json is damaged"),
     ({"normalisation": {"mean": [0.5]}}, "its classes' names, their counts")])
 def test_a_foreign_record_makes_no_network_larger_than_its_checkpoint(change, wanted, folders, tmp_path):
     found = record.read(folders["semi"])
