@@ -81,20 +81,24 @@ def _records(runs: str | Path | Iterable[Run | str | Path], folder: str | Path) 
 
 
 def _found(place: Path) -> Record:
-    """A run's record. A damaged one, whose run will be done again, is what its run.json says, or its folder's name."""
+    """A run's record; of a damaged one, what `_known` says, with that state."""
     try:
         [one] = load([place])
         if one.done:
             result_of(one)
         return one
     except BadInput:
-        known = record.read(place)
-        if known is None:
-            try:
-                known = not_started(place).run
-            except BadInput:                              # a folder that somebody named
-                known = {"name": f"{place.parent.name}/{place.name}", "key": place.name, "code": ""}
-        return Record({**known, "status": "damaged"})
+        return Record({**_known(place), "status": "damaged"})
+
+
+def _known(place: Path) -> dict[str, Any]:
+    """What is known of a damaged run: its run.json if only the log is damaged, else its folder's name."""
+    if whole := record.read(place):
+        return whole
+    try:
+        return not_started(place).run
+    except BadInput:                                      # a folder that somebody named
+        return {"name": f"{place.parent.name}/{place.name}", "key": place.name, "code": ""}
 
 
 def _of_run(run: Run, folder: Path) -> Record:

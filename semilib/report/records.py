@@ -195,9 +195,9 @@ def _result_of(record: Record) -> dict[str, Any]:
     if not metrics.gives(record.log, record.run["result"], record.config["steps"]):
         wanted = "a log that gives the result kept in run.json: one of the two files is damaged or not of this run"
         raise BadInput("record", f"{record.run['name']}, {record.id}", wanted)
-    means = {}
+    means, averaged = {}, record.averaged
     for name in (*GROUPS, "geometric_mean"):
-        values = [e[name] for e in record.averaged]
+        values = [e[name] for e in averaged]
         means[name] = math.nan if None in values else statistics.fmean(values)
     summary = metrics.summary(record.log)
     return {"rule": summary["rule"], **{k: summary[k] for k in metrics.SUMMARIES}, **means}

@@ -91,7 +91,7 @@ def _is_done(run: Run, path: Path) -> bool:
     if found is None:
         return False
     record.check_same(found, run, path)
-    if record.finished(path) is None:
+    if found["status"] != "done" or not record.is_whole(path, found):
         return False
     _check_acted(run, found["result"].get("never_acted", {}))
     return True
