@@ -1,5 +1,9 @@
 """The answers: words follow from scores, each comparison is of paired seeds, and what is missing is said."""
+import re
+
+import pandas as pd
 import pytest
+from kit import ROOT
 
 from semilib.study import answers, grids, probes
 from semilib.study.answers import CONSISTENT, REVERSED, Study
@@ -131,3 +135,11 @@ def test_the_first_page_s_table_has_both_cells_and_counts_the_seeds_that_both_ha
               ("table2", "", REVERSED, "SeMi"): {0: .7, 1: .7}}
     shown = answers.summary(Study(scores, {}), ["SeMi", "LA"])
     assert shown.cells()[1:] == [["SeMi", "80.0 ± 2.0", "70.0 ± 0.0", "2"], ["LA", "–", "–", "0"]]
+
+
+def test_the_first_page_says_semi_s_rank_among_the_methods_as_the_records_do():
+    said = re.search(r"SeMi is (\d+)th and (\d+)th of (\d+);", (ROOT / "README.md").read_text(encoding="utf-8"))
+    for place, cell in zip(said.groups(), ("consistent", "reversed"), strict=False):
+        frame = pd.read_csv(ROOT / "figures" / "features" / f"seeds-{cell}.csv")
+        means = frame[~frame["row"].isin(probes.TITLES.values())].groupby("row")["score"].mean()
+        assert (int((means > means["SeMi"]).sum()) + 1, len(means)) == (int(place), int(said[3]))
