@@ -32,7 +32,7 @@ from semilib.speed.records import Record
 from semilib.speed.workloads import Step, elapsed, free, images_of, parts_of, random_source, timed, wait
 from semilib.training import compiling, fingerprint, record
 from semilib.training.config import Run
-from semilib.training.engine import Captured, Trainer, resolve_device
+from semilib.training.engine import Captured, Trainer, has_bf16_units, resolve_device
 from semilib.training.train import kernels
 
 Rows = Iterator[dict[str, Any]]
@@ -212,7 +212,7 @@ def limits(settings: Settings) -> Rows:
 
 def steps(settings: Settings) -> Rows:
     """A step of each method, and of the bare network on a ready batch."""
-    units = "bf16+fp32" if settings.cuda or "amx_bf16" in machine(settings)["cpu_units"] else "fp32"
+    units = "bf16+fp32" if settings.cuda or has_bf16_units() else "fp32"
     for precision in (settings.precisions or units).split("+"):
         for capture in (settings.captures or ("off+auto" if settings.cuda else "off")).split("+"):
             for method in ("bare", *settings.methods.split("+")):

@@ -196,7 +196,7 @@ class Run:
                          choices=("mean_last", "median_last", "last", "best_on_test"))
 
     device: str = option("auto", "auto, cpu, cuda")
-    precision: str = option("auto", "auto: bf16 on CUDA, and for networks as wide as WRN-28-2 on a CPU with AMX",
+    precision: str = option("auto", "auto: bf16 on CUDA, and for networks as wide as WRN-28-2 on a CPU with bf16 units",
                             choices=("auto", "fp32", "bf16", "fp64"))
     capture: str = option("auto", "how a step runs; auto: compiled (from PyTorch 2.11 on), in one CUDA graph a phase, "
                                   "on CUDA, and off on a CPU; graph: that, not compiled; compile: that, no graph; off",

@@ -73,20 +73,20 @@ def keep_heap() -> None:
 WIDE = 2                    # of Wide ResNets; narrower ones gain less from bf16 on a CPU, and stay comparable in fp32
 
 
-def has_matrix_units() -> bool:
-    """Whether this CPU multiplies matrices of bf16 in units of its own (AMX)."""
-    return platform.machine() in ("x86_64", "AMD64") and torch.cpu._is_amx_tile_supported()
+def has_bf16_units() -> bool:
+    """Whether this CPU multiplies bf16 in units of its own: AMX, or AVX-512's instructions for it."""
+    return platform.machine() in ("x86_64", "AMD64") and (torch.cpu._is_amx_tile_supported()
+                                                          or torch.cpu._is_avx512_bf16_supported())
 
 
 def resolve_precision(run: Run, device: torch.device) -> str:
-    """fp32, bf16 or fp64. auto is bf16 on CUDA, and for a Wide ResNet of at least `WIDE` on a CPU with matrix units:
-    2.3 times as many SeMi steps of WRN-28-2 there. Three seeds of a short run learn the same
-    (`results/precision-amx-600-steps`)."""
+    """fp32, bf16 or fp64. auto is bf16 on CUDA, and for a Wide ResNet of at least `WIDE` on a CPU with units for it:
+    about twice as many SeMi steps of WRN-28-2 there. Short runs learn the same (`results/precision-amx-600-steps`)."""
     if run.precision != "auto":
         return run.precision
     shape = None if is_encoder(run.network) else parse_network(run.network)
     wide = isinstance(shape, tuple) and shape[1] >= WIDE                        # (depth, width)
-    return "bf16" if device.type == "cuda" or wide and has_matrix_units() else "fp32"
+    return "bf16" if device.type == "cuda" or wide and has_bf16_units() else "fp32"
 
 
 def resolve_capture(run: Run, device: torch.device) -> str:

@@ -97,22 +97,23 @@ def test_the_figure_shows_every_implementation_once(both):
 def test_without_a_record_every_goal_is_open_and_says_why():
     assert set(met({})) == {"open"}
     assert {measured for _, measured, _ in answers({})} == {goals.NO_GPU, goals.NOTHING, goals.NO_UNITS}
-    assert met({"cpu": speed_toy.record()}) == ["open"] * 13 + ["yes"]
+    assert met({"cpu": speed_toy.record()}) == ["open"] * 15 + ["yes"]
 
 
 def test_goals_met_and_not_met(both):
     made = answers(*both)
-    assert [answer[0] for answer in made] == ["yes"] * 11 + ["open"] + ["yes"] * 2, "no FixMatch in bf16 on that CPU"
+    assert [answer[0] for answer in made] == ["yes"] * 11 + ["open"] * 3 + ["yes"] * 2, \
+        "no FixMatch in bf16 on that CPU, and it has AMX"
     assert made[0][1:] == ("13.0x (130.0 against 10.0 ms)", "NVIDIA H200, 2026-12-02")
     assert made[1][1] == "10.5x (105.0 against 10.0 ms)"
     assert made[2][1].startswith("12.5x") and made[3][1].startswith("7.50x")
     assert made[6][1] == "1.11 (10.0 against 9.00 ms)" and made[7][1] == "16.7 min, worked out"
     assert "1.05x with 8; bare networks stacked into one: 1.50x with 8" in made[8][1]
     assert made[9][1:] == ("1.28x eager", "Some Model, 2 cores, 2026-12-02") and made[10][1] == "3.50x eager"
-    assert made[12][1].startswith("4.0 %")
+    assert made[14][1].startswith("4.0 %")
     slow = speed_toy.record("NVIDIA H200", semi=0.012, bank=0.0006, run=1500.0, stacked=101.0, **{"import": 0.4})
     beside = {"h200": copy.deepcopy(both.beside["h200"])}
-    assert met({"h200": slow}, beside) == ["yes"] * 6 + ["no", "no", "no", "open", "open", "open", "no", "no"]
+    assert met({"h200": slow}, beside) == ["yes"] * 6 + ["no"] * 3 + ["open"] * 5 + ["no"] * 2
     for row in beside["h200"]["rows"]:
         if row["of"] == "ours":
             row["median_s"] *= 3
@@ -132,7 +133,10 @@ def test_which_record_answers_a_goal(both):
     assert answers({"a": both.own["h200"], "b": latest})[6][2] == "NVIDIA H200, 2027-01-02"
     without = copy.deepcopy(both.beside["cpu"])
     without["machine"]["cpu_units"] = ["avx2"]
-    assert answers({}, {"cpu": without})[10] == ("open", goals.NO_UNITS, "")
+    assert answers({}, {"cpu": without})[10:14] == [("open", goals.NO_UNITS, "")] * 4
+    assert met({}, both.beside)[10:14] == ["yes", "open", "open", "open"]                       # AMX answers for itself
+    without["machine"]["cpu_units"] = ["avx512_bf16"]
+    assert met({}, {"cpu": without})[10:14] == ["open", "open", "yes", "open"]
 
 
 # ---- what is written -------------------------------------------------------------------------------------------------

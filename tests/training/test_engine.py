@@ -324,14 +324,14 @@ def test_a_run_with_a_held_out_fold_evaluates_on_it_and_not_on_the_test_set(sour
     ("wrn-28-2", True, "bf16"), ("wrn-28-2", False, "fp32"), ("wrn-10-0.5", True, "fp32"), ("resnet50", True, "fp32"),
     ("efficientnet-lite0", True, "fp32")])
 def test_auto_takes_bf16_on_a_cpu_where_units_for_it_serve_a_wide_network(network, units, precision, monkeypatch):
-    monkeypatch.setattr(engine, "has_matrix_units", lambda: units)
+    monkeypatch.setattr(engine, "has_bf16_units", lambda: units)
     run = Run.of("cifar10", "semi", network=network)
     assert engine.resolve_precision(run, torch.device("cpu")) == precision
     assert engine.resolve_precision(run.with_(precision="fp64"), torch.device("cpu")) == "fp64"
 
 
 def test_auto_is_fp32_on_features_and_bf16_on_cuda(monkeypatch):
-    monkeypatch.setattr(engine, "has_matrix_units", lambda: True)
+    monkeypatch.setattr(engine, "has_bf16_units", lambda: True)
     run = Run.of("cifar10", "semi", profile="features")
     assert engine.resolve_precision(run, torch.device("cpu")) == "fp32"
     assert engine.resolve_precision(run, torch.device("cuda")) == "bf16"
