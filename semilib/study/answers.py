@@ -313,11 +313,8 @@ def foundations(of: Study) -> Answer:
     """Whether the order of the methods depends on what the study fixed."""
     text, tables = [], []
     in_table1 = {path for (t, *_), places in of.places.items() if t == "table1" for path in places.values()}
-    first = {row: _share(scores) for (t, s, c, row), scores in of.scores.items()
-             if (t, c) == MAIN_CELLS[0] and scores and row not in probes.TITLES.values()}
     for section in dict.fromkeys(s for (t, s, _, _) in of.scores if t == "table6"):
-        kept = {row: _share(scores) for (t, s, _, row), scores in of.scores.items()
-                if (t, s) == ("table6", section) and scores}
+        kept = {row: scores for (t, s, _, row), scores in of.scores.items() if (t, s) == ("table6", section) and scores}
         own = {path for (t, s, _, _), places in of.places.items() if (t, s) == ("table6", section)
                for path in places.values()}
         if own and own <= in_table1:                        # what Table 1 has already is no check of it
@@ -331,11 +328,11 @@ def foundations(of: Study) -> Answer:
             shown = _one_table(section, pairs)
             text += _verdicts(pairs, shown, "table6") if shown else [_not_yet(section, "table6")]
             tables += shown
-        elif len(both := [row for row in kept if row in first]) > 2:
-            tau = pd.Series(kept)[both].corr(pd.Series(first)[both], method="kendall")
-            order = ", ".join(f"{row} {100 * kept[row]:.1f}" for row in sorted(both, key=lambda row: -kept[row]))
-            text.append(f"{section}: Kendall's tau with the order of Table 1 over {len(both)} methods is {tau:.2f} "
-                        f"({order}).")
+        elif shown := _beside(section, kept, {row: of.of(*MAIN_CELLS[0], row) for row in kept}):
+            tau = shown[0].frame["here"].corr(shown[0].frame["there"], method="kendall")
+            text.append(f"{section}: Kendall's tau with the order of Table 1 over the same splits and "
+                        f"{len(shown[0].frame)} methods is {tau:.2f}.")
+            tables += shown
     return Answer("Does the order of the methods depend on what the study fixed?", text, tables)
 
 
@@ -383,6 +380,24 @@ def sides(frame: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
 def _one_table(title: str, pairs: list[Pair]) -> list[Table]:
     rows = [(row, scores, other) for _, row, scores, other in pairs if scores.keys() & other.keys()]
     return [compared(title, rows)] if rows else []
+
+
+def _beside(section: str, kept: dict[str, Scores], first: dict[str, Scores]) -> list[Table]:
+    """Rows of a section of table 6 beside Table 1's over the splits that both have, highest first; none of fewer than
+    three methods, which have no order to speak of."""
+    both = {row: sorted(kept[row].keys() & first[row].keys()) for row in kept}
+    frame = pd.DataFrame([{"row": row, "n": len(seeds), **{
+        name: 100 * _share({seed: scores[row][seed] for seed in seeds})
+        for name, scores in (("here", kept), ("there", first))}} for row, seeds in both.items() if seeds])
+    if len(frame) < 3:
+        return []
+    frame = frame.sort_values("here", ascending=False, ignore_index=True)
+    frame["place"] = frame["there"].rank(ascending=False, method="min").astype(int)
+    frame["change"] = frame["here"] - frame["there"]
+    percent = "{:.1f}".format
+    return [Table(section, [column("row", "", left=True), column("here", "balanced accuracy %", percent),
+                            column("there", "in Table 1", percent), column("place", "its place there", "{:d}".format),
+                            column("change", "change", "{:+.1f}".format), column("n", "n", "{:d}".format)], frame)]
 
 
 def _verdicts(pairs: list[Pair], shown: list[Table], table: str) -> list[str]:

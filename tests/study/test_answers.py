@@ -110,11 +110,18 @@ def test_what_table_1_has_already_is_no_check_of_its_order():
     assert not found.text and not found.tables
 
 
-def test_the_order_of_methods_under_another_foundation_is_compared_by_kendall_s_tau():
+def test_the_order_of_methods_under_another_foundation_is_that_of_the_splits_both_have():
     first = {("table1", "", CONSISTENT, name): (.7 + i / 100, 0) for i, name in enumerate("ABCD")}
-    turned = {("table6", "10,000 steps", CONSISTENT, name): (.9 - i / 100, 0) for i, name in enumerate("ABCD")}
-    text = " ".join(answers.foundations(of(first | turned)).text)
-    assert "over 4 methods is -1.00" in text and "(A 90.2, B 89.2" in text
+    study = of(first)
+    study.scores.update({("table6", "10,000 steps", CONSISTENT, name): {1: .9 - i / 100}
+                         for i, name in enumerate("ABCD")})
+    found = answers.foundations(study)
+    assert found.text == ["10,000 steps: Kendall's tau with the order of Table 1 over the same splits and 4 methods is "
+                          "-1.00."]
+    assert found.tables[0].cells()[1:3] == [["A", "90.0", "70.1", "4", "+19.9", "1"],
+                                            ["B", "89.0", "71.1", "3", "+17.9", "1"]]
+    del study.scores["table6", "10,000 steps", CONSISTENT, "A"], study.scores["table6", "10,000 steps", CONSISTENT, "B"]
+    assert not answers.foundations(study).tables, "two methods have no order"
 
 
 def test_every_question_s_rows_exist_in_the_tables():
