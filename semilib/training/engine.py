@@ -81,7 +81,8 @@ def has_bf16_units() -> bool:
 
 def resolve_precision(run: Run, device: torch.device) -> str:
     """fp32, bf16 or fp64. auto is bf16 on CUDA, and for a Wide ResNet of at least `WIDE` on a CPU with units for it:
-    about twice as many SeMi steps of WRN-28-2 there. Short runs learn the same (`results/precision-amx-600-steps`)."""
+    about twice as many SeMi steps of WRN-28-2 there. Short runs learn the same, by matrix units (AMX) and by AVX-512's
+    instructions alone (`results/precision-amx-600-steps`, `results/precision-avx512-600-steps.jsonl.gz`)."""
     if run.precision != "auto":
         return run.precision
     shape = None if is_encoder(run.network) else parse_network(run.network)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import statistics
 from typing import NamedTuple
 
 import pytest
@@ -14,7 +15,9 @@ from kit import ROOT
 from benchmarks import goals, peers, report
 from semilib.errors import BadInput
 from semilib.report import paint
+from semilib.report import records as kept
 from semilib.speed import records
+from semilib.study.differences import difference
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -176,8 +179,28 @@ def test_the_faster_ways_learn_what_the_plain_one_does():
     assert [row["how"] for row in rows] == ["fp32, eager", "bf16, eager", "fp32, compiled"]
     for row in rows:
         assert len(row["seeds"].split()) == 3 and row["within"] == "yes" and row["mean"] > 0.5, row
+
+
+def test_the_page_s_table_of_fast_and_plain_ways_is_of_the_committed_runs():
+    """Also the paired difference of the ten seeds that one machine made both ways."""
     page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
-    assert all(f"{100 * row['mean']:.1f} %" in page for row in rows[1:])
+    finals = {}
+    for place in kept.folders_below(ROOT / "results"):
+        name = place.relative_to(ROOT / "results").parts[0]
+        if name.startswith("precision-"):
+            run = kept.read(place)
+            way = name, run.config["precision"], run.config["capture"]
+            finals.setdefault(way, {})[run.seed] = 100 * kept.result_of(run)["last"]
+    assert len(finals) == 6
+    for of_way in finals.values():
+        values = list(of_way.values())
+        low, high = min(values), max(values)
+        mean, spread = statistics.fmean(values), statistics.stdev(values)
+        assert f"| {len(values)} | {mean:.1f} ± {spread:.1f} | {low:.1f} to {high:.1f} |" in page
+    bf16, fp32 = (finals["precision-avx512-600-steps.jsonl.gz", precision, "auto"] for precision in ("bf16", "fp32"))
+    found = difference(*({seed: value / 100 for seed, value in scores.items()} for scores in (bf16, fp32)))
+    assert (found["pairs"], f"{found['gain']:+.1f} points") == (10, "+0.1 points")
+    assert f"{found['gain']:+.1f} points (95 % interval {found['low']:+.1f} to {found['high']:+.1f})" in page
 
 
 def test_the_package_needs_nothing_of_the_benchmarks():
