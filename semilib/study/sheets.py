@@ -98,7 +98,7 @@ def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path)
     notes = [*_trial_note(first.runs[0], folders), f"Scale: {scale(first.runs[0])}; {_seeds(first)}.",
              *_untuned_note(entries),
              *_groups_note(first.metric, frame), *_difference_note(frame), *_missing_note(frame),
-             *_idle_notes(measured, folders), *_source_notes(sources), *_split_note(measured),
+             *_idle_notes(measured, folders), *_phase_notes(measured, folders), *_source_notes(sources), *_split_note(measured),
              *_code_notes(grid, measured)]
     return Table(grid.title, _columns(first.metric, frame, sources), frame, notes, measured,
                  subtitle="; ".join(filter(None, (first.column, first.section))),
@@ -224,6 +224,22 @@ def _missing_note(frame: pd.DataFrame) -> Iterable[str]:
 def _idle_notes(measured: pd.DataFrame, folders: Folders) -> Iterable[str]:
     for run in measured[measured["key"].isin(folders)].itertuples():
         yield from never_acted(records.read(folders[run.key]), f"{run.row} seed {run.seed}")
+
+
+def _phase_notes(measured: pd.DataFrame, folders: Folders) -> Iterable[str]:
+    """Rows whose last phase begins within the evaluations that are averaged, and what those of that phase alone give."""
+    for name, runs in measured.dropna(subset=["score"]).groupby("row", sort=False):
+        shares = []
+        for run in runs[runs["key"].isin(folders)].itertuples():
+            kept = records.read(folders[run.key])
+            begins = max(kept.run["resolved"].get("stages", {"": 0}).values())
+            after = [evaluation for evaluation in kept.averaged if evaluation["step"] > begins]
+            if 0 < len(after) < len(kept.averaged):
+                shares.append(statistics.fmean(evaluation[run.metric] for evaluation in after))
+                told = (f"{name}: its last phase begins at step {begins:,}, so {len(kept.averaged) - len(after)} of "
+                        f"the {len(kept.averaged)} evaluations averaged are of before")
+        if shares:
+            yield f"{told}; the mean of those in it is {100 * statistics.fmean(shares):.1f} %."
 
 
 def _source_notes(sources: dict[str, list[dict[str, str]]]) -> Iterable[str]:
