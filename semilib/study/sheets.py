@@ -98,8 +98,8 @@ def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path)
     notes = [*_trial_note(first.runs[0], folders), f"Scale: {scale(first.runs[0])}; {_seeds(first)}.",
              *_untuned_note(entries),
              *_groups_note(first.metric, frame), *_difference_note(frame), *_missing_note(frame),
-             *_idle_notes(measured, folders), *_phase_notes(measured, folders), *_source_notes(sources), *_split_note(measured),
-             *_code_notes(grid, measured)]
+             *_idle_notes(measured, folders), *_phase_notes(measured, folders), *_source_notes(sources),
+             *_split_note(measured), *_code_notes(grid, measured)]
     return Table(grid.title, _columns(first.metric, frame, sources), frame, notes, measured,
                  subtitle="; ".join(filter(None, (first.column, first.section))),
                  idle=lambda row: _name(row, sources) if not_started(row["runs"], row["state"]) else "")
@@ -227,12 +227,12 @@ def _idle_notes(measured: pd.DataFrame, folders: Folders) -> Iterable[str]:
 
 
 def _phase_notes(measured: pd.DataFrame, folders: Folders) -> Iterable[str]:
-    """Rows whose last phase begins within the evaluations that are averaged, and what those of that phase alone give."""
+    """Rows whose last phase begins within the evaluations averaged, and the mean of those that are of that phase."""
     for name, runs in measured.dropna(subset=["score"]).groupby("row", sort=False):
         shares = []
         for run in runs[runs["key"].isin(folders)].itertuples():
             kept = records.read(folders[run.key])
-            begins = max(kept.run["resolved"].get("stages", {"": 0}).values())
+            begins = max(kept.run.get("resolved", {}).get("stages", {"": 0}).values())
             after = [evaluation for evaluation in kept.averaged if evaluation["step"] > begins]
             if 0 < len(after) < len(kept.averaged):
                 shares.append(statistics.fmean(evaluation[run.metric] for evaluation in after))

@@ -135,6 +135,18 @@ def test_a_part_that_never_acted_is_told_in_a_footnote(made):
     assert never == ["Never acted in FixMatch seed 1: u (lower the threshold)."]
 
 
+@pytest.mark.parametrize("begins, told", [(0, []), (400, ["2 of the 3"]), (199, []), (200, ["1 of the 3"])])
+def test_a_last_phase_that_begins_within_the_evaluations_averaged_is_told(made, begins, told):
+    grid, folder = made
+    path = folder / "results" / "fixmatch-1" / "run.json"
+    entry = json.loads(path.read_text())
+    path.write_text(json.dumps({**entry, "resolved": {"stages": {"first": 0, "last": begins}}}))
+    committed.load.cache_clear()
+    notes = [note for note in show(grid, folder).notes if "last phase" in note]
+    assert notes == [f"FixMatch: its last phase begins at step {begins}, so {n} evaluations averaged are of before; "
+                     "the mean of those in it is 61.0 %." for n in told]
+
+
 def test_a_difference_is_paired_over_seeds_with_student_s_interval(made):
     row = show(*made).frame.set_index("row").loc["FixMatch"]
     pairs = [-10, -13, -7]
