@@ -515,15 +515,16 @@ def publish(args) -> None:
     from semilib import files
     from semilib.report import compact, records
     from semilib.training import record
+    runs = [run_in(path) for path in args.run]
     if args.results.endswith(compact.ENDING):
-        rows = [records.row(one, args.logs) for one in records.load(args.run)]
+        rows = [records.row(one, args.logs) for one in records.load(runs)]
         table = compact.add(files.place(args.results), rows)
         print(f"{files.shown(table)}: {len(compact.read(table)):,} runs, {table.stat().st_size / 1e6:.2f} MB")
         return
     if args.logs:
         raise BadInput("logs", args.logs, f"given with a compressed table, FILE{compact.ENDING}; a folder has them")
-    for path in args.run:
-        print(files.shown(record.publish(path, args.results)))
+    for path in runs:
+        print(files.shown(record.publish(path, files.place(args.results))))
 
 
 def collect(args) -> None:
@@ -547,8 +548,9 @@ def collect(args) -> None:
 
 
 def report(args) -> None:
+    from semilib import files
     from semilib.report import figures
-    print(figures.report(args.results, args.figures, args.title))
+    print(figures.report(run_in(args.results), files.place(args.figures), args.title))
 
 
 def costs(args) -> None:

@@ -62,7 +62,7 @@ def ensure(runs: Iterable[Run], folder: str | Path = "runs", progress: Progress 
     process has, because its numbers are not there yet. slots: more than one does them side by side, a process a run.
     names: what the progress calls runs, by key, such as `Grid.names`; None: by protocol and label.
     """
-    runs = list(runs)
+    runs, folder = list(runs), files.place(folder)
     progress = progress or automatic(len(runs), names or names_of(runs))
     folders.prepare(runs, progress.working, progress.note)
     if slots != 1:

@@ -14,6 +14,7 @@ import torch
 
 from semilib.data import sources
 from semilib.errors import RunBusy, TrainingError
+from semilib.files import place
 from semilib.training import metrics, record, resume, signals, writer
 from semilib.training.config import Run
 from semilib.training.engine import Trainer
@@ -24,11 +25,12 @@ def train(run: Run, runs: str | Path = "runs", folder: str | Path | None = None,
           source: sources.Source | None = None) -> Path:
     """Do a run, or the rest of it, or nothing if it is done; returns its folder.
 
-    folder: where to keep it, instead of the one under `runs` that its configuration and code name. Raises BadInput
-    before anything starts, RunBusy if another process has the run or takes it over, and TrainingError (recorded in the
-    folder) if the loss is not finite. A signal that asks to stop makes it save what it has and raise Stopped. A part of
-    the method that never acted stands in the result as `never_acted`; in a strict run it is a TrainingError. """
-    path = Path(folder) if folder else record.folder(run, runs)
+    runs: a folder below the project, as everywhere, or an absolute one. folder: where to keep the run, instead of the
+    one under `runs` that its configuration and code name. Raises BadInput before anything starts, RunBusy if another
+    process has the run or takes it over, and TrainingError (recorded in the folder) if the loss is not finite. A signal
+    that asks to stop makes it save what it has and raise Stopped. A part of the method that never acted stands in the
+    result as `never_acted`; in a strict run it is a TrainingError."""
+    path = Path(folder) if folder else record.folder(run, place(runs))
     if _is_done(run, path):
         return path
     progress = progress or Progress()

@@ -4,10 +4,10 @@ import math
 
 import pandas as pd
 import pytest
-from kit import DATA, steady, write_record
+from kit import DATA, smoke_run, steady, write_record
 
 import semilib
-from semilib import METHODS, Run, cli, collect
+from semilib import METHODS, Run, cli, collect, train
 from semilib.errors import BadInput
 from semilib.report.collecting import for_paper, readable
 from semilib.study import sweep
@@ -173,3 +173,17 @@ def test_progress_of_a_variant_says_what_it_is(tmp_path, capsys):
         f"mnistm5k-lt.n40.m360.g20-20.s0/semi, alpha {alpha}" for alpha in (0.2, 0.3)]
     status.show(list(status.runs.values())[:1], 1)
     assert "running s0/semi, alpha 0.2 0%" in status.progress.now
+
+
+def test_a_folder_is_below_the_project_wherever_work_begins(tmp_path, monkeypatch, source, capsys):
+    """One that is not absolute, for everything that takes one: in a notebook of `lab/` as in the project's folder."""
+    for name in ("notebooks", "semilib", "lab"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "lab")
+    run = smoke_run("supervised")
+    path = train(run, source=source)
+    assert path == record.folder(run, tmp_path / "runs") and not list((tmp_path / "lab").iterdir())
+    assert sweep.ensure([run]) == [path] and sweep.states([run]) == [(run, "done")] and len(collect("runs")) == 1
+    cli.main(["publish", str(path.relative_to(tmp_path)), "results/kept"])
+    cli.main(["report", "results/kept", "figures/kept"])
+    assert list((tmp_path / "results" / "kept").iterdir()) and (tmp_path / "figures" / "kept" / "table.md").is_file()
