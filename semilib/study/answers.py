@@ -194,11 +194,8 @@ def components(of: Study) -> Answer:
 
 def hard_examples(of: Study) -> Answer:
     """OHEML taken away and added alone, and the threshold."""
-    pairs = [(name, f"SeMi without OHEML, minus SeMi, {SHORT[name]}", of.of("table4", name, "without OHEML", WITHOUT),
-              of.of("table4", name, "SeMi", WITHOUT)) for name in SHORT]
-    pairs += [(name, f"OHEML alone, minus SeMi with nothing on, {SHORT[name]}",
-               of.of("table4", name, "OHEML alone", ALONE), of.of("table4", name, NOTHING_ON, ALONE))
-              for name in SHORT]
+    pairs = [*_both(of, "SeMi without OHEML, minus SeMi", "table4", WITHOUT, "without OHEML", "SeMi"),
+             *_both(of, "OHEML alone, minus SeMi with nothing on", "table4", ALONE, "OHEML alone", NOTHING_ON)]
     sweep = [(row, name, scores) for (table, section, name, row), scores in of.scores.items()
              if table == "table5" and section == "Sensitivity to tau" and scores]
     tables = _one_table("OHEML", pairs)
@@ -215,12 +212,9 @@ def hard_examples(of: Study) -> Answer:
 
 def bank(of: Study) -> Answer:
     """PLCE taken away and added alone, and how right the pseudo-labels of each class group are."""
-    pairs = [(name, f"SeMi {row}, minus SeMi, {SHORT[name]}", of.of("table4", name, row, WITHOUT),
-              of.of("table4", name, "SeMi", WITHOUT)) for name in SHORT
-             for row in ("without PLCE", "without bank decay", "without bank balance", "with u / max u (u_norm max)")]
-    pairs += [(name, f"PLCE alone, minus SeMi with nothing on, {SHORT[name]}",
-               of.of("table4", name, "PLCE alone", ALONE), of.of("table4", name, NOTHING_ON, ALONE))
-              for name in SHORT]
+    pairs = _both(of, "PLCE alone, minus SeMi with nothing on", "table4", ALONE, "PLCE alone", NOTHING_ON)
+    for row in ("without PLCE", "without bank decay", "without bank balance", "with u / max u (u_norm max)"):
+        pairs += _both(of, f"SeMi {row}, minus SeMi", "table4", WITHOUT, row, "SeMi")
     places = {(name, row): of.places.get(("table4", WITHOUT, name, row), {}).get(0)
               for name in SHORT for row in ("SeMi", "without PLCE")}
     places |= {(name, "FixMatch"): of.places.get((table, "", name, "FixMatch"), {}).get(0)
@@ -287,9 +281,8 @@ def reversal(of: Study) -> Answer:
 def modules(of: Study) -> Answer:
     """SeMi's three modules on other methods."""
     section = "SeMi's modules on other methods"
-    pairs = [(name, f"{title_of(host)} + all three, {SHORT[name]}",
-              of.of("table5", name, f"{title_of(host)} + all three", section),
-              of.of("table5", name, title_of(host), section)) for name in SHORT for host in grids.HOSTS]
+    pairs = [pair for host in map(title_of, grids.HOSTS)
+             for pair in _both(of, f"{host} + all three", "table5", section, f"{host} + all three", host)]
     tables = _one_table("Host with all three modules, minus the host", pairs)
     text = _verdicts(pairs, tables, "table5")
     return Answer(f"Do SeMi's modules fit {len(grids.HOSTS)} other methods?", text, tables)
@@ -300,11 +293,9 @@ def defects(of: Study) -> Answer:
     pairs = []
     for preset in ("paper", "readme"):
         section = f"Defects of the release in preset {preset}"
-        for name in SHORT:
-            usual = of.of("table4", name, "no defect", section)
-            pairs += [(name, f"{row}, preset {preset}, {SHORT[name]}", scores, usual)
-                      for (t, s, c, row), scores in of.scores.items()
-                      if (t, s, c) == ("table4", section, name) and row != "no defect"]
+        rows = dict.fromkeys(row for (table, part, _, row) in of.scores if (table, part) == ("table4", section))
+        for row in (row for row in rows if row != "no defect"):
+            pairs += _both(of, f"{row}, preset {preset}", "table4", section, row, "no defect")
     tables = _one_table("Each defect, minus the preset without any", pairs)
     return Answer("What does each defect of the release cost?", _verdicts(pairs, tables, "table4"), tables)
 
@@ -322,7 +313,7 @@ def foundations(of: Study) -> Answer:
         if not kept:
             text.append(_not_yet(section, "table6"))
         elif section.startswith("Statistics"):
-            pairs = [(CONSISTENT, f"{name} with the labelled images' statistics, minus those of the pool",
+            pairs = [(f"{name} with the labelled images' statistics, minus those of the pool",
                       of.of("table6", CONSISTENT, f"{name}, labelled images' statistics", section),
                       of.of("table6", CONSISTENT, name, section)) for name in ("Supervised", "LA")]
             shown = _one_table(section, pairs)
@@ -349,10 +340,16 @@ MAIN_CELLS = (("table1", CONSISTENT), ("table2", REVERSED))
 
 # ---- words and small tables ------------------------------------------------------------------------------------------
 
-Pair = tuple[str, str, Scores, Scores]                     # cell, what is compared, its scores, those that it is less
+Pair = tuple[str, Scores, Scores]                          # what is compared, its scores, those that they are less
 
 
-def compared(title: str, rows: Iterable[tuple[str, Scores, Scores]]) -> Table:
+def _both(of: Study, said: str, table: str, section: str, row: str, other: str) -> list[Pair]:
+    """A row of a table's section less another, in both main cells."""
+    return [(f"{said}, {SHORT[name]}", of.of(table, name, row, section), of.of(table, name, other, section))
+            for name in SHORT]
+
+
+def compared(title: str, rows: Iterable[Pair]) -> Table:
     """A row a comparison: its mean, the difference with its interval, d_z, n; Holm over them all."""
     frame = pd.DataFrame([{"row": row, "mean": 100 * _share(scores), "spread": _spread(scores),
                            **difference(scores, other)} for row, scores, other in rows])
@@ -378,7 +375,7 @@ def sides(frame: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
 
 
 def _one_table(title: str, pairs: list[Pair]) -> list[Table]:
-    rows = [(row, scores, other) for _, row, scores, other in pairs if scores.keys() & other.keys()]
+    rows = [(said, scores, other) for said, scores, other in pairs if scores.keys() & other.keys()]
     return [compared(title, rows)] if rows else []
 
 
