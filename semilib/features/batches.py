@@ -81,7 +81,8 @@ class FeatureData(Data):
         self.numbers = {(stream, kind): torch.zeros(AHEAD, self.streams[stream].size, len(self.group(stream, kind)),
                                                     dtype=torch.int64, device=self.device)
                         for stream, kind in dict.fromkeys(plan.views.values())}
-        size = sum(self.kept(kind) for _, kind in self.numbers) * len(self.rows) * self.store.features * 2
+        kinds = {kind for _, kind in self.numbers}               # streams share the table of a kind
+        size = sum(map(self.kept, kinds)) * len(self.rows) * self.store.features * 2
         self.resident = self.run.data_on != "host" and size <= ROOM
         if not self.resident:
             self.buffers = {name: torch.empty((self.streams[stream].size, self.store.features), dtype=torch.float16,

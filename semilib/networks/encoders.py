@@ -149,8 +149,16 @@ def load(name: str, side: int = 128, weights: str = "") -> Encoder:
 
 
 def file_hash(weights: str) -> str:
-    """Sixteen hex digits of a weights file's content. Raises BadInput where there is no file."""
-    return hashlib.sha256(Path(_given_weights(weights)).read_bytes()).hexdigest()[:16]
+    """Sixteen hex digits of a weights file's content, which is read again only where the file was changed. Raises
+    BadInput where there is no file."""
+    path = _given_weights(weights)
+    about = os.stat(path)
+    return _file_hash(path, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _file_hash(path: str, mtime_ns: int, size: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def hash_of(net: nn.Module) -> str:
