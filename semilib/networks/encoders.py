@@ -114,11 +114,6 @@ class Encoder:
         """Features float32 [B, D] of uint8 pictures, by PyTorch in fp32: what the fast ways are compared with."""
         return self.net(self.prepare(pictures))
 
-    def identity(self) -> dict[str, Any]:
-        """What a feature depends on, besides its picture."""
-        return {"encoder": self.name, "weights": self.weights, "encoder_side": self.side, "mean": self.mean,
-                "std": self.std, "interpolation": self.interpolation}
-
 
 # ---- loading ---------------------------------------------------------------------------------------------------------
 
