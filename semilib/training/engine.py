@@ -3,10 +3,10 @@
     1  pick        which images, and what the method may know of them      Data.pick
     2  views       their augmented and normalised views                    Trainer.views
     3  losses      network, pseudo-labels, terms, reduced                  Trainer.losses_of_step
-    4  zero        the gradients of the step before go
-    5  backward    the only backward pass
-    6  rate        the learning rate of this step                          rate
-    7  optimisers  the parameters move
+    4  zero        the gradients of the step before go                     Trainer.backward
+    5  backward    the only backward pass                                  Trainer.backward
+    6  rate        the learning rate of this step                          Trainer.set_rate
+    7  optimisers  the parameters move                                     Trainer.update
     8  after       average, the method's state, measurements, time         Trainer.after_step
 
 2, 3 and 8 are compiled where the run asks for it. `Trainer` holds a run's live state. Every draw is a function of
@@ -258,14 +258,9 @@ class Trainer:
         losses, terms, views, pseudo = self.parts["losses_of_step"](batch, images, now)
         if self.run.debug:
             looking.check_step(int(self.now), terms, pseudo, batch, self.data.classes)
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
-        self.lr.copy_(self.learning_rate(now))
-        if is_encoder(self.run.network):
-            self.encoder_lr.copy_(self.lr * self.run.encoder_lr)
-        for optimiser in self.optimisers:
-            optimiser.step()
+        self.backward(losses)
+        self.set_rate(self.learning_rate(now))
+        self.update()
         self.last_losses = {name: loss.detach() for name, loss in losses.items()}
         self.monitor.expect(losses, self.method.must_act)
         self.reported.update(self.parts["after_step"](self.last_losses, terms, views, pseudo, batch, now))
@@ -285,6 +280,23 @@ class Trainer:
         terms = self.method.terms(views, batch, pseudo, now)
         losses = {name: reduce(term, name) for name, term in terms.items()}
         return losses, {name: term.detach() for name, term in terms.items()}, seen, pseudo
+
+    def backward(self, losses: dict[str, Tensor]) -> None:
+        """The gradients of the losses' sum, in place of those of the step before."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()  # type: ignore[union-attr]  # there is at least one
+
+    def set_rate(self, rate: Tensor) -> None:
+        """Have the optimisers move the parameters at a learning rate, those that came with weights at their share."""
+        self.lr.copy_(rate)
+        if is_encoder(self.run.network):
+            self.encoder_lr.copy_(self.lr * self.run.encoder_lr)
+
+    def update(self) -> None:
+        """Move the parameters by their gradients."""
+        for optimiser in self.optimisers:
+            optimiser.step()
 
     @torch.no_grad()
     def after_step(self, losses: dict[str, Tensor], terms: dict[str, Term], views: Views, pseudo: Any, batch: Batch,
