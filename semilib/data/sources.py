@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from semilib.data import folders, rng
 from semilib.data.arrays import arrays_at, require_space
 from semilib.errors import BadInput, check_name
 from semilib.files import write_atomically, write_text
+
+if TYPE_CHECKING:
+    from semilib.training.config import Run
 
 Colour = tuple[float, float, float]
 
@@ -402,3 +405,9 @@ def load(dataset: str, root: str | Path = "data", side: int = 32, split_seed: in
     check_name("dataset", dataset, SOURCES)
     source = SOURCES[dataset](root, side, split_seed)
     return source if flip is None else dataclasses.replace(source, flip=flip)
+
+
+def of(run: Run, load: Callable[..., Source] = load) -> Source:
+    """The data set of a run. load: a function to use in place of `load`, such as one that remembers what it loaded."""
+    seed = run.split_seed if run.dataset == "imagefolder" else None          # it changes nothing elsewhere
+    return load(run.dataset, run.root, run.side, seed, run.flip)

@@ -40,7 +40,7 @@ def measure(runs: Iterable[Run], steps: int = 20, warm: int = 3) -> list[dict[st
 
 def stages(run: Run, steps: int, warm: int) -> Iterator[dict[str, Any]]:
     """The rows of one run. A stage without steps is passed through: it is there for what happens at its start."""
-    source = sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
+    source = sources.of(run)
     trainer, fixmatch = Trainer(run, source), Trainer(run.with_(method="fixmatch", base="", add=""), source)
     enter(fixmatch, 0)
     for index, phase in enumerate(trainer.phases):

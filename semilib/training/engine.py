@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from semilib.data import rng, sources
 from semilib.data.batches import Data, split_of
+from semilib.data.pictures import Report, silent
 from semilib.data.step import Batch, Time
 from semilib.errors import BadInput, MethodError
 from semilib.features.batches import dealt
@@ -136,7 +137,7 @@ class Trainer:
     set."""
 
     def __init__(self, run: Run, source: sources.Source | None = None,
-                 report: Callable[[str], None] = lambda line: None):
+                 report: Report = silent):
         self.run, self.total = run, run.steps
         self.device = resolve_device(run)
         if self.device.index is not None:                         # "cuda" alone is the current device
@@ -146,7 +147,7 @@ class Trainer:
         self.precision = resolve_precision(run, self.device)
         self.capture = resolve_capture(run, self.device)
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
-        self.source = source or sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
+        self.source = source or sources.of(run)
         self.source, self.split = split_of(self.source, run)
         self.data: Data = dealt(self.source, self.split, run, self.device, report)
         self.test_x = self.data.test_images

@@ -405,5 +405,5 @@ def _encoded(prepare: nn.Module, facts: dict[str, Any]) -> Callable[[Tensor], Te
 
 
 def _facts(run: Run) -> dict[str, sources.Colour]:
-    source = sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
+    source = sources.of(run)
     return {"mean": source.mean, "std": source.std}
