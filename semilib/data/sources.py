@@ -392,6 +392,8 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "imagenet127": imagenet127,
     "imagefolder": image_folder,
 }
+# Classes of the data sets that have a fixed number of them.
+CLASSES = {"mnistm5k": 10, "cifar10": 10, "cifar100": 100, "stl10": 10, "svhn": 10, "imagenet127": 127}
 
 
 def load(dataset: str, root: str | Path = "data", side: int = 32, split_seed: int | None = None,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semilib.data.sources import Source
+from semilib.data.sources import CLASSES, Source
 from semilib.data.step import Time
 from semilib.methods.losses import ce
 from semilib.training import compiling
@@ -77,9 +77,9 @@ def trial(run: Run, steps: int = 10, limit: float = 20.0) -> tuple[float, int] |
 
     Seconds are the median of ten steps, or of as many as the limit leaves, in seconds. None for a run whose pictures
     random ones cannot stand for: those of a folder, of unknown class, or as features."""
-    classes = {"mnistm5k": 10, "cifar10": 10, "cifar100": 100, "svhn": 10}.get(run.dataset)
-    if classes is None or run.encoder != "none" or run.n1 is None or run.m1 is None:
+    if run.dataset in ("imagefolder", "stl10") or run.encoder != "none" or run.n1 is None or run.m1 is None:
         return None
+    classes = CLASSES[run.dataset]
     trainer = Trainer(run, random_source(classes * (run.n1 + run.m1), classes, test=classes))
     trainer.advance()
     seconds = [elapsed(trainer.advance, trainer.device)]
