@@ -5,10 +5,10 @@ cifar10      CIFAR-10, through torchvision
 cifar100     CIFAR-100, through torchvision
 stl10        STL-10, through torchvision, brought to 32 x 32 once: 5,000 labelled and 100,000 unlabelled images
 svhn         SVHN's cropped digits, through torchvision
-imagenet127  ImageNet in 127 classes at 32 or 64 px, from what `semilib.imagenet127.prepare` has made
+imagenet127  ImageNet in 127 classes at 32 or 64 px, from what `semilib.data.imagenet127.prepare` has made
 imagefolder  your own pictures, in the folder tree that `image_folder` describes
 
-A source knows nothing of long tails: which of its training images are labelled is for `semilib.splits` to say.
+A source knows nothing of long tails: which of its training images are labelled is for `semilib.data.splits` to say.
 """
 from __future__ import annotations
 

@@ -167,8 +167,8 @@ class Run:
     eval_every: Duration = option(12, "steps between evaluations, or their share of the run", low=0)
     network: str = option("wrn-10-0.5", "wrn-DEPTH-WIDTH or resnet50; an encoder's name: all of it, trained from its "
                                         "weights; on stored features mlp-WIDTH or linear")
-    variant: str = option("V1", "the WRN as published: V1 FixMatch, V2 DASO, V3 RDA, USB; see models.Block",
-                          choices=VARIANTS)
+    variant: str = option("V1", "the WRN as published: V1 FixMatch, V2 DASO, V3 RDA, USB; see "
+                                "semilib.networks.backbones.Block", choices=VARIANTS)
     encoder: str = option("none", "none, or a pretrained encoder on whose stored features the network is trained: "
                                   "efficientnet-lite0, -lite1, -lite2, timm:NAME, torchvision:NAME", in_key="changed")
     encoder_side: int = option(128, "side of the encoder's input, a multiple of 32", low=32, high=1024,
@@ -191,7 +191,8 @@ class Run:
     strong_pool: str = option("A", "A: FixMatch's RandAugment; B: USB's; C: DARP's and CDMAD's",
                               choices=("A", "B", "C"))
     crop: str = option("reflect", "what the weak view's crop finds outside of the image", choices=("reflect", "zero"))
-    policy: str = option("joint", "which views share batch-norm statistics; see Net.views", choices=POLICIES)
+    policy: str = option("joint", "which views share batch-norm statistics; see semilib.networks.net.Net.views",
+                         choices=POLICIES)
     report: str = option("mean_last", "the number that the run reports, of all that its record holds", in_key=False,
                          choices=("mean_last", "median_last", "last", "best_on_test"))
 
