@@ -640,7 +640,8 @@ def probe(args) -> None:
     """Measure scikit-learn's baselines on the stored features of the tables' cells and splits."""
     from semilib import files
     from semilib.study import probes
-    grids = given_grids(*words_of(["profile=features", *(args.what or ("table1", "table2"))]))
+    tables, fields = words_of(args.what)
+    grids = given_grids(tables or ["table1", "table2"], ["profile=features", *fields])
     print(files.shown(probes.measure(run for grid in grids for run in grid.runs)))
 
 

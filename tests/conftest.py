@@ -12,7 +12,7 @@ from kit import DATA, REAL, Small, views_once
 
 from semilib.data import sources
 from semilib.data.batches import Data
-from semilib.training import engine
+from semilib.training import compiling, engine
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,6 +57,32 @@ def backbone(request):
 def kept_views(monkeypatch):
     """Methods share their views; what views are is tested elsewhere."""
     monkeypatch.setattr(Data, "views", views_once)
+
+
+class Tracer:
+    """A backend that generates no code and counts the graphs that were made, and their runs."""
+
+    def __init__(self):
+        self.made = self.ran = 0
+
+    def __call__(self, graph, inputs):
+        self.made += 1
+
+        def run(*given):
+            self.ran += 1
+            return graph(*given)
+        return run
+
+
+@pytest.fixture
+def tracer(monkeypatch):
+    """Also on a PyTorch that compiles for CUDA alone: what its CPU code gets wrong is in its code generation."""
+    monkeypatch.setitem(compiling.SINCE, "cpu", compiling.SINCE["cuda"])
+    if not compiling.can_compile(torch.device("cpu")):
+        pytest.skip("this PyTorch cannot trace every method")
+    monkeypatch.setattr(compiling, "BACKEND", Tracer())
+    yield compiling.BACKEND
+    torch._dynamo.reset()
 
 
 # The files that take the longest, longest first: two processes that share out the files then end together.

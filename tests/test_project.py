@@ -276,8 +276,10 @@ def test_links_the_citation_and_the_cell_on_colab_appear_with_the_address_and_go
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(exist_ok=True)
         copy.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
-    before, config = address.files(tmp_path), tmp_path / "pyproject.toml"
+    config = tmp_path / "pyproject.toml"
     none = re.sub(r"^\[project.urls\]\nRepository = .*\n", "", config.read_text(), flags=re.MULTILINE)
+    config.write_text(none)
+    before = address.files(tmp_path)
     project = "someone/semi-study"
     config.write_text(f'{none}\n[project.urls]\nRepository = "https://github.com/{project}"\n')
     after = address.files(tmp_path)
@@ -298,7 +300,7 @@ def test_links_the_citation_and_the_cell_on_colab_appear_with_the_address_and_go
         exec("".join(cell["source"]), {})                      # here there is no Colab: it does nothing
     config.write_text(none)
     assert project not in "".join(address.files(tmp_path).values())
-    assert address.files(tmp_path) == before or address.address(), "as it was"
+    assert address.files(tmp_path) == before, "as it was without one"
     config.write_text(none + '\n[project.urls]\nRepository = "https://example.org/x"\n')
     with pytest.raises(ValueError, match="Repository='https://example.org/x': https://github.com/OWNER/NAME"):
         address.files(tmp_path)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pkgutil
 import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -85,6 +86,26 @@ def test_each_room_says_in_one_sentence_what_is_in_it():
     ("import semilib.files\n", {"semilib.files"})])
 def test_an_import_counts_wherever_it_stands(source, seen):
     assert imports(ast.parse(source), set(modules(ROOT))) == seen
+
+
+def test_every_name_and_file_of_the_project_in_a_docstring_or_a_sentence_is_there():
+    gone = []
+    for module, path in modules(ROOT).items():
+        texts = [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                 if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        for text in texts:
+            gone += [f"{module}: {name}" for name in re.findall(r"\bsemilib(?:\.\w+)+", text) if not leads(name)]
+            gone += [f"{module}: {file}" for file in re.findall(r"\b(?:semilib|tests|benchmarks)/[\w/.-]+\.py", text)
+                     if not (ROOT / file).is_file()]
+    assert not gone
+
+
+def leads(name: str) -> bool:
+    """Whether a dotted name is that of a module or of something in one."""
+    try:
+        return pkgutil.resolve_name(name) is not None
+    except (ImportError, AttributeError):
+        return False
 
 
 def test_the_package_offers_what_the_readme_imports_from_it():

@@ -20,7 +20,7 @@ def example_views(run: Run, step: int = 0) -> tuple[np.ndarray, list[str], list[
     """What the network sees of one image of each class, in the views of the run's seed at `step`.
 
     Returns images uint8 [4, C, H, W, 3], row names, class names and a title."""
-    source = sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
+    source = sources.of(run)
     x = torch.stack([source.images[source.labels == k][0] for k in range(len(source.class_names))])
     views = [x, augment.weak(x, run.seed, "view/w", step, source.flip, run.crop)]
     views += [augment.strong(x, run.seed, f"view/s{i}", step, source.flip, run.strong_pool, run.crop, source.mean)

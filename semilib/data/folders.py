@@ -147,8 +147,9 @@ def look_again() -> None:
 
 @contextlib.contextmanager
 def seen() -> Iterator[None]:
-    """After this, folders that were looked at before are known as they were, whoever has asked to look again inside:
-    for runs that are made only to be compared."""
+    """A block that makes runs only to compare them. Each `Run.of` in it forgets what the folders of pictures hold
+    (`look_again`); after the block, what was known before it is known again, and no folder need be read a second
+    time."""
     before = dict(_seen)
     yield
     _seen.update(before)

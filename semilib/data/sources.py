@@ -5,10 +5,10 @@ cifar10      CIFAR-10, through torchvision
 cifar100     CIFAR-100, through torchvision
 stl10        STL-10, through torchvision, brought to 32 x 32 once: 5,000 labelled and 100,000 unlabelled images
 svhn         SVHN's cropped digits, through torchvision
-imagenet127  ImageNet in 127 classes at 32 or 64 px, from what `semilib.imagenet127.prepare` has made
+imagenet127  ImageNet in 127 classes at 32 or 64 px, from what `semilib.data.imagenet127.prepare` has made
 imagefolder  your own pictures, in the folder tree that `image_folder` describes
 
-A source knows nothing of long tails: which of its training images are labelled is for `semilib.splits` to say.
+A source knows nothing of long tails: which of its training images are labelled is for `semilib.data.splits` to say.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from semilib.data import folders, rng
 from semilib.data.arrays import arrays_at, require_space
 from semilib.errors import BadInput, check_name
 from semilib.files import write_atomically, write_text
+
+if TYPE_CHECKING:
+    from semilib.training.config import Run
 
 Colour = tuple[float, float, float]
 
@@ -389,6 +392,8 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "imagenet127": imagenet127,
     "imagefolder": image_folder,
 }
+# Classes of the data sets that have a fixed number of them.
+CLASSES = {"mnistm5k": 10, "cifar10": 10, "cifar100": 100, "stl10": 10, "svhn": 10, "imagenet127": 127}
 
 
 def load(dataset: str, root: str | Path = "data", side: int = 32, split_seed: int | None = None,
@@ -402,3 +407,9 @@ def load(dataset: str, root: str | Path = "data", side: int = 32, split_seed: in
     check_name("dataset", dataset, SOURCES)
     source = SOURCES[dataset](root, side, split_seed)
     return source if flip is None else dataclasses.replace(source, flip=flip)
+
+
+def of(run: Run, load: Callable[..., Source] = load) -> Source:
+    """The data set of a run. load: a function to use in place of `load`, such as one that remembers what it loaded."""
+    seed = run.split_seed if run.dataset == "imagefolder" else None          # it changes nothing elsewhere
+    return load(run.dataset, run.root, run.side, seed, run.flip)

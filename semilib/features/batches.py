@@ -6,7 +6,7 @@ different ones. The engine, the methods and the network's heads see no differenc
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from semilib.data import augment, rng, sources
 from semilib.data.batches import Data, LiveStream, split_of
+from semilib.data.pictures import Report, silent
 from semilib.data.sources import Source
 from semilib.data.splits import Split
 from semilib.data.step import Batch, StepImages, Time
@@ -39,7 +40,7 @@ class FeatureData(Data):
     """
 
     def __init__(self, source: Source, split: Split, run: Run, device: torch.device,
-                 report: Callable[[str], None] = lambda line: None):
+                 report: Report = silent):
         self.report = report
         super().__init__(source, split, run, device)
 
@@ -81,7 +82,8 @@ class FeatureData(Data):
         self.numbers = {(stream, kind): torch.zeros(AHEAD, self.streams[stream].size, len(self.group(stream, kind)),
                                                     dtype=torch.int64, device=self.device)
                         for stream, kind in dict.fromkeys(plan.views.values())}
-        size = sum(self.kept(kind) for _, kind in self.numbers) * len(self.rows) * self.store.features * 2
+        kinds = {kind for _, kind in self.numbers}               # streams share the table of a kind
+        size = sum(map(self.kept, kinds)) * len(self.rows) * self.store.features * 2
         self.resident = self.run.data_on != "host" and size <= ROOM
         if not self.resident:
             self.buffers = {name: torch.empty((self.streams[stream].size, self.store.features), dtype=torch.float16,
@@ -199,7 +201,7 @@ class FeatureData(Data):
 
 
 def stores(source: Source, run: Run, device: torch.device,
-           report: Callable[[str], None] = lambda line: None) -> tuple[Store, Store]:
+           report: Report = silent) -> tuple[Store, Store]:
     """The stores of a run's training and test pictures."""
     name = Path(run.root).expanduser().resolve().name if run.dataset == "imagefolder" else run.dataset
     evaluated = "heldout" if run.holdout or run.holdout_images else "test"
@@ -216,17 +218,15 @@ ASKS = ("dataset", "root", "side", "flip", "crop", "strong_pool", "encoder", "en
 Need = tuple[Store, dict[str, int], Tensor]             # a store, kind of view -> how many, numbers of the pictures
 
 
-def needs(runs: Iterable[Run], report: Callable[[str], None] = lambda line: None) -> list[Need]:
+def needs(runs: Iterable[Run], report: Report = silent) -> list[Need]:
     """What runs will ask of stores, joined store by store, so that it can be made before any of them starts: the weak
     and strong views of all their images, plain ones too. Raises BadInput for a run without an encoder."""
     out: dict[Path, Need] = {}
-    source_of = functools.cache(sources.load)
+    load_once = functools.cache(sources.load)
     for run in {tuple(getattr(run, name) for name in ASKS): run for run in runs}.values():
         if run.encoder == "none":
             raise BadInput("encoder", "none", "an encoder, such as efficientnet-lite0, or profile=features")
-        source = source_of(run.dataset, run.root, run.side, run.split_seed if run.dataset == "imagefolder" else None,
-                           run.flip)
-        source, split = split_of(source, run)
+        source, split = split_of(sources.of(run, load_once), run)
         own = torch.from_numpy(np.union1d(split.labelled, split.unlabelled))
         train, test = stores(source, run, torch.device("cuda" if torch.cuda.is_available() else "cpu"), report)
         views = {"none": 1, "weak": run.stored_weak, "strong": run.stored_strong}
@@ -261,7 +261,7 @@ def statistics(store: Store, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dealt(source: Source, split: Split, run: Run, device: torch.device,
-          report: Callable[[str], None] = lambda line: None) -> Data:
+          report: Report = silent) -> Data:
     """The images of a run: its pictures, or their stored features where it has an encoder."""
     if run.encoder == "none":
         return Data(source, split, run, device)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from semilib.data import augment, rng
 from semilib.data.arrays import require_space
+from semilib.data.pictures import Report, silent
 from semilib.errors import BadInput, check_name
 from semilib.files import write_text
 from semilib.networks import encoders
@@ -82,8 +83,7 @@ class Store:
     """The features of one tensor of pictures, uint8 [n, 3, H, W]. `name` says in a word what they are."""
 
     def __init__(self, root: str | Path, name: str, pictures: Tensor, look: Look, encoder: str, side: int,
-                 weights: str, device: torch.device, report: Callable[[str], None] = lambda line: None,
-                 precision: str = "auto"):
+                 weights: str, device: torch.device, report: Report = silent, precision: str = "auto"):
         self.pictures, self.look, self.device, self.report = pictures, look, device, report
         self.precision = encoders.arithmetic(device, precision)
         self.encoder = functools.partial(encoders.load, encoder, side, weights)

@@ -28,6 +28,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from semilib.data.sources import CLASSES
 from semilib.data.splits import arrange, long_tailed_counts
 from semilib.data.step import Batch, Time
 from semilib.errors import BadInput
@@ -79,7 +80,7 @@ class Debiased(FixMatch):
         many images. The pool holds the labelled images on FixMatch alone."""
         many, large = run["dataset"] == "cifar100", True
         if None not in (run["n1"], run["m1"]):
-            classes = 100 if many else 10
+            classes = CLASSES.get(run["dataset"], 10)                   # a folder of pictures counts as of ten
             sizes = long_tailed_counts(run["n1"], classes, run["gamma_l"])
             large = sum(sizes + arrange(run["m1"], classes, run["gamma_u"], run.get("order", "consistent"))) >= 30_000
         common = dict(variant="V2", mu=2, optimiser="adam", rate="constant", ema_rule="decaying", bn_momentum=0.1,

@@ -114,11 +114,6 @@ class Encoder:
         """Features float32 [B, D] of uint8 pictures, by PyTorch in fp32: what the fast ways are compared with."""
         return self.net(self.prepare(pictures))
 
-    def identity(self) -> dict[str, Any]:
-        """What a feature depends on, besides its picture."""
-        return {"encoder": self.name, "weights": self.weights, "encoder_side": self.side, "mean": self.mean,
-                "std": self.std, "interpolation": self.interpolation}
-
 
 # ---- loading ---------------------------------------------------------------------------------------------------------
 
@@ -149,8 +144,16 @@ def load(name: str, side: int = 128, weights: str = "") -> Encoder:
 
 
 def file_hash(weights: str) -> str:
-    """Sixteen hex digits of a weights file's content. Raises BadInput where there is no file."""
-    return hashlib.sha256(Path(_given_weights(weights)).read_bytes()).hexdigest()[:16]
+    """Sixteen hex digits of a weights file's content, which is read again only where the file was changed. Raises
+    BadInput where there is no file."""
+    path = _given_weights(weights)
+    about = os.stat(path)
+    return _file_hash(path, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _file_hash(path: str, mtime_ns: int, size: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def hash_of(net: nn.Module) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from semilib.errors import BadInput
-from semilib.training import metrics, record
+from semilib.training import metrics, record, writer
 
 SIDE = 256                      # least side of the confusion matrix's picture, in pixels
 
@@ -34,9 +34,9 @@ class Board:
 
     def __init__(self, folder: Path):
         self.folder, self.written = folder, 0
-        place = folder / "tensorboard"
+        place, kind = folder / "tensorboard", summary_writer()
         shutil.rmtree(place, ignore_errors=True)
-        self.writer = summary_writer()(str(place))
+        self.writer = kind(str(place))
 
     def update(self) -> None:
         log = record.read_log(self.folder)
@@ -61,7 +61,9 @@ class Board:
 
 
 def write(folder: Path) -> None:
-    """The whole board of a run's folder."""
+    """The whole board of a run's folder; where a process has the run, its board is left alone."""
+    if writer.is_busy(folder):
+        return
     board = Board(folder)
     board.update()
     board.writer.close()
@@ -69,7 +71,11 @@ def write(folder: Path) -> None:
 
 @contextlib.contextmanager
 def followed(folder: Path, period: float = 2.0) -> Iterator[None]:
-    """Inside, the board of a run that trains into `folder` is kept up with its log; at the end it is whole."""
+    """Inside, the board of a run that trains into `folder` is kept up with its log; at the end it is whole. Where
+    another process has the run, its board is left alone."""
+    if writer.is_busy(folder):
+        yield
+        return
     board, done = Board(folder), threading.Event()
 
     def follow() -> None:

@@ -31,10 +31,12 @@ def collect(runs: str | Path | Iterable[Run | str | Path] = "runs", by: str | Se
             folder: str | Path = "runs") -> pd.DataFrame:
     """A row a run: its method, each field that varies, its state, and what it measured.
 
-    runs: runs, which are looked for in `folder`; folders of runs; or one folder that holds runs, of which those of one
-    configuration are one, the latest, sorted by what varies. An option that varies has a column METHOD.OPTION.
-    accuracy: balanced accuracy in per cent, as tables have it; head, medium, tail likewise; minutes. NaN for a run that
-    is not done.
+    runs: several runs, whose records are looked for in `folder`; the folders of several runs; or one folder, which
+    stands for all runs below it. Of those with one configuration only the latest that is done counts, and the rows are
+    sorted by what varies.
+
+    Columns: an option that varies is called METHOD.OPTION. accuracy is the balanced accuracy in per cent, as in tables;
+    head, medium and tail likewise; minutes is the time of the run. These numbers are NaN for a run that is not done.
 
     by: columns. Then a row stands for the finished runs that agree in them: the mean of each number, `spread` (standard
     deviation of the accuracy, n - 1 in the denominator), `n` (how many runs), and `over` (the fields that vary in it).

@@ -40,25 +40,25 @@ def measure(runs: Iterable[Run], steps: int = 20, warm: int = 3) -> list[dict[st
 
 def stages(run: Run, steps: int, warm: int) -> Iterator[dict[str, Any]]:
     """The rows of one run. A stage without steps is passed through: it is there for what happens at its start."""
-    source = sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
+    source = sources.of(run)
     trainer, fixmatch = Trainer(run, source), Trainer(run.with_(method="fixmatch", base="", add=""), source)
     enter(fixmatch, 0)
     for index, phase in enumerate(trainer.phases):
         end = trainer.phases[index + 1].start if index + 1 < len(trainer.phases) else run.steps
-        n = min(steps, end - phase.start - warm - 1)
+        n = min(steps, end - phase.start - warm - 2)         # beside the first one and the one that is counted
         if n < 1:
             continue
         enter(trainer, index)
         for _ in range(warm):
             step_ms(trainer)
             step_ms(fixmatch)
-        with count_passes(trainer) as images, count_passes(fixmatch) as base:
-            pairs = [(step_ms(trainer), step_ms(fixmatch)) for _ in range(n)]
+        pairs = [(step_ms(trainer), step_ms(fixmatch)) for _ in range(n)]
+        images, base = passes(trainer), passes(fixmatch)
         ours, theirs = zip(*pairs, strict=True)
         yield {"method": run.label, "stage": phase.name, "cell": run.cell, "network": run.network, "batch": run.batch,
                "ms": statistics.median(ours), "fixmatch_ms": statistics.median(theirs),
                "ratio": statistics.median(a / b for a, b in pairs),
-               "grad": images["grad"] / n, "free": images["free"] / n,
+               "grad": images["grad"], "free": images["free"],
                "explained": (3 * images["grad"] + images["free"]) / (3 * base["grad"] + base["free"]),
                "host_ms": host_ms(trainer), "host_every": trainer.method.host_every(), "steps": n,
                "device": record.device_name(trainer.device), "precision": trainer.precision,
@@ -80,6 +80,13 @@ def step_ms(trainer: Trainer) -> float:
     """Milliseconds of one step, tensors only."""
     trainer.data.prepare(int(trainer.now))
     return 1000 * elapsed(trainer.compute_step, trainer.device)
+
+
+def passes(trainer: Trainer) -> dict[str, int]:
+    """The images that pass the networks in one more step: "grad" with gradient, "free" without."""
+    with count_passes(trainer) as images:
+        step_ms(trainer)
+    return images
 
 
 def host_ms(trainer: Trainer) -> float:

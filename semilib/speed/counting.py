@@ -53,13 +53,18 @@ def network_cost(backbone: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
 
 @contextlib.contextmanager
 def count_passes(trainer: Trainer) -> Iterator[dict[str, int]]:
-    """Inside, counts the images that pass the trainer's networks uncompiled: "grad" with gradient, "free" without."""
+    """Inside, the trainer's steps run uncompiled, and the images that pass its networks are counted: "grad" with
+    gradient, "free" without. Compiled code calls no hook."""
     images = {"grad": 0, "free": 0}
 
     def count(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         live = module is trainer.net.backbone and torch.is_grad_enabled()
         images["grad" if live else "free"] += len(args[0])
     hooks = [net.backbone.register_forward_pre_hook(count) for net in (trainer.net, trainer.average.net)]
-    yield images
-    for hook in hooks:
-        hook.remove()
+    kept, trainer.parts = trainer.parts, {name: getattr(trainer, name) for name in trainer.parts}
+    try:
+        yield images
+    finally:
+        trainer.parts = kept
+        for hook in hooks:
+            hook.remove()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semilib.data.sources import Source
+from semilib.data.sources import CLASSES, Source
 from semilib.data.step import Time
 from semilib.methods.losses import ce
 from semilib.training import compiling
@@ -77,9 +77,9 @@ def trial(run: Run, steps: int = 10, limit: float = 20.0) -> tuple[float, int] |
 
     Seconds are the median of ten steps, or of as many as the limit leaves, in seconds. None for a run whose pictures
     random ones cannot stand for: those of a folder, of unknown class, or as features."""
-    classes = {"mnistm5k": 10, "cifar10": 10, "cifar100": 100, "svhn": 10}.get(run.dataset)
-    if classes is None or run.encoder != "none" or run.n1 is None or run.m1 is None:
+    if run.dataset in ("imagefolder", "stl10") or run.encoder != "none" or run.n1 is None or run.m1 is None:
         return None
+    classes = CLASSES[run.dataset]
     trainer = Trainer(run, random_source(classes * (run.n1 + run.m1), classes, test=classes))
     trainer.advance()
     seconds = [elapsed(trainer.advance, trainer.device)]
@@ -93,16 +93,6 @@ def images_of(trainer: Trainer) -> int:
     return sum(trainer.data.streams[stream].size for stream, _ in trainer.data.step_images.views.values())
 
 
-def zero_grad(trainer: Trainer) -> None:
-    for optimiser in trainer.optimisers:
-        optimiser.zero_grad(set_to_none=True)
-
-
-def update(trainer: Trainer) -> None:
-    for optimiser in trainer.optimisers:
-        optimiser.step()
-
-
 def bare(trainer: Trainer) -> tuple[Step, int]:
     """A step of the trainer's network alone on one ready batch of SeMi's size: forward, cross-entropy of labelled and
     strong rows, backward, optimiser; compiled and captured as the run asks. Returns the step and its number of
@@ -112,7 +102,7 @@ def bare(trainer: Trainer) -> tuple[Step, int]:
     x = torch.randn(images, 3, *trainer.source.images.shape[-2:], device=device).to(memory_format=torch.channels_last)
     y = torch.arange(images, device=device) % trainer.data.classes
     scored = torch.cat([torch.arange(run.batch), torch.arange(run.batch * (1 + run.mu), images)]).to(device)
-    trainer.lr.fill_(run.lr)
+    trainer.set_rate(torch.full_like(trainer.lr, run.lr))
 
     def loss() -> Tensor:
         return ce(trainer.net(x)["head"].float()[scored], y[scored]).mean()
@@ -120,9 +110,8 @@ def bare(trainer: Trainer) -> tuple[Step, int]:
         loss = compiling.compile_parts({"loss": loss})["loss"]
 
     def step() -> None:
-        zero_grad(trainer)
-        loss().backward()
-        update(trainer)
+        trainer.backward({"loss": loss()})
+        trainer.update()
     return (Captured(step, device) if "graph" in trainer.capture else step), images
 
 
@@ -136,9 +125,8 @@ def parts_of(trainer: Trainer) -> dict[str, Step]:
 
     def learn() -> tuple[Any, ...]:
         losses, *rest = trainer.parts["losses_of_step"](batch, images, now)
-        zero_grad(trainer)
-        sum(losses.values()).backward()
-        trainer.lr.copy_(trainer.learning_rate(now))
+        trainer.backward(losses)
+        trainer.set_rate(trainer.learning_rate(now))
         trainer.last_losses = {name: loss.detach() for name, loss in losses.items()}
         trainer.monitor.expect(losses, trainer.method.must_act)
         return rest
@@ -147,7 +135,7 @@ def parts_of(trainer: Trainer) -> dict[str, Step]:
     alone = {f"of these: {name}": part for name, part in trainer.method.timed_parts(seen, pseudo, now).items()}
     if trainer.run.capture == "compile":
         alone = {name: compiling.compiled(part) for name, part in alone.items()}
-    return {"views": views, "network, losses, backward": learn, "optimiser": lambda: update(trainer),
+    return {"views": views, "network, losses, backward": learn, "optimiser": trainer.update,
             "average, state, measurements":
                 lambda: trainer.parts["after_step"](trainer.last_losses, terms, seen, pseudo, batch, now),
             **alone, "whole step": trainer.compute_step}

@@ -26,7 +26,7 @@ from semilib.study.status import SweepStatus, summary
 from semilib.study.unit import Outcome, environment, parameters_of, run_of, run_one
 from semilib.training import record
 from semilib.training.config import Run
-from semilib.training.progress import Progress
+from semilib.training.progress import FILE, Progress
 
 # States in which SLURM has nothing more to do for a task.
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL",
@@ -156,7 +156,7 @@ def _executor(folder: Path, sbatch: dict[str, Any]) -> Any:
     others = {"requeue": True, **{name.replace("_", "-"): value for name, value in sbatch.items() if name not in known}}
     path = f"export PYTHONPATH={PACKAGE.parent}${{PYTHONPATH:+:$PYTHONPATH}}"
     executor.update_parameters(**{"job_name": "semilib", "stderr_to_stdout": True, **parameters},
-                               additional_parameters=others, setup=[path])
+                               additional_parameters=others, setup=[path, f"unset {FILE}"])
     return executor
 
 
@@ -228,6 +228,7 @@ def ray_task(parameters: dict[str, Any], folder: str, how: Ray) -> tuple[str, st
     threads = max(1, int(how.num_cpus))
     variables = environment(threads, "" if how.num_gpus == 0 else None)      # Ray itself would let it see all GPUs
     os.environ.update({k: v for k, v in variables.items() if os.environ.get(k) != v})
+    os.environ.pop(FILE, None)                                                # the launcher's alone
     if not how.notebook:
         import torch
         torch.set_num_threads(threads)

@@ -52,12 +52,8 @@ def _fixed(config: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(config.get(name) for name in ("dataset", "method", "seed", "profile"))
 
 
-def is_of(run: Run, config: dict[str, Any]) -> bool:
-    """Whether a record's configuration is this run's. A field or option that came later counts as its default."""
-    return _is_of(run, run.identity(), config)
-
-
 def _is_of(run: Run, identity: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether a record's configuration is this run's. A field or option that came later counts as its default."""
     return _fixed(identity) == _fixed(config) and _equal(identity, config, Run) and _equal(
         run.options, config["options"], run.method_class().Config)
 

@@ -33,13 +33,11 @@ NEIGHBOURS = 10
 Models = dict[str, Trained]     # by the name that a figure shows
 
 
-@functools.lru_cache(maxsize=2)
-def _data(dataset: str, root: str, side: int, split_seed: int | None, flip: bool | None) -> sources.Source:
-    return sources.load(dataset, root, side, split_seed, flip)
+load_once = functools.lru_cache(maxsize=2)(sources.load)
 
 
 def source_of(run: Run) -> sources.Source:
-    return _data(run.dataset, run.root, run.side, run.split_seed, run.flip)
+    return sources.of(run, load_once)
 
 
 def pool(run: Run) -> tuple[torch.Tensor, np.ndarray]:

@@ -110,7 +110,7 @@ def _kept(path: Path) -> pd.DataFrame:
 
 def _data(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, str]:
     """Features and labels of the labelled images and of those evaluated, and the split's fingerprint."""
-    source, split = split_of(sources.load(run.dataset, run.root, run.side, None, run.flip), run)
+    source, split = split_of(sources.of(run), run)
     train, test = stores(source, run, torch.device("cpu"))
     labelled, every = torch.as_tensor(split.labelled), torch.arange(len(source.test_images))
     train.ensure({"none": 1}, labelled)

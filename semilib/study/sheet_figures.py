@@ -13,6 +13,7 @@ import textwrap
 
 import pandas as pd
 
+from semilib.data.sources import CLASSES
 from semilib.data.splits import arrange, long_tailed_counts
 from semilib.errors import BadInput
 from semilib.report import frames, paint
@@ -200,9 +201,6 @@ def _places(values: list[float]) -> list[float]:
 
 
 # ---- Figure 5 (a) ----------------------------------------------------------------------------------------------------
-
-CLASSES = {"mnistm5k": 10, "cifar10": 10, "cifar100": 100, "stl10": 10, "svhn": 10}
-
 
 def cells(grid: Grid) -> Shown:
     """Figure 5 (a): how many images each class has in every cell of a table, by the protocol.

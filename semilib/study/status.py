@@ -95,8 +95,7 @@ class SweepStatus:
             words.append(f"running {', '.join(first)}" + (f" and {len(running) - 4} more" if len(running) > 4 else ""))
         if self.seconds:
             words.append(f"about {clock(left * statistics.fmean(self.seconds) / slots)} left")
-        self.progress.now = "; ".join(words)
-        self.progress.show()
+        self.progress.say("; ".join(words))
 
     def show_busy(self, runs: Iterable[Run]) -> None:
         """`show`, for a launcher that does not know which of its runs have begun: those that a process holds."""
@@ -105,8 +104,7 @@ class SweepStatus:
 
     def close(self) -> list[Outcome]:
         """End the line that moves; an outcome for each run, in their order."""
-        self.progress.now = ""
-        self.progress.show()
+        self.progress.say("")
         return [self.outcomes[path] for path in self.runs]
 
 

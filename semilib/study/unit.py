@@ -24,7 +24,7 @@ from semilib.data import folders
 from semilib.errors import BadInput, NotebookError, RunBusy, TrainingError
 from semilib.files import PACKAGE
 from semilib.study import notebooks
-from semilib.training import record, writer
+from semilib.training import progress, record, writer
 from semilib.training.config import Run
 from semilib.training.progress import Progress
 from semilib.training.train import train
@@ -207,9 +207,11 @@ def _end_with(parent: int) -> None:
 
 
 def environment(threads: int | None = None, gpu: str | None = None) -> dict[str, str]:
-    """The variables of a worker: its threads, its GPU ("" hides all), and this package on its path."""
+    """The variables of a worker: its threads, its GPU ("" hides all), and this package on its path. The file that a
+    follower reads is the launcher's alone."""
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    variables.pop(progress.FILE, None)
     if threads is not None:
         variables |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return variables if gpu is None else {**variables, "CUDA_VISIBLE_DEVICES": gpu}

@@ -1,7 +1,7 @@
 """torch.compile for a step's parts: each as one graph, compiled once a phase.
 
-A graph break or an unplanned recompilation is an error, not a slow step; `tests/test_step_guard.py` holds every method
-to it. """
+A graph break or an unplanned recompilation is an error, not a slow step; `tests/training/test_step_guard.py` holds
+every method to it. """
 from __future__ import annotations
 
 import os

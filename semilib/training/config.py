@@ -167,8 +167,8 @@ class Run:
     eval_every: Duration = option(12, "steps between evaluations, or their share of the run", low=0)
     network: str = option("wrn-10-0.5", "wrn-DEPTH-WIDTH or resnet50; an encoder's name: all of it, trained from its "
                                         "weights; on stored features mlp-WIDTH or linear")
-    variant: str = option("V1", "the WRN as published: V1 FixMatch, V2 DASO, V3 RDA, USB; see models.Block",
-                          choices=VARIANTS)
+    variant: str = option("V1", "the WRN as published: V1 FixMatch, V2 DASO, V3 RDA, USB; see "
+                                "semilib.networks.backbones.Block", choices=VARIANTS)
     encoder: str = option("none", "none, or a pretrained encoder on whose stored features the network is trained: "
                                   "efficientnet-lite0, -lite1, -lite2, timm:NAME, torchvision:NAME", in_key="changed")
     encoder_side: int = option(128, "side of the encoder's input, a multiple of 32", low=32, high=1024,
@@ -191,7 +191,8 @@ class Run:
     strong_pool: str = option("A", "A: FixMatch's RandAugment; B: USB's; C: DARP's and CDMAD's",
                               choices=("A", "B", "C"))
     crop: str = option("reflect", "what the weak view's crop finds outside of the image", choices=("reflect", "zero"))
-    policy: str = option("joint", "which views share batch-norm statistics; see Net.views", choices=POLICIES)
+    policy: str = option("joint", "which views share batch-norm statistics; see semilib.networks.net.Net.views",
+                         choices=POLICIES)
     report: str = option("mean_last", "the number that the run reports, of all that its record holds", in_key=False,
                          choices=("mean_last", "median_last", "last", "best_on_test"))
 
@@ -414,21 +415,30 @@ class Run:
     def arguments(self, short: bool = True) -> dict[str, Any]:
         """What `Run.of` is given to make this run: data set, method, and where the run is not its data set's and
         method's usual one. Raises BadInput if no usual one is near it. short=False: all fields and options."""
-        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "options"}
         if not short:
-            return {**out, "options": dict(self.options)}
-        first = {name: out.pop(name) for name in ("dataset", "method")}
-        profile = {} if self.profile == CELLS[self.dataset]["profile"] else {"profile": self.profile}
-        kind = {name: out[name] for name in ("base", "add", "recipe") if out[name] != getattr(Run, name)}
-        preset = {k: v for k, v in self.options.items() if k == "preset"}
-        usual = Run.of(**first, **profile, **kind, options=preset)
-        told = {k: v for k, v in out.items() if k != "options" and v != getattr(usual, k)}
-        if "gamma_l" in told:                                  # alone it would set gamma_u as well
-            told["gamma_u"] = self.gamma_u
-        usual_preset = {"preset": next(iter(self.method_class().Config.presets(self)), None)}
-        options = {k: v for k, v in self.options.items() if v != usual.options.get(k)}
-        options |= preset if preset != usual_preset else {}
-        return {**first, **profile, **kind, **told, **({"options": options} if options else {})}
+            return {**fields, "options": dict(self.options)}
+        first = ("dataset", "method", "profile", "base", "add", "recipe")
+        usual = {"profile": CELLS[self.dataset]["profile"], **{name: getattr(Run, name) for name in first[3:]}}
+        words = {name: fields[name] for name in first if fields[name] != usual.get(name)}
+        while (made := Run.of(**words)) != self:               # a word that is told can change what others are without
+            missing = self._missing(made)
+            more = {**words, **missing, "options": {**missing.get("options", {}), **words.get("options", {})}}
+            if more == words:
+                raise BadInput("run", self.name, "a run that Run.of can make")
+            words = more
+        return {name: words[name] for name in (*first, *fields, "options") if words.get(name, {}) != {}}
+
+    def _missing(self, made: Run) -> dict[str, Any]:
+        """What a run that was made of too few words was not told: the profile if that differs, else the fields that
+        differ, else the preset, else the options. Each of these brings values of the next."""
+        if made.profile != self.profile:
+            return {"profile": self.profile}
+        fields = [f.name for f in dataclasses.fields(self) if f.name != "options"]
+        differing = {name: getattr(self, name) for name in fields if getattr(self, name) != getattr(made, name)}
+        options = {name: value for name, value in self.options.items() if value != made.options.get(name)}
+        preset = {name: value for name, value in options.items() if name == "preset"}
+        return differing or {"options": preset or options}
 
     def __repr__(self) -> str:
         try:

@@ -3,10 +3,10 @@
     1  pick        which images, and what the method may know of them      Data.pick
     2  views       their augmented and normalised views                    Trainer.views
     3  losses      network, pseudo-labels, terms, reduced                  Trainer.losses_of_step
-    4  zero        the gradients of the step before go
-    5  backward    the only backward pass
-    6  rate        the learning rate of this step                          rate
-    7  optimisers  the parameters move
+    4  zero        the gradients of the step before go                     Trainer.backward
+    5  backward    the only backward pass                                  Trainer.backward
+    6  rate        the learning rate of this step                          Trainer.set_rate
+    7  optimisers  the parameters move                                     Trainer.update
     8  after       average, the method's state, measurements, time         Trainer.after_step
 
 2, 3 and 8 are compiled where the run asks for it. `Trainer` holds a run's live state. Every draw is a function of
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from semilib.data import rng, sources
 from semilib.data.batches import Data, split_of
+from semilib.data.pictures import Report, silent
 from semilib.data.step import Batch, Time
 from semilib.errors import BadInput, MethodError
 from semilib.features.batches import dealt
@@ -60,9 +61,10 @@ def resolve_device(run: Run) -> torch.device:
 
 @functools.cache
 def keep_heap() -> None:
-    """Let this process keep the memory that its tensors give back, instead of returning it to the system and getting it
-    anew, page by page: 8 % of a CPU step of WRN-28-2 and 11 % of the quickstart's, for 9 % more memory. glibc alone;
-    nothing happens elsewhere."""
+    """Have malloc keep the memory that tensors give back, for the tensors to come. As it is, it returns large pieces to
+    the system at once and asks for them again in the next step, page by page. A CPU step of WRN-28-2 then takes 8 %
+    less time and the quickstart's 11 %; the process takes 9 % more memory. Only glibc's malloc can be told so;
+    elsewhere nothing happens."""
     if platform.libc_ver()[0] == "glibc":
         no_maps, trim = -4, -1                                    # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
         libc = ctypes.CDLL(None)
@@ -136,7 +138,7 @@ class Trainer:
     set."""
 
     def __init__(self, run: Run, source: sources.Source | None = None,
-                 report: Callable[[str], None] = lambda line: None):
+                 report: Report = silent):
         self.run, self.total = run, run.steps
         self.device = resolve_device(run)
         if self.device.index is not None:                         # "cuda" alone is the current device
@@ -146,7 +148,7 @@ class Trainer:
         self.precision = resolve_precision(run, self.device)
         self.capture = resolve_capture(run, self.device)
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
-        self.source = source or sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
+        self.source = source or sources.of(run)
         self.source, self.split = split_of(self.source, run)
         self.data: Data = dealt(self.source, self.split, run, self.device, report)
         self.test_x = self.data.test_images
@@ -258,14 +260,9 @@ class Trainer:
         losses, terms, views, pseudo = self.parts["losses_of_step"](batch, images, now)
         if self.run.debug:
             looking.check_step(int(self.now), terms, pseudo, batch, self.data.classes)
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
-        self.lr.copy_(self.learning_rate(now))
-        if is_encoder(self.run.network):
-            self.encoder_lr.copy_(self.lr * self.run.encoder_lr)
-        for optimiser in self.optimisers:
-            optimiser.step()
+        self.backward(losses)
+        self.set_rate(self.learning_rate(now))
+        self.update()
         self.last_losses = {name: loss.detach() for name, loss in losses.items()}
         self.monitor.expect(losses, self.method.must_act)
         self.reported.update(self.parts["after_step"](self.last_losses, terms, views, pseudo, batch, now))
@@ -285,6 +282,23 @@ class Trainer:
         terms = self.method.terms(views, batch, pseudo, now)
         losses = {name: reduce(term, name) for name, term in terms.items()}
         return losses, {name: term.detach() for name, term in terms.items()}, seen, pseudo
+
+    def backward(self, losses: dict[str, Tensor]) -> None:
+        """The gradients of the losses' sum, in place of those of the step before."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()  # type: ignore[union-attr]  # there is at least one
+
+    def set_rate(self, rate: Tensor) -> None:
+        """Have the optimisers move the parameters at a learning rate, those that came with weights at their share."""
+        self.lr.copy_(rate)
+        if is_encoder(self.run.network):
+            self.encoder_lr.copy_(self.lr * self.run.encoder_lr)
+
+    def update(self) -> None:
+        """Move the parameters by their gradients."""
+        for optimiser in self.optimisers:
+            optimiser.step()
 
     @torch.no_grad()
     def after_step(self, losses: dict[str, Tensor], terms: dict[str, Term], views: Views, pseudo: Any, batch: Batch,

@@ -24,7 +24,7 @@ Scope = dict[str, int | str]
 class Reader:
     """Turns nodes into lists, and gathers on the way:
 
-    uses         the full names in the blanks, in order: semilib.losses.ce, torch.cat, len
+    uses         the full names in the blanks, in order: semilib.methods.losses.ce, torch.cat, len
     mentions     attributes and strings, any of which may name a method, and `NAME=` for what may name a parameter
     parameters   those of all functions, in order
     """

@@ -56,7 +56,7 @@ class Progress:
     def begin(self, run: Run, start: int) -> None:
         self.index += 1
         self.start, self.began, self.shown = start, time.perf_counter(), 0.0
-        self._say(f"{self._head(run)} starting" + (f" again at step {start}" if start else ""))
+        self.say(f"{self._head(run)} starting" + (f" again at step {start}" if start else ""))
 
     def due(self, now: float) -> bool:
         return now - self.shown >= self.period
@@ -69,14 +69,14 @@ class Progress:
         score = "" if accuracy is None else f"  balanced accuracy {accuracy:.1%}"
         each = statistics.fmean(self.seconds) if self.seconds else run.steps / rate
         left = clock((run.steps - done) / rate + max(0, self.of - self.index) * each)
-        self._say(f"{self._head(run)}  step {done}/{run.steps}  loss {sum(losses.values()):.3f}{score}"
+        self.say(f"{self._head(run)}  step {done}/{run.steps}  loss {sum(losses.values()):.3f}{score}"
                   f"  {rate:.1f} steps/s  {'about ' if self.of > 1 else ''}{left} left")
 
     def end(self, run: Run, status: str, result: dict[str, Any] | None = None) -> None:
         if status == "done":
             self.seconds.append(time.perf_counter() - self.began)
         self.finished.append(f"{self._head(run)}  {status}{result_text(run, result) if result else ''}")
-        self._say("")
+        self.say("")
 
     def reused(self, run: Run, result: dict[str, Any]) -> None:
         """A run that was finished before."""
@@ -87,12 +87,12 @@ class Progress:
         """Work before a run's first step; a line of it is shown when one is due."""
         if self.due(time.perf_counter()):
             self.shown = time.perf_counter()
-            self._say(text)
+            self.say(text)
 
     def note(self, text: str) -> None:
         """A sentence that stays in view."""
         self.finished.append(text)
-        self._say("")
+        self.say("")
 
     def name(self, run: Run) -> str:
         """What a run is called: as in its table, such as "without OHEML, seed 2", else by its protocol and method."""
@@ -104,7 +104,8 @@ class Progress:
     def lines(self) -> list[str]:
         return self.finished + ([self.now] if self.now else [])
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Let the line that moves be this one, here and for who follows the file."""
         self.now = line
         if self.file:
             with contextlib.suppress(OSError):             # a follower may hold the file open; the next line comes soon

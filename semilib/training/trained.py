@@ -290,6 +290,23 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     checkpoint.
     """
     folder = Path(folder)
+    found = _record(folder)
+    run = _run(found["config"], root, device, encoder_weights)
+    split = _split(found, folder)
+    facts = found.get("normalisation") or _facts(run)
+    state = checkpoint.load(folder / "checkpoint.npz")
+    prepare, channels = _prepare(run, state, facts)
+    info = _info(run, split["labelled_counts"], prepare, channels, facts)
+    _check_size(folder, run, info, channels, facts)
+    net, method = _built(run, info, channels, facts)
+    _fill(net, method, state)
+    offset = run.post_hoc * info.prior().log() if run.post_hoc else 0.0
+    return Trained(run, net.to(info.device).eval(), method.to(info.device).eval(), list(split["class_names"]),
+                   prepare.to(info.device).eval(), offset, found["key"], found["code"])
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The run.json of a folder. Raises BadInput if it is not that of a finished run with its weights."""
     found = record.read(folder)
     if found is None or found["status"] != "done" or not (folder / "checkpoint.npz").is_file():
         why = "it does not exist" if not folder.exists() else \
@@ -298,42 +315,58 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
             "it has no checkpoint.npz" if found["status"] == "done" else f"this run is {record.state_of(folder)}"
         raise BadInput("folder", folder.name, "the folder of a finished run, with its run.json and checkpoint.npz; "
                                               + why)
-    names = {f.name for f in dataclasses.fields(Run)}
-    config: dict[str, Any] = {k: v for k, v in found["config"].items() if k in names}
-    config |= {"device": device, "precision": "fp32"} | ({"root": str(root)} if root else {})
+    return found
+
+
+def _run(config: dict[str, Any], root: str | Path | None, device: str, encoder_weights: str) -> Run:
+    """The run of a record's configuration, on this machine. Raises BadInput for another file than the run's encoder
+    had. A field that came later than the first records is missing in the configuration where it has its default."""
     known = config.get("encoder_weights", "")
     if (encoders.file_hash(encoder_weights) if encoder_weights else "") != known:
-        name = config["encoder"] if config["encoder"] != "none" else config["network"]
+        encoder = config.get("encoder", "none")
+        name = encoder if encoder != "none" else config["network"]
         wanted = f"the file of {name} whose hash is {known}" if known else "'': the run has no such file"
         raise BadInput("encoder_weights", encoder_weights, wanted)
-    run = Run(**{**config, "encoder_weights": encoder_weights})
-    split = _split(found, folder)
-    facts = found.get("normalisation") or _facts(run)
-    state = checkpoint.load(folder / "checkpoint.npz")
-    where = torch.device(device)
-    counts = torch.tensor(split["labelled_counts"])
-    prepare: nn.Module = Pictures(tuple(facts["mean"]), tuple(facts["std"]))
-    channels, encoded = 3, None
-    if run.encoder != "none":
-        encoder = encoders.load(run.encoder, run.encoder_side, run.encoder_weights)
-        prepare = Features(encoder, state["data/scale"], state["data/shift"])
-        channels, encoded = encoder.features, _encoded(prepare, facts)
-    labels = torch.arange(len(counts)).repeat_interleave(counts)
+    names = {f.name for f in dataclasses.fields(Run)}
+    here = {"device": device, "precision": "fp32", "encoder_weights": encoder_weights}
+    return Run(**{**{k: v for k, v in config.items() if k in names}, **here, **({"root": str(root)} if root else {})})
+
+
+def _prepare(run: Run, state: dict[str, Tensor], facts: dict[str, Any]) -> tuple[nn.Module, int]:
+    """The module from uint8 pictures to the input of a run's network, and the channels of that input. facts: what the
+    run's images were normalised by."""
+    if run.encoder == "none":
+        return Pictures(tuple(facts["mean"]), tuple(facts["std"])), 3
+    encoder = encoders.load(run.encoder, run.encoder_side, run.encoder_weights)
+    return Features(encoder, state["data/scale"], state["data/shift"]), encoder.features
+
+
+def _info(run: Run, labelled_counts: list[int], prepare: nn.Module, channels: int, facts: dict[str, Any]) -> Info:
+    """What a run's method is told, of which training alone needs the unlabelled images."""
+    counts = torch.tensor(labelled_counts)
     with torch.device("meta"):                             # shapes alone
         shape = encoders.backbone_of(run, channels, facts["mean"], facts["std"])
-    info = Info(classes=len(counts), features=shape.features, counts=counts, n_labelled=int(counts.sum()),
-                n_unlabelled=1, batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed, device=where,
-                dtype=torch.float32, first_pass=labels, run=run, map_widths=shape.map_widths,
-                side=run.side, encoded=encoded)
+    return Info(classes=len(counts), features=shape.features, counts=counts, n_labelled=int(counts.sum()),
+                n_unlabelled=1, batch=run.batch, mu=run.mu, steps=run.steps, seed=run.seed,
+                device=torch.device(run.device), dtype=torch.float32,
+                first_pass=torch.arange(len(counts)).repeat_interleave(counts), run=run, map_widths=shape.map_widths,
+                side=run.side, encoded=None if run.encoder == "none" else _encoded(prepare, facts))
+
+
+def _check_size(folder: Path, run: Run, info: Info, channels: int, facts: dict[str, Any]) -> None:
+    """Raise BadInput for a run.json of a network that would be larger than the checkpoint, before it is made."""
+    def drawn(given: Tensor) -> Tensor:
+        return torch.empty(len(given), channels, 1, 1, device=info.device)
     with torch.device("meta"):
-        drawn = encoded and (lambda given: torch.empty(len(given), channels, 1, 1, device=where))
-        blank = dataclasses.replace(info, encoded=drawn)
-        parts = _built(run, blank, channels, facts)
+        parts = _built(run, dataclasses.replace(info, encoded=info.encoded and drawn), channels, facts)
         needed = sum(value.nbytes for part in parts for value in part.state_dict().values())
     if needed > (folder / "checkpoint.npz").stat().st_size:
         raise BadInput("folder", folder.name, "a run whose run.json fits its checkpoint.npz, which is smaller than the "
                                               f"{needed / 1e6:,.1f} MB of the network that is described there")
-    net, method = _built(run, info, channels, facts)
+
+
+def _fill(net: Net, method: Method, state: dict[str, Tensor]) -> None:
+    """Put a checkpoint's averaged weights into a network, and its state into a method, as in the last phase."""
     method.phase = method.phases()[-1].name
     own = checkpoint.unnest(state, "method")
     shapes = {name: buffer.shape for name, buffer in method.state_dict().items()}
@@ -341,11 +374,6 @@ def load(folder: str | Path, root: str | Path | None = None, device: str = "cpu"
     fits = {name: value for name, value in own.items() if name in shapes and value.shape == shapes[name]}
     method.load_state_dict(fits, strict=False)
     checkpoint.load_module(net, state, "average")
-    net.to(where).eval()
-    method.to(where).eval()
-    offset = run.post_hoc * info.prior().log() if run.post_hoc else 0.0
-    return Trained(run, net, method, list(split["class_names"]), prepare.to(where).eval(), offset,
-                   found["key"], found["code"])
 
 
 def _split(found: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -377,5 +405,5 @@ def _encoded(prepare: nn.Module, facts: dict[str, Any]) -> Callable[[Tensor], Te
 
 
 def _facts(run: Run) -> dict[str, sources.Colour]:
-    source = sources.load(run.dataset, run.root, run.side, run.split_seed, run.flip)
+    source = sources.of(run)
     return {"mean": source.mean, "std": source.std}

@@ -24,6 +24,19 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         sources.load("cifar-10")
 
 
+def test_a_run_has_one_source_and_a_split_seed_changes_it_for_pictures_of_a_folder_alone():
+    def asked(*words, **fields):
+        return sources.of(Run.of(*words, method="fixmatch", flip=True, **fields), lambda *given: given)
+    assert asked("cifar10", split_seed=3, root="here") == ("cifar10", "here", 32, None, True)
+    assert asked("imagefolder", split_seed=3, side=64) == ("imagefolder", "data", 64, 3, True)
+
+
+def test_the_number_of_classes_is_that_of_the_data_set(embedded):
+    assert sources.CLASSES["mnistm5k"] == len(embedded.class_names)
+    assert sources.CLASSES["stl10"] == len(sources.STL10_CLASSES)
+    assert {*sources.CLASSES, "imagefolder"} == {*sources.SOURCES}
+
+
 def test_channel_statistics_are_those_of_the_pixels():
     images = torch.randint(0, 256, (5000, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[:, 1] = 51

@@ -16,6 +16,7 @@ from semilib.errors import BadInput
 from semilib.features import batches
 from semilib.features.batches import FeatureData
 from semilib.methods import METHODS, get
+from semilib.networks import encoders
 from semilib.training import record, trained
 from semilib.training.config import Run
 from semilib.training.engine import Trainer
@@ -107,6 +108,15 @@ def test_a_pool_beyond_the_room_is_not_held(make, monkeypatch):
     trainer.advance()
 
 
+def test_the_room_is_that_of_the_tables_which_streams_share(make, monkeypatch):
+    data = make().data
+    taken = sum(table.nbytes for table in data.tables.values())
+    assert len(data.numbers) > len(data.tables), "weak views of labelled and of unlabelled images are of one table"
+    for room, resident in ((taken, True), (taken - 1, False)):
+        monkeypatch.setattr(batches, "ROOM", room)
+        assert make().data.resident is resident
+
+
 @pytest.mark.parametrize("label", FIT)
 def test_every_method_trains_reads_nothing_back_and_resumes_exactly(label, make, tmp_path):
     method, base = FIT[label]
@@ -195,6 +205,17 @@ def test_a_weights_file_counts_by_its_content(root, tmp_path):
     assert run(root).key == run(root, encoder_weights=str(tmp_path / "moved.pth")).key
     (tmp_path / "moved.pth").write_bytes(b"other")
     assert run(root).key != run(root, encoder_weights=str(tmp_path / "moved.pth")).key
+
+
+def test_a_weights_file_is_read_once_for_all_keys_until_it_changes(tmp_path, monkeypatch):
+    file, read = tmp_path / "weights.pth", []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or plain(path))
+    file.write_bytes(b"one")
+    found = [encoders.file_hash(str(file)) for _ in range(3)]
+    assert read == [file] and len(set(found)) == 1
+    file.write_bytes(b"another")
+    assert encoders.file_hash(str(file)) != found[0] and len(read) == 2
 
 
 # ---- a finished run in use -------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ own, a restart at its weights, and what is refused."""
 import pytest
 import torch
 from kit import source as toy
+from kit import tiny_encoder
 
 from semilib.data import augment
 from semilib.errors import BadInput
@@ -101,6 +102,17 @@ def test_a_smoke_run_trains_is_kept_and_predicts_again(tmp_path):
     again = trained.load(path)
     assert again.probabilities(source.test_images[:3]).sum(1) == pytest.approx([1, 1, 1])
     assert isinstance(again.net.backbone, Pretrained)
+
+
+def test_a_network_trained_from_a_weights_file_is_loaded_with_that_file_alone(tmp_path):
+    name, side, weights = tiny_encoder(tmp_path)
+    source = toy()
+    path = train(run(network=name, encoder_side=side, encoder_weights=weights), tmp_path, source=source)
+    for wrong in ("", encoders.packaged_weights(LITE0)):
+        with pytest.raises(BadInput, match=f"encoder_weights=.*the file of {name} whose hash is"):
+            trained.load(path, encoder_weights=str(wrong))
+    assert trained.load(path, encoder_weights=weights).probabilities(source.test_images[:3]).sum(1) == pytest.approx(
+        [1, 1, 1])
 
 
 def test_strided_pointwise_convolutions_are_computed_as_in_the_other_networks():

@@ -8,6 +8,7 @@ from kit import steady, write_record
 from semilib import cli
 from semilib.errors import BadInput
 from semilib.report import board
+from semilib.training import writer
 
 
 @pytest.fixture
@@ -51,6 +52,25 @@ def test_a_board_follows_a_log_and_is_whole_at_the_end(written, tmp_path):
         log = folder / "log.jsonl"
         log.write_text(log.read_text() + log.read_text().replace('"step": 10', '"step": 20'))
     assert [step for _, _, name, _, step in written if name == "balanced_accuracy"] == [10, 20]
+
+
+def test_the_board_of_a_run_that_another_process_has_is_left_alone(written, tmp_path):
+    shown = tmp_path / "tensorboard" / "events"
+    shown.parent.mkdir()
+    shown.write_text("of the other process")
+    with writer.hold(tmp_path):
+        with pytest.raises(SystemExit, match="is being trained by another process"):
+            cli.main(["run", "profile=smoke", "--log", "tensorboard", "--folder", str(tmp_path)])
+        board.write(tmp_path)
+    assert shown.read_text() == "of the other process" and not written
+
+
+def test_without_tensorboard_the_board_that_is_there_stays(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    (tmp_path / "tensorboard").mkdir()
+    with pytest.raises(BadInput, match="log='tensorboard'"):
+        board.write(tmp_path)
+    assert (tmp_path / "tensorboard").is_dir()
 
 
 def test_without_tensorboard_a_run_is_refused_before_it_starts(monkeypatch, tmp_path):

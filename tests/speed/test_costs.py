@@ -6,12 +6,18 @@ import pytest
 from kit import smoke_run
 
 from semilib.speed import costs
+from semilib.speed.counting import count_passes
+from semilib.training.engine import Trainer
 
 B = 16
 
 
 def rows_of(method: str, **changes) -> list[dict]:
     return costs.measure([smoke_run(method, **changes)], steps=2, warm=1)
+
+
+# FixMatch beside a run has the run's fields, and so its policy: its three passes with gradient and one without.
+BASE = {"weak_first": 3 * 3 * B + B}
 
 
 @pytest.mark.parametrize("method, changes, stages", [
@@ -26,8 +32,24 @@ def test_the_passes_of_a_step_are_counted(method, changes, stages):
     found = rows_of(method, **changes)
     assert {r["stage"]: (r["grad"], r["free"]) for r in found} == stages
     for r in found:
-        assert r["explained"] == pytest.approx((3 * r["grad"] + r["free"]) / (3 * 4 * B)) or changes.get("policy")
+        base = BASE.get(changes.get("policy"), 3 * 4 * B)
+        assert r["explained"] == pytest.approx((3 * r["grad"] + r["free"]) / base)
         assert r["ms"] > 0 and r["fixmatch_ms"] > 0 and r["ratio"] > 0 and r["steps"] == 2
+
+
+def test_compiled_steps_are_timed_and_uncompiled_ones_counted(small, tracer):
+    """Compiled code calls no hook that came after it."""
+    found, = rows_of("fixmatch", capture="compile")
+    assert (found["grad"], found["free"], found["explained"]) == (4 * B, 0, 1) and tracer.ran > 0
+
+
+def test_after_a_count_the_trainer_is_as_it_was(small):
+    trainer = Trainer(smoke_run())
+    parts, hooks = trainer.parts, trainer.net.backbone._forward_pre_hooks
+    with pytest.raises(RuntimeError, match="in a step"), count_passes(trainer):
+        assert hooks and trainer.parts is not parts
+        raise RuntimeError("in a step")
+    assert not hooks and trainer.parts is parts
 
 
 def test_a_stage_without_steps_is_passed_through():

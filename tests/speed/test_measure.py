@@ -22,6 +22,7 @@ from semilib.speed.counting import count_operators, network_cost
 from semilib.speed.measure import Settings, measure
 from semilib.speed.workloads import timed
 from semilib.training.config import Run
+from semilib.training.engine import Trainer
 
 CPU = torch.device("cpu")
 TINY = dict(device="cpu", profile="smoke", growth_profile="smoke", methods="semi+fixmatch", steps=2, window=1,
@@ -320,6 +321,19 @@ def test_runs_that_share_a_process_go_on_side_by_side():
         alone = kit.trainer("semi", seed=seed)
         kit.losses_of(alone, range(2))
         kit.same_state(trainer.state_dict(), alone.state_dict())
+
+
+def test_the_parts_of_a_step_are_together_what_a_step_does(tmp_path):
+    """Of a network that came with weights, too, which learns at a rate of its own."""
+    name, side, weights = kit.tiny_encoder(tmp_path)
+    run = kit.smoke_run(network=name, encoder_side=side, encoder_weights=weights, n1=14, m1=16, gamma_l=3.0, batch=4)
+    whole, timed = (Trainer(run, kit.source()) for _ in range(2))
+    whole.compute_step()
+    for part in list(workloads.parts_of(timed).values())[:-1]:
+        part()
+    assert float(timed.encoder_lr) == float(whole.encoder_lr) == pytest.approx(0.1 * run.lr)
+    kit.same_state(dict(timed.net.named_parameters()), dict(whole.net.named_parameters()))
+    kit.same_state(dict(timed.average.net.named_parameters()), dict(whole.average.net.named_parameters()))
 
 
 def test_random_images_are_the_same_each_time():

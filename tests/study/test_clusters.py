@@ -25,9 +25,9 @@ from semilib.errors import BadInput
 from semilib.study import clusters
 from semilib.study.launchers import Ray, Slurm
 from semilib.study.sweep import sweep
-from semilib.study.unit import Outcome
+from semilib.study.unit import Outcome, parameters_of
 from semilib.training import record
-from semilib.training.progress import Progress
+from semilib.training.progress import FILE, Progress
 
 
 def needs(engine: str, missing: str) -> None:
@@ -280,6 +280,22 @@ def test_all_array_jobs_of_a_sweep_are_waited_for_and_one_that_sbatch_refuses_is
     cluster(monkeypatch, 2, Queue(refused=1))
     with pytest.raises(BadInput, match=r"slurm=.*no such partition\); array job 1 is in the queue"):
         clusters.slurm(runs, tmp_path, Slurm(notebook=False), Progress())
+
+
+def test_a_task_leaves_the_file_that_the_launcher_s_follower_reads_alone(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(os, "environ", {**os.environ, FILE: str(tmp_path / "progress.json")})
+    monkeypatch.setattr(clusters, "run_one", lambda run, *given: seen.append(FILE in os.environ)
+                        or Outcome(run, tmp_path, "done"))
+    assert clusters.ray_task(parameters_of(smoke_run()), str(tmp_path), Ray()) == ("done", "") and seen == [False]
+
+
+def test_a_slurm_task_finds_this_package_and_leaves_the_launcher_s_file_alone(monkeypatch, tmp_path):
+    needs("slurm", "" if importlib.util.find_spec("submitit") else 'the extra "slurm", that is submitit')
+    (tmp_path / "srun").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path, file = clusters._executor(tmp_path, {}).parameters["setup"]
+    assert path.startswith(f"export PYTHONPATH={ROOT}") and file == f"unset {FILE}"
 
 
 @pytest.mark.parametrize("path, more, message", [

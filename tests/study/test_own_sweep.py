@@ -14,6 +14,7 @@ from semilib.study import sweep
 from semilib.study.launchers import Local, Ray
 from semilib.study.status import SweepStatus
 from semilib.training import record
+from semilib.training.config import PROFILES
 
 
 def test_a_grid_has_a_run_for_each_combination_and_an_option_multiplies_its_method_alone():
@@ -36,10 +37,29 @@ def test_a_grid_takes_options_of_all_methods_and_refuses_those_of_none_of_them()
     "Run.of('mnistm5k', 'semi')", "Run.of('cifar10', 'semi', profile='short', seed=3, options={'alpha': 0.2})",
     "Run.of('mnistm5k', 'abc', base='remixmatch')", "Run.of('cifar10', 'daso', recipe='original')",
     "Run.of('cifar10', 'semi', gamma_l=150.0, gamma_u=100.0)",
-    "Run.of('cifar10', 'semi', options={'alpha': 0.3, 'preset': 'readme'})"])
+    "Run.of('cifar10', 'semi', options={'alpha': 0.3, 'preset': 'readme'})",
+    "Run.of('cifar10', 'semi', profile='features', encoder='efficientnet-lite1')"])
 def test_a_run_prints_as_what_differs_from_its_defaults_and_reads_back(text):
     run = eval(text)
     assert repr(run) == text and eval(repr(run)) == run
+
+
+LITE0 = "efficientnet-lite0"
+
+
+@pytest.mark.parametrize("dataset, given", [
+    ("cifar10", dict(profile="paper", encoder=LITE0)),                # which alone means profile features
+    ("imagefolder", dict(profile="features", encoder="none")),        # which alone means profile quickstart
+    ("imagefolder", dict(encoder_side=224, side=128)),                # without its side it takes the encoder's
+    ("imagefolder", dict(network=LITE0, profile="features")),
+    ("cifar10", dict(recipe="original", method="cdmad", n1=500, gamma_l=1.0)),    # a recipe that looks at the cell
+    *((dataset, dict(profile=profile, encoder=encoder, encoder_side=encoder_side, **side))
+      for dataset, side in (("mnistm5k", {}), ("cifar10", {}), ("imagefolder", {}), ("imagefolder", dict(side=128)))
+      for profile in (*PROFILES, "") for encoder in ("none", LITE0)
+      for encoder_side in ((128, 224) if encoder != "none" else (128,)))])
+def test_a_run_reads_back_whatever_its_data_set_encoder_and_sides_bring_along(dataset, given):
+    run = Run.of(dataset, **{"method": "fixmatch", **given})
+    assert eval(repr(run)) == run == Run.of(**run.arguments()), repr(run)
 
 
 def test_a_run_that_is_near_no_usual_one_prints_in_full_and_reads_back():

@@ -4,6 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from semilib import cli
 from semilib.errors import BadInput
 from semilib.study import grids, probes, sheets
 
@@ -14,6 +15,16 @@ def blobs():
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], [90, 10])
     return rng.standard_normal((100, 2)) + 3 * y[:, None] * [1, 0], y
+
+
+def test_fields_without_a_table_are_of_the_tables_that_the_help_names(monkeypatch, tmp_path):
+    probed = []
+    monkeypatch.setattr(probes, "measure", lambda runs: probed.append(list(runs)) or tmp_path)
+    for words in ((), ("seeds=[0]",), ("table1", "seeds=[0]")):
+        cli.main(["probe", *words])
+    one, two = (grids.grid(name, "features", seeds=[0]).runs for name in ("table1", "table2"))
+    assert {run.key for run in probed[0]} > {run.key for run in probed[1]} == {run.key for run in (*one, *two)}
+    assert {run.key for run in probed[2]} == {run.key for run in one}
 
 
 def test_less_log_prior_moves_the_boundary_from_the_rare_class_back_to_the_middle(blobs):

@@ -18,7 +18,7 @@ from semilib.study.launchers import FLAGS, Local, Ray, Slurm, launcher
 from semilib.study.status import SweepStatus, share_done, summary
 from semilib.training import metrics, record, writer
 from semilib.training.config import Run
-from semilib.training.progress import Progress
+from semilib.training.progress import FILE, Progress
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -292,6 +292,21 @@ def test_workers_find_this_package_and_their_verb_is_in_no_list():
     assert unit.environment()["PYTHONPATH"].split(os.pathsep)[0] == str(PACKAGE.parent)
     assert cli.parser().parse_args(["one", "f.json", "3", "--parent", "1"]).index == 3
     assert "one" not in re.findall(r"^    (\S+)", cli.parser().format_help(), re.M)
+
+
+def test_the_file_that_a_follower_reads_is_the_launcher_s_alone(tmp_path, monkeypatch):
+    """Bare workers would write their own lines over those of the sweep."""
+    file = tmp_path / "progress.json"
+    monkeypatch.setenv(FILE, str(file))
+    assert FILE not in unit.environment()
+    run = smoke_run(method="supervised", steps=2, eval_every=1, batch=2)
+    outcome, = local.do([run], tmp_path / "runs", Local(notebook=False), Progress())
+    written = json.loads(file.read_text())
+    assert outcome.state == "done" and written["now"] == "", "the line that moves is ended there too"
+    assert len(written["finished"]) == 1 and written["finished"][0].startswith("[1/1] ")
+    status = SweepStatus([run.with_(seed=1)], tmp_path, False, Progress())
+    status.show(list(status.runs.values()), 1)
+    assert json.loads(file.read_text())["now"].startswith("0 of 1 finished; running ")
 
 
 def test_a_table_s_sweep_names_its_rows_while_they_run_and_when_they_end(tmp_path):

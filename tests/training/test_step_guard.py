@@ -106,32 +106,6 @@ def test_the_trap_for_waiting_lets_all_else_pass():
 # ---- one graph a part, compiled once a phase -------------------------------------------------------------------------
 
 
-class Tracer:
-    """A backend that generates no code and counts the graphs that were made, and their runs."""
-
-    def __init__(self):
-        self.made = self.ran = 0
-
-    def __call__(self, graph, inputs):
-        self.made += 1
-
-        def run(*given):
-            self.ran += 1
-            return graph(*given)
-        return run
-
-
-@pytest.fixture
-def tracer(monkeypatch):
-    """Also on a PyTorch that compiles for CUDA alone: what its CPU code gets wrong is in its code generation."""
-    monkeypatch.setitem(compiling.SINCE, "cpu", compiling.SINCE["cuda"])
-    if not compiling.can_compile(CPU):
-        pytest.skip("this PyTorch cannot trace every method")
-    monkeypatch.setattr(compiling, "BACKEND", Tracer())
-    yield compiling.BACKEND
-    torch._dynamo.reset()
-
-
 def nothing_compiles():
     """Within, a recompilation is an error, which names what changed."""
     return torch._dynamo.config.patch(error_on_recompile=True)

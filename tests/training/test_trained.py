@@ -180,6 +180,12 @@ def test_only_a_finished_run_with_its_weights_can_be_loaded(folders, tmp_path):
         trained.load(published)
 
 
+def test_a_run_on_pictures_takes_no_weights_of_an_encoder(folders, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"any")
+    with pytest.raises(BadInput, match="encoder_weights=.*'': the run has no such file"):
+        trained.load(folders["semi"], DATA, encoder_weights=str(tmp_path / "weights.pth"))
+
+
 @pytest.mark.parametrize("change, wanted", [
     ({"config": {"network": "wrn-100-16"}}, "which is smaller than the"),
     ({"config": {"options": {"slots": 10**9}}}, "which is smaller than the"),
