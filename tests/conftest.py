@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import os
 import sys
 
 import pytest
@@ -13,6 +14,8 @@ from kit import DATA, REAL, Small, views_once
 from semilib.data import sources
 from semilib.data.batches import Data
 from semilib.training import compiling, engine
+
+os.environ["OMP_NUM_THREADS"] = "1"         # of the processes that tests start, whose numbers are compared with ours
 
 
 @pytest.fixture(scope="module", autouse=True)
