@@ -115,8 +115,9 @@ sign that two rows are alike. d_z, from five seeds on, is the mean of the paired
 deviation.
 """
 
-# What the first page shows: the methods of every table, LA, the best of each cell, and the baseline to beat.
-SUMMARISED = ("Supervised", "LA", *(title_of(method) for method in grids.MAIN[1:]), "TRAS", "CPG",
+# What the first page shows: the methods of every table, LA, the best one of the consistent cell, those above the probe
+# in the reversed one, and the probe.
+SUMMARISED = ("Supervised", "LA", *(title_of(method) for method in grids.MAIN[1:]), "TRAS", "CPE", "BaCon", "CPG",
               probes.TITLES["logistic-la"])
 
 

@@ -150,3 +150,9 @@ def test_the_first_page_says_semi_s_rank_among_the_methods_as_the_records_do():
         frame = pd.read_csv(ROOT / "figures" / "features" / f"seeds-{cell}.csv")
         means = frame[~frame["row"].isin(probes.TITLES.values())].groupby("row")["score"].mean()
         assert (int((means > means["SeMi"]).sum()) + 1, len(means)) == (int(place), int(said[3]))
+    told = (ROOT / "figures" / "features" / "answers.md").read_text(encoding="utf-8")
+    consistent, reversed_ = re.findall(r"of (\d+) methods (\d+) are above it(?: \((.*?)\))? and (\d+) below", told)
+    page = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert consistent[0] == consistent[3] == said[3] and "consistent pool all methods are below it" in page
+    *most, last = reversed_[2].split(", ")
+    assert f"the reversed one {', '.join(most)} and {last} above." in page
