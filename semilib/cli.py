@@ -190,7 +190,7 @@ def export(args) -> None:
 def run_in(folder: str) -> Path:
     """A run's folder, as it was typed or as other commands show it (`files.shown`)."""
     from semilib import files
-    return Path(folder) if Path(folder).exists() else files.place(folder)
+    return files.found(folder)
 
 
 def board_of(wanted, args):

@@ -85,6 +85,12 @@ def place(path: str | Path) -> Path:
     return home() / Path(path).expanduser()
 
 
+def found(path: str | Path) -> Path:
+    """A path as somebody typed it, where something is there; else it is relative to `home`."""
+    path = Path(path).expanduser()
+    return path if os.path.exists(path) else place(path)
+
+
 def check_path(field: str, path: str | Path) -> None:
     """Raise BadInput for what is no path on this system, such as one with a name that is too long."""
     try:

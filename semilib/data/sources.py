@@ -33,7 +33,7 @@ from torch import Tensor
 from semilib.data import folders, rng
 from semilib.data.arrays import arrays_at, require_space
 from semilib.errors import BadInput, check_name
-from semilib.files import write_atomically, write_text
+from semilib.files import found, write_atomically, write_text
 
 if TYPE_CHECKING:
     from semilib.training.config import Run
@@ -405,8 +405,13 @@ def load(dataset: str, root: str | Path = "data", side: int = 32, split_seed: in
     the source does.
     """
     check_name("dataset", dataset, SOURCES)
-    source = SOURCES[dataset](root, side, split_seed)
+    source = SOURCES[dataset](folder_of(dataset, root), side, split_seed)
     return source if flip is None else dataclasses.replace(source, flip=flip)
+
+
+def folder_of(dataset: str, root: str | Path) -> str | Path:
+    """Where a data set is kept: one's own pictures where one typed; others below the project if nothing is there."""
+    return root if dataset == "imagefolder" else found(root)
 
 
 def of(run: Run, load: Callable[..., Source] = load) -> Source:

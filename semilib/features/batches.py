@@ -200,15 +200,15 @@ class FeatureData(Data):
         return [self.source, self.images, self.test_images, *self.tables.values(), self.store, self.test_store]
 
 
-def stores(source: Source, run: Run, device: torch.device,
-           report: Report = silent) -> tuple[Store, Store]:
+def stores(source: Source, run: Run, device: torch.device, report: Report = silent) -> tuple[Store, Store]:
     """The stores of a run's training and test pictures."""
     name = Path(run.root).expanduser().resolve().name if run.dataset == "imagefolder" else run.dataset
     evaluated = "heldout" if run.holdout or run.holdout_images else "test"
     given = (Look(source.flip, run.crop, run.strong_pool, source.mean), run.encoder, run.encoder_side,
              run.encoder_weights, device, report, run.encoder_precision)
-    return (Store(run.root, f"{name}-train", source.images, *given),
-            Store(run.root, f"{name}-{evaluated}", source.test_images, *given))
+    root = sources.folder_of(run.dataset, run.root)
+    return (Store(root, f"{name}-train", source.images, *given),
+            Store(root, f"{name}-{evaluated}", source.test_images, *given))
 
 
 # The fields of a run that say what it asks of stores: runs that share them are asked once.

@@ -1,6 +1,7 @@
 """One's own sweep from Python: a grid of runs, what a run prints as, the frame of what came out."""
 import inspect
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,6 +9,7 @@ from kit import DATA, smoke_run, steady, write_record
 
 import semilib
 from semilib import METHODS, Run, cli, collect, train
+from semilib.data import sources
 from semilib.errors import BadInput
 from semilib.report.collecting import for_paper, readable
 from semilib.study import sweep
@@ -200,6 +202,11 @@ def test_a_folder_is_below_the_project_wherever_work_begins(tmp_path, monkeypatc
     for name in ("notebooks", "semilib", "lab"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "lab")
+    assert Path(sources.folder_of("cifar10", "data")) == tmp_path / "data"
+    assert sources.folder_of("imagefolder", "photos") == "photos", "one's own pictures are where one types"
+    (tmp_path / "lab" / "mine").mkdir()
+    assert Path(sources.folder_of("cifar10", "mine")).resolve() == tmp_path / "lab" / "mine"
+    (tmp_path / "lab" / "mine").rmdir()
     run = smoke_run("supervised")
     path = train(run, source=source)
     assert path == record.folder(run, tmp_path / "runs") and not list((tmp_path / "lab").iterdir())
