@@ -118,7 +118,6 @@ class Encoder:
 # ---- loading ---------------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=2)
 def load(name: str, side: int = 128, weights: str = "") -> Encoder:
     """The encoder of a name in eval mode, its parameters without gradient.
 
@@ -126,10 +125,16 @@ def load(name: str, side: int = 128, weights: str = "") -> Encoder:
     BadInput (encoder, encoder_side, encoder_weights) where it cannot be had.
     """
     check_encoder(name, side)
-    library, _, model = name.partition(":")
-    read = {"timm": _from_timm, "torchvision": _from_torchvision}.get(library, _from_package)
     if name in PACKAGED and weights:
         raise BadInput("encoder_weights", weights, f"not given with {name}, whose weights are those of its package")
+    return _load(name, side, weights, file_hash(weights) if weights else "")
+
+
+@functools.lru_cache(maxsize=2)
+def _load(name: str, side: int, weights: str, content: str) -> Encoder:
+    """content: of the weights file; where it changes, so does the encoder."""
+    library, _, model = name.partition(":")
+    read = {"timm": _from_timm, "torchvision": _from_torchvision}.get(library, _from_package)
     with torch.random.fork_rng(devices=[]):                   # constructors draw values that the weights replace
         net, (mean, std, interpolation) = read(name, model or name, weights, side)
     net.eval().requires_grad_(False)

@@ -32,7 +32,7 @@ def test_loading_an_encoder_moves_no_random_state():
     torch.manual_seed(5)
     want = torch.rand(3)
     torch.manual_seed(5)
-    encoders.load.__wrapped__("efficientnet-lite0", 32)
+    encoders._load.__wrapped__("efficientnet-lite0", 32, "", "")
     assert torch.equal(torch.rand(3), want)
 
 
@@ -77,7 +77,7 @@ def test_without_a_network_the_embedded_encoders_are_named(name, monkeypatch, tm
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", refuse)
     with pytest.raises(BadInput, match="without a network: efficientnet-lite0, .* or encoder_weights=FILE"):
-        encoders.load.__wrapped__(name, 64)
+        encoders._load.__wrapped__(name, 64, "", "")
 
 
 def test_weights_can_be_given_as_a_file(tmp_path):
@@ -99,6 +99,14 @@ def test_weights_can_be_given_as_a_file(tmp_path):
     (tmp_path / "wrong.pth").write_bytes(b"no weights")
     with pytest.raises(BadInput, match="encoder_weights=.*wrong.pth'"):
         encoders.load(name, side, str(tmp_path / "wrong.pth"))
+
+
+def test_a_weights_file_that_is_replaced_is_another_encoder(tmp_path):
+    name, side, file = tiny_encoder(tmp_path)
+    before = encoders.load(name, side, file)
+    assert encoders.load(name, side, file) is before
+    torch.save({key: -value for key, value in torch.load(file).items()}, file)
+    assert encoders.load(name, side, file).weights != before.weights
 
 
 def test_pictures_are_resized_as_pillow_does_and_normalised_once(lite0):
@@ -152,7 +160,7 @@ def test_bf16_where_a_cpu_cannot_compute_it_is_refused_before_any_work(monkeypat
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_in_bf16_is_within_a_twentieth_of_eager_features(tmp_path):
-    encoder = encoders.load.__wrapped__("efficientnet-lite0", 64)
+    encoder = encoders._load.__wrapped__("efficientnet-lite0", 64, "", "")
     x = pictures(70)
     want = encoder.eager(x)
     have = encoders.runner(encoder, torch.device("cuda"), tmp_path)(x).cpu()
