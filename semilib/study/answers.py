@@ -203,10 +203,13 @@ def hard_examples(of: Study) -> Answer:
     text = [OHEML_ENTERS, *_verdicts(pairs, tables, "table4")]
     text += [] if sweep else [_not_yet("thresholds", "table5")]
     for name in SHORT:
-        values = {row: _share(scores) for row, at, scores in sweep if at == name}
-        if len(values) > 1:
+        rows = {row: scores for row, at, scores in sweep if at == name}
+        shared = set.intersection(*map(set, rows.values())) if len(rows) > 1 else set()
+        if shared:
+            values = {row: _share({seed: scores[seed] for seed in shared}) for row, scores in rows.items()}
             best = max(values, key=lambda row: values[row])
-            text.append(f"Thresholds, {SHORT[name]}: best is {best} ({100 * values[best]:.1f}); "
+            text.append(f"Thresholds, {SHORT[name]}, over the {len(shared)} splits that all of them have: best is "
+                        f"{best} ({100 * values[best]:.1f}); "
                         + ", ".join(f"{row} {100 * value:.1f}" for row, value in values.items() if row != best) + ".")
     return Answer("Do hard examples help?", text, tables)
 
