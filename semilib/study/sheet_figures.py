@@ -7,6 +7,7 @@
 """
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import textwrap
@@ -140,7 +141,7 @@ def _in_symbols(words: str) -> str:
 
 def sensitivity(grid: Grid, tables: list[Table]) -> Shown:
     """Figure 6: balanced accuracy against one value of SeMi at a time, on a logarithmic axis where the values are an
-    order of magnitude apart.
+    order of magnitude apart, at equal distances where two would touch. Of an option the seeds that all its values have.
 
     An option without a finished run is named in the caption. Frame: option, value, seed, score (%), runs, usual
     (whether the value is SeMi's own)."""
@@ -156,6 +157,10 @@ def sensitivity(grid: Grid, tables: list[Table]) -> Shown:
     if done.any() and not done.all():
         left = [MATH.get(option, option) for option in dict.fromkeys(frame.loc[~done, "option"])]
         frame, caption = frame[done], f"{caption}; without a finished run: {', '.join(left)}"
+    shared = frame.groupby(["option", "seed"])["score"].transform("count") == \
+        frame.groupby("option")["value"].transform("nunique")
+    if shared.any() and not shared.all():
+        frame, caption = frame[shared], f"{caption}; the seeds that all values of a panel have"
     return paint.show("sensitivity", frame[["option", "value", "seed", "score", "runs", "usual"]],
                       "Sensitivity of SeMi to its values, one at a time", caption)
 
@@ -194,10 +199,13 @@ def draw_sensitivity(frame: pd.DataFrame) -> Picture:
 
 
 def _places(values: list[float]) -> list[float]:
-    """Where values stand on an axis from 0 to 1: by their logarithms where the last is 10 times the first."""
+    """Where values stand on an axis from 0 to 1: by their logarithms where the last is 10 times the first, at equal
+    distances where two would touch."""
     scaled = [math.log(value) for value in values] if values[-1] >= 10 * values[0] > 0 else values
     span = scaled[-1] - scaled[0] or 1.0
-    return [(value - scaled[0]) / span for value in scaled]
+    places = [(value - scaled[0]) / span for value in scaled]
+    touch = any(b - a < 0.04 for a, b in itertools.pairwise(places))
+    return [i / (len(values) - 1) for i in range(len(values))] if touch else places
 
 
 # ---- Figure 5 (a) ----------------------------------------------------------------------------------------------------

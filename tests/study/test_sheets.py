@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks import peers  # noqa: F401  it, and others below, draw kinds of figures
 from semilib.methods import title_of
 from semilib.report import diagrams, figures, paint  # noqa: F401
-from semilib.report.table import write_all
+from semilib.report.table import Table, write_all
 from semilib.speed import figures as speed_figures  # noqa: F401
 from semilib.study import committed, grids, insight, probes, published, sheet_figures, sheets  # noqa: F401
 from semilib.study.differences import difference, holm, in_words
@@ -394,6 +394,19 @@ def test_values_stand_at_their_distances_and_an_order_of_magnitude_by_their_loga
     assert sheet_figures._places([0.5, 0.7, 0.9]) == pytest.approx([0, 0.5, 1])
     assert sheet_figures._places([16.0, 64.0, 256.0]) == pytest.approx([0, 0.5, 1])
     assert sheet_figures._places([0.9, 0.99, 1.0]) == pytest.approx([0, 0.9, 1])
+    assert sheet_figures._places([0.9, 0.99, 0.999, 1.0]) == pytest.approx([0, 1 / 3, 2 / 3, 1]), "two would touch"
+
+
+def test_values_are_shown_over_the_seeds_that_all_of_them_have():
+    grid = grids.grid("table5", "features", seeds=[0])
+    seeds = {"L = 16": (0, 3), "L = 128 (SeMi)": (0, 1, 3)}
+    rows = [{"row": row, "seed": seed, "score": 0.5 + seed / 100, "key": row, "code": str(seed)}
+            for row, own in seeds.items() for seed in own]
+    table = Table("", [], pd.DataFrame([{"row": row, "against": ""} for row in seeds]), [], pd.DataFrame(rows),
+                  subtitle="Sensitivity to L")
+    _, frame = sheet_figures.sensitivity(grid, [table])
+    assert sorted(zip(frame["value"], frame["seed"], strict=True)) == [(16, 0), (16, 3), (128, 0), (128, 3)]
+    assert "the seeds that all values of a panel have" in frame["caption"].iloc[0]
 
 
 def test_cells_are_the_protocol_s_counts():
