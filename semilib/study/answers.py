@@ -155,10 +155,12 @@ def probe(of: Study) -> Answer:
         shown = compared(f"{SHORT[name]} cell, minus {reference} ({_mean(other)})",
                          [(row, scores, other) for row, scores in rows])
         above, below, hints_above, hints_below, open_ = (found["row"].tolist() for found in sides(shown.frame))
-        text.append(f"{SHORT[name].capitalize()}: of {len(rows)} methods {len(above)} are above it{_named(above)} and "
-                    f"{len(below)} below by Holm's test{_few(shown)}. Of the others the interval alone lies above 0 "
-                    f"for {len(hints_above)}{_named(hints_above)}, below for {len(hints_below)}, and holds 0 for "
-                    f"{len(open_)}{_named(open_)}.")
+        said = (f"{SHORT[name].capitalize()}: of {len(rows)} methods {len(above)} are above it{_named(above)} and "
+                f"{len(below)} below by Holm's test{_few(shown)}.")
+        if len(above) + len(below) < len(rows):
+            said += (f" Of the others the interval alone lies above 0 for {len(hints_above)}{_named(hints_above)}, "
+                     f"below for {len(hints_below)}, and holds 0 for {len(open_)}{_named(open_)}.")
+        text.append(said)
         tables.append(shown)
     return Answer(question, text, tables)
 
