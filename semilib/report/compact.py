@@ -29,7 +29,7 @@ def read(path: str | Path) -> dict[str, dict[str, Any]]:
     return _read(Path(path), about.st_mtime_ns, about.st_size)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=256)        # more than there are: to read a run that has left it, a table is read again
 def _read(path: Path, mtime_ns: int, size: int) -> dict[str, dict[str, Any]]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
