@@ -39,6 +39,7 @@ METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy 
                 "accuracy_50": "accuracy on 50 test images a class"}
 HIGHEST = 3                                    # rows that `findings` names
 Folders = dict[str, Path]                      # key of a run -> folder of its record
+Kept = dict[str, records.Record]              # key -> the record of a run that is finished
 
 
 # ---- finding records -------------------------------------------------------------------------------------------------
@@ -76,7 +77,8 @@ def sheets(grid: Grid, folders: Folders, runs: str | Path = "runs") -> Tables:
 
 def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path) -> Table:
     first = entries[0]
-    measured = pd.DataFrame([row for entry in entries for row in _measured(entry, folders, runs)])
+    kept = {run.key: records.read(folders[run.key]) for entry in entries for run in entry.runs if run.key in folders}
+    measured = pd.DataFrame([row for entry in entries for row in _measured(entry, kept, runs)])
     against = {entry.row: entry.against for entry in entries}
     if first.runs[0].encoder != "none" and not first.section:              # methods beside each other
         beside = pd.DataFrame(probes.rows(first.runs))
@@ -98,7 +100,7 @@ def _sheet(grid: Grid, entries: list[Entry], folders: Folders, runs: str | Path)
     notes = [*_trial_note(first.runs[0], folders), f"Scale: {scale(first.runs[0])}; {_seeds(first)}.",
              *_untuned_note(entries),
              *_groups_note(first.metric, frame), *_difference_note(frame), *_missing_note(frame),
-             *_idle_notes(measured, folders), *_phase_notes(measured, folders), *_source_notes(sources),
+             *_idle_notes(measured, kept), *_phase_notes(measured, kept), *_source_notes(sources),
              *_split_note(measured), *_code_notes(grid, measured)]
     return Table(grid.title, _columns(first.metric, frame, sources), frame, notes, measured,
                  subtitle="; ".join(filter(None, (first.column, first.section))),
@@ -112,19 +114,19 @@ def _name(row: dict[str, Any], sources: dict[str, list[dict[str, str]]]) -> str:
     return row["row"] + (f" ({'; '.join(numbers)})" if numbers else "")
 
 
-def _measured(entry: Entry, folders: Folders, runs: str | Path) -> Iterable[dict[str, Any]]:
+def _measured(entry: Entry, kept: Kept, runs: str | Path) -> Iterable[dict[str, Any]]:
     """A row a run of an entry: its state and, if it is done, its numbers (shares in [0, 1])."""
     for run in entry.runs:
         row = {"section": entry.section, "row": entry.row, "column": entry.column, "metric": entry.metric,
                "seed": run.seed, "split_seed": run.split_seed, "name": run.name, "key": run.key, "state": "done",
                "score": math.nan, **dict.fromkeys(("rule", "code", "split", "commit"), ""),
                **dict.fromkeys((*GROUPS, "minutes"), math.nan)}
-        if run.key not in folders:
+        if run.key not in kept:
             yield {**row, "state": record.state(run, place(runs))}
             continue
-        kept = records.read(folders[run.key])
-        yield {**row, **_score(kept, entry.metric), "code": kept.run["code"], "minutes": kept.run["seconds"] / 60,
-               "split": kept.run["split"].get("fingerprint", "")[:8], "commit": (kept.run.get("commit") or "")[:8]}
+        one = kept[run.key]
+        yield {**row, **_score(one, entry.metric), "code": one.run["code"], "minutes": one.run["seconds"] / 60,
+               "split": one.run["split"].get("fingerprint", "")[:8], "commit": (one.run.get("commit") or "")[:8]}
 
 
 def _score(kept: records.Record, metric: str) -> dict[str, Any]:
@@ -221,23 +223,23 @@ def _missing_note(frame: pd.DataFrame) -> Iterable[str]:
                "no more.")
 
 
-def _idle_notes(measured: pd.DataFrame, folders: Folders) -> Iterable[str]:
-    for run in measured[measured["key"].isin(folders)].itertuples():
-        yield from never_acted(records.read(folders[run.key]), f"{run.row} seed {run.seed}")
+def _idle_notes(measured: pd.DataFrame, kept: Kept) -> Iterable[str]:
+    for run in measured[measured["key"].isin(kept)].itertuples():
+        yield from never_acted(kept[run.key], f"{run.row} seed {run.seed}")
 
 
-def _phase_notes(measured: pd.DataFrame, folders: Folders) -> Iterable[str]:
+def _phase_notes(measured: pd.DataFrame, kept: Kept) -> Iterable[str]:
     """Rows whose last phase begins within the evaluations averaged, and the mean of those that are of that phase."""
     for name, runs in measured.dropna(subset=["score"]).groupby("row", sort=False):
         shares = []
-        for run in runs[runs["key"].isin(folders)].itertuples():
-            kept = records.read(folders[run.key])
-            begins = max(kept.run.get("resolved", {}).get("stages", {"": 0}).values())
-            after = [evaluation for evaluation in kept.averaged if evaluation["step"] > begins]
-            if 0 < len(after) < len(kept.averaged):
+        for run in runs[runs["key"].isin(kept)].itertuples():
+            begins = max(kept[run.key].run.get("resolved", {}).get("stages", {"": 0}).values())
+            averaged = kept[run.key].averaged
+            after = [evaluation for evaluation in averaged if evaluation["step"] > begins]
+            if 0 < len(after) < len(averaged):
                 shares.append(statistics.fmean(evaluation[run.metric] for evaluation in after))
-                told = (f"{name}: its last phase begins at step {begins:,}, so {len(kept.averaged) - len(after)} of "
-                        f"the {len(kept.averaged)} evaluations averaged are of before")
+                told = (f"{name}: its last phase begins at step {begins:,}, so {len(averaged) - len(after)} of "
+                        f"the {len(averaged)} evaluations averaged are of before")
         if shares:
             yield f"{told}; the mean of those in it is {100 * statistics.fmean(shares):.1f} %."
 
